@@ -1,0 +1,40 @@
+"""Policy learning with large world models, with MLP or flow-matching dynamics.
+
+The names below are loaded on first use, so that importing the package costs nothing and pulls in
+neither torch nor a simulator.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_HOME = {
+    "WorldModel": "pwm.models.world_model",
+    "FlowWorldModel": "pwm.models.flow_world_model",
+    "euler_step": "pwm.models.integrators",
+    "heun_step": "pwm.models.integrators",
+    "rk4_step": "pwm.models.integrators",
+    "compute_flow_matching_loss": "pwm.models.dynamics.flow",
+    "load_world_model": "pwm.experiment.importers",
+    "set_seed": "pwm.experiment.reproducibility",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module and keep it, so that this runs once per name."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the loaded and the lazily loaded names."""
+    return sorted({*globals(), *_HOME})

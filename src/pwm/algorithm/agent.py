@@ -1,0 +1,259 @@
+"""The agent: world model, actor, critics, their optimisers and normalisers, and the three updates."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pwm import components
+from pwm.algorithm.losses import (
+    Imagined,
+    Interrupt,
+    Metrics,
+    actor_loss,
+    critic_loss,
+    critic_targets,
+    imagine,
+    world_model_loss,
+)
+from pwm.algorithm.updates import Updater
+from pwm.data.batch import Batch
+from pwm.errors import ConfigError
+from pwm.models.critic import CriticEnsemble
+from pwm.models.normalization import RunningMeanStd
+from pwm.models.world_model import Options as WorldModelOptions
+from pwm.models.world_model import build_world_model
+
+
+@dataclass
+class Options(WorldModelOptions):
+    """The training rule.
+
+    Attributes:
+        horizon: imagined steps H, and environment steps per epoch.
+        gamma, lam: discount and TD(lambda) trace decay.
+        num_critics, critic_units: ensemble size and hidden widths.
+        activation_first: critics apply the activation before LayerNorm (published PWM).
+        actor_lr, critic_lr, model_lr: initial learning rates.
+        adam_betas: Adam decay rates of actor and critic.
+        actor_grad_norm, critic_grad_norm, wm_grad_norm: gradient-norm clips.
+        critic_iterations, critic_batches: passes over the imagined states per epoch, minibatches per pass.
+        wm_iterations, wm_batch_size: world-model updates per epoch, windows per update.
+        actor_iterations: actor updates per epoch (``closed_loop`` collection only; lockstep makes one).
+        reward_coef: weight of the reward loss in the world-model loss.
+        rew_rms: train the world model on rewards divided by their running standard deviation.
+        ret_rms: divide the actor loss by the running standard deviation of the imagined returns.
+        target_rate: share of the critics that moves into their slow copy after every critic step; the
+            slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
+        saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
+        max_skipped_updates: non-finite updates in a row before training stops.
+    """
+
+    horizon: int = 16
+    gamma: float = 0.99
+    lam: float = 0.95
+    num_critics: int = 3
+    critic_units: list[int] = field(default_factory=lambda: [400, 200])
+    activation_first: bool = False
+    actor_lr: float = 5e-4
+    critic_lr: float = 5e-4
+    model_lr: float = 3e-4
+    adam_betas: list[float] = field(default_factory=lambda: [0.7, 0.95])
+    actor_grad_norm: float = 1.0
+    critic_grad_norm: float = 100.0
+    wm_grad_norm: float = 20.0
+    critic_iterations: int = 8
+    critic_batches: int = 4
+    wm_iterations: int = 8
+    wm_batch_size: int = 256
+    actor_iterations: int = 1
+    reward_coef: float = 1.0
+    rew_rms: bool = True
+    ret_rms: bool = True
+    target_rate: float = 1.0
+    saturation_coef: float = 0.0
+    max_skipped_updates: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("horizon", "num_critics", "critic_batches", "wm_batch_size", "max_skipped_updates"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
+        for key in ("gamma", "lam", "target_rate"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
+
+
+class Agent(nn.Module):
+    """Everything that learns.
+
+    Args:
+        options: the training rule and the sizes of world model and critics.
+        dynamics_options, actor_options: ``Options`` of the chosen components.
+        obs_dim, act_dim: widths of observations and actions.
+        generator: source of every random draw (noise, minibatches, flow times); on the agent's device.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        dynamics_options: Any,
+        actor_options: Any,
+        obs_dim: int,
+        act_dim: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.generator = generator
+        device = generator.device
+        self.world_model = build_world_model(options, dynamics_options, obs_dim, act_dim)
+        self.actor = components.load("actor", actor_options.name).build(
+            actor_options, options.latent_dim, act_dim
+        )
+        self.critic = CriticEnsemble(
+            options.latent_dim,
+            options.critic_units,
+            options.num_critics,
+            activation_first=options.activation_first,
+        )
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.reward_rms = RunningMeanStd()
+        self.return_rms = RunningMeanStd()
+        self.to(device)
+        betas = (options.adam_betas[0], options.adam_betas[1])
+        skips = options.max_skipped_updates
+        self.updaters = {
+            "wm": Updater(
+                "world-model",
+                self.world_model.parameters(),
+                options.model_lr,
+                (0.9, 0.999),
+                options.wm_grad_norm,
+                skips,
+            ),
+            "actor": Updater(
+                "actor", self.actor.parameters(), options.actor_lr, betas, options.actor_grad_norm, skips
+            ),
+            "critic": Updater(
+                "critic", self.critic.parameters(), options.critic_lr, betas, options.critic_grad_norm, skips
+            ),
+        }
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+        """Actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh."""
+        noise = None if deterministic else self.noise(len(obs))
+        return self.actor.act(self.world_model.encode(obs), noise)
+
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal policy noise [*shape, noise_dim]."""
+        return torch.randn(
+            *shape, self.actor.noise_dim, generator=self.generator, device=self.generator.device
+        )
+
+    @property
+    def reward_scale(self) -> Tensor:
+        """What one unit of the model's reward is worth in environment reward, shape [1]."""
+        return self.reward_rms.std if self.options.rew_rms else torch.ones_like(self.reward_rms.var)
+
+    def observe_rewards(self, rewards: Tensor) -> None:
+        """Fold new environment rewards [n] into the running scale."""
+        self.reward_rms.update(rewards)
+
+    def update_world_model(self, batch: Batch) -> Metrics:
+        """One gradient step on ``batch`` (rewards in environment units)."""
+        opts = self.options
+        scaled = batch._replace(reward=batch.reward / self.reward_scale)
+        loss, metrics = world_model_loss(
+            self.world_model, scaled, None, opts.gamma, opts.reward_coef, self.generator
+        )
+        metrics["grad_norm"] = self.updaters["wm"].step(loss)
+        self.world_model.project()
+        return metrics
+
+    def update_actor(self, z: Tensor, interrupt: Interrupt | None = None) -> tuple[Imagined, Tensor, Metrics]:
+        """Imagine from ``z`` [B, L] and take one actor step.
+
+        Returns:
+            The rollout, the critic's TD(lambda) targets for its latents [H, B], and detached metrics.
+        """
+        opts = self.options
+        rollout = imagine(
+            self.world_model, self.actor, z, self.noise(opts.horizon, len(z)), opts.horizon, None, interrupt
+        )
+        result = actor_loss(rollout, self.target_critic, opts.gamma)
+        if opts.ret_rms:
+            self.return_rms.update(result.per_entry.detach())
+            loss = (result.per_entry / self.return_rms.std).mean()
+        else:
+            loss = result.per_entry.mean() / opts.horizon
+        imagined_return = -result.per_entry.detach().mean()
+        if opts.saturation_coef:
+            excess = (self.actor.mean(rollout.latents.detach()).abs() - 1.0).clamp(min=0.0)
+            loss = loss + opts.saturation_coef * excess.square().mean()
+        grad_norm = self.updaters["actor"].step(loss)
+        self.actor.project()
+        targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
+        metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
+        metrics |= self.actor.report(rollout.latents.detach())
+        return rollout, targets, metrics
+
+    def update_critic(self, z: Tensor, targets: Tensor) -> Metrics:
+        """``critic_iterations`` passes of minibatch steps over latents z [N, L] and targets [N]."""
+        opts = self.options
+        losses, norms = [], []
+        for _ in range(opts.critic_iterations):
+            order = torch.randperm(len(z), generator=self.generator, device=z.device)
+            for index in order.chunk(opts.critic_batches):
+                loss = critic_loss(self.critic, z.index_select(0, index), targets.index_select(0, index))
+                norms.append(self.updaters["critic"].step(loss))
+                self._move_target_critic()
+                losses.append(loss.detach())
+        return {
+            "loss": torch.stack(losses).mean(),
+            "grad_norm": torch.stack(norms).mean(),
+            "target_mean": targets.mean(),
+            "target_std": targets.std(),
+        }
+
+    @torch.no_grad()
+    def _move_target_critic(self) -> None:
+        slow, fast = list(self.target_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(slow, fast, self.options.target_rate)
+
+    def set_lr_fraction(self, fraction: float, final: float) -> dict[str, float]:
+        """Set every learning rate to ``fraction`` of the way from its initial value down to ``final``."""
+        rates = {}
+        for name, initial in (
+            ("wm", self.options.model_lr),
+            ("actor", self.options.actor_lr),
+            ("critic", self.options.critic_lr),
+        ):
+            rates[name] = initial + fraction * (min(final, initial) - initial)
+            self.updaters[name].set_lr(rates[name])
+        return rates
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError if any network's updates keep failing."""
+        for updater in self.updaters.values():
+            updater.check_finite()
+
+    def training_state(self) -> dict[str, Any]:
+        """Modules, optimisers and the random stream: all that training needs to continue."""
+        return {
+            "modules": self.state_dict(),
+            "updaters": {name: updater.state_dict() for name, updater in self.updaters.items()},
+            "generator": self.generator.get_state(),
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self.load_state_dict(state["modules"])
+        for name, updater in self.updaters.items():
+            updater.load_state_dict(state["updaters"][name])
+        self.generator.set_state(state["generator"])

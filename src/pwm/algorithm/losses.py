@@ -1,0 +1,191 @@
+"""Losses of the world model, the actor and the critic, each a free function returning (loss, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pwm.algorithm.returns import td_lambda, trajectory_objective
+from pwm.data.batch import Batch
+from pwm.models.actors.base import Actor
+from pwm.models.critic import CriticEnsemble
+from pwm.models.layers import discounts
+from pwm.models.world_model import WorldModel
+
+Metrics = dict[str, Tensor]
+
+
+def world_model_loss(
+    model: WorldModel,
+    batch: Batch,
+    task: Tensor | None = None,
+    gamma: float = 0.99,
+    reward_coef: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Metrics]:
+    """Dynamics loss, ``reward_coef`` times the gamma-weighted mean reward loss, and the termination loss.
+
+    The termination loss is the binary cross-entropy of the predictor, if the model has one.
+
+    Args:
+        model: the world model.
+        batch: H transitions of B windows; ``reward`` in the units the model is to predict.
+        task: int64 [B], or None.
+        gamma: weight gamma**t of transition t, in both terms.
+        reward_coef: weight of the reward term.
+        generator: source of the dynamics' random draws.
+
+    Returns:
+        Scalar loss, and detached ``loss``, ``dynamics_loss``, ``reward_loss`` (``termination_loss``).
+    """
+    horizon = len(batch.action)
+    source_steps = horizon if model.dynamics.teacher_forced else 1
+    source = model.encode(batch.obs[:source_steps], task)
+    with torch.no_grad():
+        target = model.encode(batch.obs[1:], task)
+    dynamics = model.dynamics.loss(source, batch.action, target, model.embed(task), gamma, generator)
+    raw = model.reward(dynamics.latents, batch.action, task)
+    weights = discounts(gamma, horizon, raw)[:, None]
+    reward_loss = (weights * model.reward_head.loss(raw, batch.reward)).mean()
+    loss = dynamics.loss + reward_coef * reward_loss
+    metrics = {"dynamics_loss": dynamics.loss.detach(), "reward_loss": reward_loss.detach()}
+    logit = model.termination(dynamics.latents, batch.action, task)
+    if logit is not None:
+        termination_loss = F.binary_cross_entropy_with_logits(logit, batch.terminated.to(logit.dtype))
+        loss = loss + termination_loss
+        metrics["termination_loss"] = termination_loss.detach()
+    return loss, metrics | {"loss": loss.detach()}
+
+
+class Feedback(NamedTuple):
+    """What a real environment says about one imagined step (lockstep collection).
+
+    Attributes:
+        ends: [B] bool, the episode ended, for whatever reason.
+        terminated: [B] bool, it ended for good: the value after it is zero.
+        z: [B, L], encoded first observation of the next episode, read where ``ends``.
+    """
+
+    ends: Tensor
+    terminated: Tensor
+    z: Tensor
+
+
+# (t, action [B, A]) -> feedback of the environment that executed the action
+Interrupt = Callable[[int, Tensor], Feedback]
+
+
+class Imagined(NamedTuple):
+    """An imagined rollout, with gradient.
+
+    Attributes:
+        latents: [H, B, L], z_t the policy acted on.
+        next_latents: [H, B, L], the model's prediction after action t (before any episode reset).
+        actions: [H, B, A].
+        rewards: [H, B], decoded.
+        ends, terminated: [H, B] bool, or None when nothing interrupted the rollout.
+        survival: [H, B], predicted probability that each transition does not terminate; None where real
+            ends are known or the model does not predict terminations.
+    """
+
+    latents: Tensor
+    next_latents: Tensor
+    actions: Tensor
+    rewards: Tensor
+    ends: Tensor | None
+    terminated: Tensor | None
+    survival: Tensor | None
+
+
+def imagine(
+    model: WorldModel,
+    actor: Actor,
+    z: Tensor,
+    noise: Tensor | None,
+    horizon: int,
+    task: Tensor | None = None,
+    interrupt: Interrupt | None = None,
+    detach_policy_input: bool = False,
+) -> Imagined:
+    """Roll the policy through the model for ``horizon`` steps.
+
+    Args:
+        model: world model; its parameters should not require gradient (``frozen``).
+        actor: policy.
+        z: start latents [B, L].
+        noise: [H, B, noise_dim], or None for the deterministic policy.
+        horizon: H.
+        task: int64 [B], or None.
+        interrupt: called after every action; says where a real episode ended and with which latent the
+            rollout continues there.
+        detach_policy_input: cut the gradient from the action back into the latent it was chosen at.
+    """
+    e = model.embed(task)
+    latents, next_latents, actions, feedback = [], [], [], []
+    for t in range(horizon):
+        a = actor.act(z.detach() if detach_policy_input else z, None if noise is None else noise[t])
+        z_next = model.dynamics.next(z, a, e)
+        latents.append(z)
+        actions.append(a)
+        next_latents.append(z_next)
+        if interrupt is not None:
+            feedback.append(interrupt(t, a.detach()))
+            z_next = torch.where(feedback[-1].ends.unsqueeze(-1), feedback[-1].z, z_next)
+        z = z_next
+    stacked, action = torch.stack(latents), torch.stack(actions)
+    # All H rewards in one call: one large matrix product instead of H small ones.
+    rewards = model.reward_head.decode(model.reward(stacked, action, task))
+    ends = terminated = survival = None
+    if feedback:
+        ends = torch.stack([f.ends for f in feedback])
+        terminated = torch.stack([f.terminated for f in feedback])
+    else:
+        logit = model.termination(stacked, action, task)
+        survival = None if logit is None else torch.sigmoid(-logit)
+    return Imagined(stacked, torch.stack(next_latents), action, rewards, ends, terminated, survival)
+
+
+class ActorLoss(NamedTuple):
+    """Result of ``actor_loss``.
+
+    Attributes:
+        per_entry: [B], the negative objective of every rollout, with gradient, unscaled.
+        next_values: [H, B], detached ensemble-min values after each step, zero where terminated.
+    """
+
+    per_entry: Tensor
+    next_values: Tensor
+
+
+def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float) -> ActorLoss:
+    """First-order actor loss: minus the imagined return plus gamma^H times the ensemble-min value.
+
+    Gradient flows through rewards, values and the dynamics into the policy (Georgiev et al. 2024, eq. 4).
+    Values inside the window matter to the actor only where an episode ended, so without interruptions
+    only the last value carries gradient.
+    """
+    if rollout.ends is None:
+        with torch.no_grad():
+            next_values = critic.minimum(rollout.next_latents)
+        bootstrap = torch.cat([next_values[:-1], critic.minimum(rollout.next_latents[-1:])])
+    else:
+        assert rollout.terminated is not None
+        bootstrap = critic.minimum(rollout.next_latents) * ~rollout.terminated
+        next_values = bootstrap.detach()
+    objective = trajectory_objective(rollout.rewards, bootstrap, rollout.ends, gamma, rollout.survival)
+    return ActorLoss(-objective, next_values)
+
+
+def critic_targets(rollout: Imagined, next_values: Tensor, gamma: float, lam: float) -> Tensor:
+    """TD(lambda) targets [H, B] of the rollout's latents, without gradient."""
+    survival = None if rollout.survival is None else rollout.survival.detach()
+    return td_lambda(rollout.rewards.detach(), next_values, rollout.ends, gamma, lam, survival)
+
+
+def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over members and samples: z [N, L], target [N]."""
+    return (critic(z) - target).square().mean()

@@ -1,0 +1,1 @@
+"""Measurements on trained or training agents."""

@@ -1,0 +1,1 @@
+"""Hydra groups. Files hold overrides only; defaults are those of the options dataclasses."""

@@ -1,0 +1,1 @@
+"""Training data: the batch record and the stores it comes from."""

@@ -1,0 +1,387 @@
+"""Replay memory of whole transitions for many environments, sampled as windows of one episode.
+
+Every environment owns a ring of rows ``obs | action | reward | terminated`` in one packed tensor, so a
+window is gathered with a single ``index_select``. The observation reached by the latest transition is
+stored at once as a row of its own (the END row): the next transition of the same episode overwrites it,
+and when the episode finishes it stays. A terminal observation is therefore never lost, and no question
+"did any environment finish?" has to be asked of the device while adding.
+
+A window is H+1 consecutive rows of one episode, named by its last row. In one environment windows appear
+in time order and are overwritten in the same order, so the live ones form a queue. Keeping that queue
+makes exactly uniform sampling independent of the capacity: no search over the stored rows is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pwm.data.batch import Batch
+from pwm.errors import ConfigError, DataError
+
+# An add writes two rows per environment (transition and END row), and moves the newest row forward by
+# one, or by two when it starts an episode: at most two windows per environment can die in it.
+_ROWS_PER_ADD = 2
+
+
+class ReplayBuffer:
+    """The latest transitions of N environments, on one device.
+
+    Rows are numbered per environment from 0 without wrapping; row ``i`` lives at position
+    ``i % rows_per_env`` of its ring. One row per episode (its END row) holds an observation only.
+
+    Attributes:
+        num_envs: N, environments added in lockstep.
+        obs_dim: width of one observation.
+        act_dim: width of one action.
+        horizon: H, transitions in one window.
+        rows_per_env: rows kept for each environment, ``capacity // num_envs``.
+        device: where everything is stored.
+        total_added: transitions added since construction, stored or already overwritten.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        obs_dim: int,
+        act_dim: int,
+        horizon: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate an empty buffer.
+
+        Args:
+            capacity: rows kept over all environments; rounded down to a multiple of ``num_envs``.
+            num_envs: N, environments added in lockstep.
+            obs_dim: width of one observation.
+            act_dim: width of one action.
+            horizon: H, transitions in one window.
+            device: where everything is stored and sampled.
+
+        Raises:
+            ConfigError: a size is below 1, or ``capacity`` holds fewer than H+2 rows per environment.
+        """
+        sizes = {"num_envs": num_envs, "obs_dim": obs_dim, "act_dim": act_dim, "horizon": horizon}
+        for key, value in sizes.items():
+            if value < 1:
+                raise ConfigError(f"{key}={value} is not allowed; the minimum is 1")
+        minimum = num_envs * (horizon + 2)
+        if capacity < minimum:
+            raise ConfigError(
+                f"capacity={capacity} is too small for num_envs={num_envs} and horizon={horizon}; "
+                f"the minimum is {minimum} (horizon + 2 rows per environment)"
+            )
+        self.num_envs, self.obs_dim, self.act_dim, self.horizon = num_envs, obs_dim, act_dim, horizon
+        self.rows_per_env = capacity // num_envs
+        self.device = torch.device(device)
+        self.total_added = 0
+        self._allocate()
+
+    def _allocate(self) -> None:
+        n, slots, device = self.num_envs, self.num_envs * self.rows_per_env, self.device
+        width = self.obs_dim + self.act_dim + 2
+        # Environment-major, so that the rows of one window are neighbours in memory.
+        self._rows = torch.zeros(slots, width, device=device)
+        self._is_transition = torch.zeros(slots, dtype=torch.bool, device=device)
+        # Queue of live windows of each environment: a ring of last-row numbers; head and tail never wrap.
+        self._ends = torch.zeros(slots, dtype=torch.int64, device=device)
+        self._head = torch.zeros(n, dtype=torch.int64, device=device)
+        self._tail = torch.zeros(n, dtype=torch.int64, device=device)
+        # Number of the row that takes the next transition, and transitions in the running episode.
+        self._cursor = torch.zeros(n, dtype=torch.int64, device=device)
+        self._episode_step = torch.zeros(n, dtype=torch.int64, device=device)
+
+        self._ring_start = torch.arange(n, device=device) * self.rows_per_env
+        self._pair = torch.arange(_ROWS_PER_ADD, device=device).unsqueeze(1)
+        self._back = torch.arange(-self.horizon, 1, device=device).unsqueeze(1)
+        # Source of the rows an add writes: first all transitions, then all END rows.
+        self._stage = torch.zeros(_ROWS_PER_ADD, n, width, device=device)
+        self._stage_flags = torch.tensor([True, False], device=device).repeat_interleave(n)
+        self._stage_flat = self._stage.view(-1, width)
+        self._stage_parts = self._split(self._stage[0])
+        self._stage_end_obs = self._stage[1, :, : self.obs_dim]
+        self._forget_caches()
+
+    def _split(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Views of obs, action, reward and terminated (as a float) in packed rows [..., width]."""
+        o, a = self.obs_dim, self.act_dim
+        return packed[..., :o], packed[..., o : o + a], packed[..., o + a], packed[..., o + a + 1]
+
+    def _forget_caches(self) -> None:
+        self._cumulative: Tensor | None = None
+        self._num_windows = 0
+        self._num_transitions: int | None = None
+
+    @torch.no_grad()
+    def add(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_obs: Tensor,
+    ) -> None:
+        """Store one transition of every environment; the values are copied.
+
+        Where neither flag is set, the next ``obs`` must be this ``final_obs`` (see ``cut_episodes``).
+
+        Args:
+            obs: [N, obs_dim] float, what the action was chosen on.
+            action: [N, act_dim] float in [-1, 1].
+            reward: [N] float.
+            terminated: [N] bool, the episode ended for good.
+            truncated: [N] bool, the episode ended by its time limit.
+            final_obs: [N, obs_dim] float, true next observation (``StepResult.final_obs``).
+
+        Raises:
+            DataError: a tensor has another shape, or a flag is not bool; nothing is stored then.
+        """
+        self._check_step(obs, action, reward, terminated, truncated, final_obs)
+        for part, value in zip(self._stage_parts, (obs, action, reward, terminated), strict=True):
+            part.copy_(value)
+        self._stage_end_obs.copy_(final_obs)
+        row = self._cursor + self._pair  # [2, N]: the transition's row and the END row
+        slot = ((row % self.rows_per_env) + self._ring_start).view(-1)
+        self._rows.index_copy_(0, slot, self._stage_flat)
+        self._is_transition.index_copy_(0, slot, self._stage_flags)
+        self._episode_step += 1
+        self._update_windows(newest=row[1])
+
+        finished = terminated | truncated
+        self._cursor += 1
+        self._cursor += finished
+        self._episode_step.masked_fill_(finished, 0)
+        self.total_added += self.num_envs
+        self._forget_caches()
+
+    def _check_step(
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_obs: Tensor,
+    ) -> None:
+        flat, wide = (self.num_envs,), (self.num_envs, self.obs_dim)
+        for name, value, expected in (
+            ("obs", obs, wide),
+            ("action", action, (self.num_envs, self.act_dim)),
+            ("reward", reward, flat),
+            ("terminated", terminated, flat),
+            ("truncated", truncated, flat),
+            ("final_obs", final_obs, wide),
+        ):
+            if value.shape != expected:
+                raise DataError(
+                    f"{name} has shape {tuple(value.shape)}, the replay buffer expects {expected}"
+                )
+        for name, value in (("terminated", terminated), ("truncated", truncated)):
+            if value.dtype is not torch.bool:
+                raise DataError(f"{name} has dtype {value.dtype}, the replay buffer expects torch.bool")
+
+    def _update_windows(self, newest: Tensor) -> None:
+        """Queue the windows that end at row ``newest`` [N]; drop those whose first row it overwrote."""
+        # Written whether or not the window is complete: the slot at the tail is always free, because at
+        # most rows_per_env - horizon windows are live, and only the tail decides what is in the queue.
+        tail_slot = (self._tail % self.rows_per_env) + self._ring_start
+        self._ends.index_copy_(0, tail_slot, newest)
+        self._tail += self._episode_step >= self.horizon
+
+        oldest = self._head + self._pair  # [2, N], the only windows that can die
+        slot = (oldest % self.rows_per_env) + self._ring_start
+        first_row = self._ends.index_select(0, slot.view(-1)).view_as(slot) - self.horizon
+        dead = (first_row <= newest - self.rows_per_env) & (oldest < self._tail)
+        self._head += dead.sum(0)
+
+    @torch.no_grad()
+    def cut_episodes(self) -> None:
+        """End every running episode as if truncated after its latest transition.
+
+        To be called when the environments are reset from outside, so that no window joins the observation
+        before the reset to the one after it. Stored windows stay valid.
+        """
+        self._cursor += self._episode_step > 0
+        self._episode_step.zero_()
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw windows uniformly, with replacement, from all that are stored.
+
+        Args:
+            batch_size: B, number of windows.
+            generator: source of randomness, on the buffer's device.
+
+        Returns:
+            Batch of [H+1, B, ...] obs and [H, B, ...] others; see ``gather``.
+
+        Raises:
+            DataError: no complete window is stored, or ``batch_size`` is below 1.
+        """
+        if batch_size < 1:
+            raise DataError(f"cannot sample batch_size={batch_size} windows; the minimum is 1")
+        count = self.num_windows
+        if count == 0:
+            raise DataError(
+                f"the replay buffer holds no window of {self.horizon} transitions of one episode: "
+                f"{self.num_transitions} transitions of {self.num_envs} environment(s) are stored"
+            )
+        rank = torch.randint(count, (batch_size,), generator=generator, device=self.device)
+        return self._gather(rank)
+
+    def gather(self, rank: Tensor) -> Batch:
+        """Return the windows with the given ranks.
+
+        Windows are ranked by environment, then from oldest to newest; ranks shift when data are added.
+
+        Args:
+            rank: [B] int64 in [0, num_windows).
+
+        Returns:
+            Batch of copies: obs [H+1, B, obs_dim], action [H, B, act_dim], reward [H, B] float32 (views of
+            one gathered tensor) and terminated [H, B] bool.
+
+        Raises:
+            DataError: a rank is out of range.
+        """
+        if rank.numel() and not 0 <= int(rank.min()) <= int(rank.max()) < self.num_windows:
+            raise DataError(
+                f"window ranks {int(rank.min())}..{int(rank.max())} are out of range; "
+                f"{self.num_windows} windows are stored"
+            )
+        return self._gather(rank)
+
+    def _gather(self, rank: Tensor) -> Batch:
+        env, end = self._locate(rank)
+        row = self._back + end  # [H+1, B]
+        slot = (row % self.rows_per_env) + self._ring_start[env]
+        packed = self._rows.index_select(0, slot.view(-1)).view(*slot.shape, self._rows.shape[1])
+        obs, action, reward, terminated = self._split(packed)
+        h = self.horizon
+        return Batch(obs, action[:h], reward[:h], terminated[:h] > 0.5)
+
+    def _locate(self, rank: Tensor) -> tuple[Tensor, Tensor]:
+        """Environment and last-row number, both [B] int64, of the windows with ranks [B]."""
+        cumulative = self._cumulative_windows()
+        env = torch.searchsorted(cumulative, rank, right=True)
+        # The rank of the head of an environment's queue is the number of windows before it.
+        offset = self._head - (cumulative - (self._tail - self._head))
+        place = (rank + offset[env]) % self.rows_per_env
+        return env, self._ends.index_select(0, place + self._ring_start[env])
+
+    def _cumulative_windows(self) -> Tensor:
+        """Windows of environments 0..e for every e, [N] int64, counted once per change of data."""
+        if self._cumulative is None:
+            self._cumulative = (self._tail - self._head).cumsum(0)
+            self._num_windows = int(self._cumulative[-1])
+        return self._cumulative
+
+    @property
+    def num_windows(self) -> int:
+        """Windows that can be sampled."""
+        self._cumulative_windows()
+        return self._num_windows
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions stored now; END rows do not count."""
+        if self._num_transitions is None:
+            self._num_transitions = int(self._is_transition.count_nonzero())
+        return self._num_transitions
+
+    def __len__(self) -> int:
+        """Transitions stored now."""
+        return self.num_transitions
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory held by the stored data."""
+        return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._ends))
+
+    def _sizes(self) -> dict[str, int]:
+        keys = ("num_envs", "obs_dim", "act_dim", "horizon", "rows_per_env")
+        return {key: getattr(self, key) for key in keys}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a CPU copy of the filled part; tensors and numbers only.
+
+        Keys: the sizes (int), ``total_added`` (int), ``rows`` [N, F, obs_dim + act_dim + 2] float32 and
+        ``is_transition`` [N, F] bool with F filled positions, ``cursor``, ``episode_step`` and
+        ``window_count`` [N] int64, ``window_end`` [num_windows] int64 in rank order.
+        """
+        n, c = self.num_envs, self.rows_per_env
+        # Before the first wrap an END row can lie at the cursor itself, hence the + 1.
+        filled = min(c, int(self._cursor.max()) + 1) if self.total_added else 0
+        ranks = torch.arange(self.num_windows, device=self.device)
+        tensors = {
+            "rows": self._rows.view(n, c, -1)[:, :filled],
+            "is_transition": self._is_transition.view(n, c)[:, :filled],
+            "cursor": self._cursor,
+            "episode_step": self._episode_step,
+            "window_count": self._tail - self._head,
+            "window_end": self._locate(ranks)[1],
+        }
+        copies = {
+            key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for key, value in tensors.items()
+        }
+        return {**self._sizes(), "total_added": self.total_added, **copies}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``: same samples from the same generator, same evolution.
+
+        Raises:
+            DataError: ``state`` was saved by a buffer of other sizes, or is incomplete or inconsistent;
+                the buffer is then unchanged.
+        """
+        self._check_state(state)
+        n, c, filled = self.num_envs, self.rows_per_env, state["rows"].shape[1]
+        self._rows.view(n, c, -1)[:, :filled].copy_(state["rows"])
+        self._is_transition.zero_()
+        self._is_transition.view(n, c)[:, :filled].copy_(state["is_transition"])
+        self._cursor.copy_(state["cursor"])
+        self._episode_step.copy_(state["episode_step"])
+        self._head.zero_()
+        self._tail.copy_(state["window_count"])
+        self.total_added = int(state["total_added"])
+        self._forget_caches()
+
+        # With every queue restarted at position 0, the rank inside an environment is the position.
+        end = state["window_end"].to(self.device, torch.int64)
+        rank = torch.arange(end.numel(), device=self.device)
+        cumulative = self._cumulative_windows()
+        env = torch.searchsorted(cumulative, rank, right=True)
+        place = rank - (cumulative - self._tail)[env]
+        self._ends.index_copy_(0, place + self._ring_start[env], end)
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Raise DataError unless ``state`` fits this buffer."""
+        n, c, sizes = self.num_envs, self.rows_per_env, self._sizes()
+        saved = {key: state.get(key) for key in sizes}
+        if saved != sizes:
+            differing = [k for k in sizes if saved[k] != sizes[k]]
+            raise DataError(
+                "the saved replay buffer has other sizes: "
+                + ", ".join(f"{k} is {saved[k]} in the saved state but {sizes[k]} here" for k in differing)
+            )
+        names = ("rows", "is_transition", "cursor", "episode_step", "window_count", "window_end")
+        missing = [k for k in names if not isinstance(state.get(k), Tensor)]
+        if missing or not isinstance(state.get("total_added"), int):
+            raise DataError(f"the saved replay buffer is incomplete: {', '.join(missing) or 'total_added'}")
+        filled = state["rows"].shape[1] if state["rows"].dim() == 3 else -1
+        count = state["window_count"]
+        fits = (
+            0 <= filled <= c
+            and state["rows"].shape == (n, filled, self._rows.shape[1])
+            and state["is_transition"].shape == (n, filled)
+            and all(state[k].shape == (n,) for k in ("cursor", "episode_step", "window_count"))
+            and 0 <= int(count.min()) <= int(count.max()) < c
+            and state["window_end"].shape == (int(count.sum()),)
+        )
+        if not fits:
+            shapes = ", ".join(f"{k} {tuple(state[k].shape)}" for k in names)
+            raise DataError(f"the saved replay buffer is inconsistent: {shapes}")

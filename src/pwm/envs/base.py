@@ -1,0 +1,108 @@
+"""What every batched environment provides.
+
+A vector environment runs ``num_envs`` copies (N) in lockstep. All tensors it takes and returns are
+on its ``device``. It resets finished copies inside the same ``step``: ``obs`` is then the first
+observation of the next episode, and ``final_obs`` keeps the true last observation of the old one.
+
+``action[t]``, ``reward[t]`` and ``terminated[t]`` belong to the transition ``obs[t] -> obs[t+1]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pwm.errors import ActionError
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Constant facts about a task.
+
+    Attributes:
+        name: unique task name, e.g. ``dflex_hopper``; checkpoints are tied to it.
+        obs_dim: width of one observation.
+        act_dim: width of one action; actions lie in [-1, 1].
+        episode_length: control steps after which an episode is truncated.
+        control_dt: seconds of simulated time per control step (0.0 where time has no unit).
+    """
+
+    name: str
+    obs_dim: int
+    act_dim: int
+    episode_length: int
+    control_dt: float
+
+
+class StepResult(NamedTuple):
+    """What one control step of N environments returns.
+
+    Attributes:
+        obs: [N, obs_dim] float32, observation to act on next (after auto-reset where finished).
+        reward: [N] float32, reward of this transition.
+        terminated: [N] bool, the task ended for good (its value is zero).
+        truncated: [N] bool, the time limit was reached (the value is bootstrapped).
+        final_obs: [N, obs_dim] float32, the true next observation of every environment; equals
+            ``obs`` where the episode goes on.
+    """
+
+    obs: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    final_obs: Tensor
+
+
+@runtime_checkable
+class VectorEnv(Protocol):
+    """N copies of one task."""
+
+    spec: EnvSpec
+    num_envs: int
+    device: torch.device
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start a new episode in every copy; ``seed`` restarts the random stream. Returns obs [N, obs_dim]."""
+        ...
+
+    def step(self, action: Tensor) -> StepResult:
+        """Advance every copy by one control step.
+
+        Args:
+            action: [N, act_dim] float, clipped to [-1, 1].
+
+        Raises:
+            ActionError: wrong shape or a non-finite entry.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to continue bit-identically: physics, counters, random stream.
+
+        Only tensors, numbers, strings, lists and dicts, so that it loads with ``weights_only=True``.
+
+        Raises:
+            EnvError: the suite cannot save its state.
+        """
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state`` of an environment built with the same options."""
+        ...
+
+    def close(self) -> None:
+        """Free threads and simulator memory."""
+        ...
+
+
+def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:
+    """Raise ActionError unless ``action`` is a finite float tensor of shape [num_envs, act_dim]."""
+    if tuple(action.shape) != (num_envs, act_dim):
+        raise ActionError(f"action has shape {tuple(action.shape)}, expected ({num_envs}, {act_dim})")
+    # A NaN or infinity anywhere makes the sum non-finite: one reduction instead of a mask.
+    if not bool(torch.isfinite(action.sum())):
+        bad = (~torch.isfinite(action)).any(-1).nonzero().flatten().tolist()
+        raise ActionError(f"action of environment(s) {bad[:8]} is not finite; actions must lie in [-1, 1]")

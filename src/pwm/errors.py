@@ -1,0 +1,33 @@
+"""Errors a user can cause and can fix; the command line prints their message and exits with code 2."""
+
+
+class PwmError(Exception):
+    """Base of every error whose message is written for the user."""
+
+
+class ConfigError(PwmError):
+    """A configuration key, value or combination of values is not allowed."""
+
+
+class UnknownComponentError(ConfigError):
+    """No component of that name exists; the message lists the names that do."""
+
+
+class EnvError(PwmError):
+    """An environment was asked for something it cannot do, or returned something invalid."""
+
+
+class ActionError(EnvError):
+    """An action has the wrong shape or is not finite."""
+
+
+class CheckpointError(PwmError):
+    """A checkpoint is missing, unreadable, incomplete, or belongs to another task."""
+
+
+class DataError(PwmError):
+    """Training data are missing, too few, or inconsistent."""
+
+
+class NonFiniteError(PwmError):
+    """Losses or gradients stayed non-finite for more updates in a row than allowed."""

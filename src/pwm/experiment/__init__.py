@@ -1,0 +1,1 @@
+"""Configuration, run folders, checkpoints, loggers and provenance: everything around the algorithm."""

@@ -1,0 +1,111 @@
+"""Evaluate saved policies and show them beside what doing nothing and acting at random score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pwm.errors import CheckpointError
+from pwm.experiment import checkpoints
+from pwm.experiment.run import EVAL_ENVS, build_env, load_policy, pick_device
+from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
+
+# Saved policies meet other episodes than the evaluations that chose the best of them.
+HELD_OUT_SEED = 2 * EVALUATION_SEED
+
+
+def find_policy(run: Path, which: str) -> Path:
+    """Policy file of ``run``, which is a run folder or the file itself.
+
+    Raises:
+        CheckpointError: there is none; the message lists what the folder holds.
+    """
+    if run.is_file():
+        return run
+    path = run / f"{which}_policy.pt"
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in run.glob("*.pt"))) if run.is_dir() else "no such folder"
+        raise CheckpointError(f"{run} has no {path.name} ({found or 'no checkpoints'})")
+    return path
+
+
+def evaluate_policy(
+    path: Path, episodes: int, seed: int, device_name: str, task: str | None
+) -> dict[str, Any]:
+    """Real-reward evaluation of one policy file, with the task's reference scores.
+
+    Raises:
+        CheckpointError: missing or damaged file, or one of another task than ``task``.
+    """
+    device = pick_device(device_name)
+    agent, config, spec, progress = load_policy(path, device)
+    if task is not None and spec.name != task:
+        raise CheckpointError(f"{path} belongs to task {spec.name!r}, not to {task!r}")
+    env = build_env(config, min(EVAL_ENVS, episodes), seed, device)
+    try:
+        result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed)
+        reference = reference_scores(env, episodes, seed)
+    finally:
+        env.close()
+    return {
+        "policy": str(path),
+        "task": spec.name,
+        "algorithm": config.preset,
+        "training_seed": config.general.seed,
+        "evaluation_seed": seed,
+        "progress": progress,
+        "reference": reference,
+        **result.summary(),
+    }
+
+
+def evaluate_runs(
+    runs: Sequence[Path],
+    which: str,
+    episodes: int,
+    seed: int | None,
+    device: str,
+    task: str | None,
+    output: Path | None,
+) -> str:
+    """Evaluate every run, write ``evaluation_<which>.json`` beside each policy, return a table."""
+    # Find all files first: a typo in the last name must not cost the work on the others.
+    paths = [find_policy(run, which) for run in runs]
+    seed = HELD_OUT_SEED if seed is None else seed
+    results = []
+    for path in paths:
+        results.append(evaluate_policy(path, episodes, seed, device, task))
+        checkpoints.write_json(path.with_name(f"evaluation_{path.stem}.json"), results[-1])
+    if output is not None:
+        checkpoints.write_text(output, json.dumps(results, indent=2) + "\n")
+    return table(results)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Plain-text table of evaluation results."""
+    header = ("task", "algorithm", "seed", "return", "+-", "length", "episodes", "zero action", "random")
+    rows = [
+        (
+            r["task"],
+            r["algorithm"],
+            str(r["training_seed"]),
+            f"{r['mean']:.1f}",
+            f"{r['std']:.1f}",
+            f"{r['mean_length']:.0f}",
+            str(r["episodes"]),
+            f"{r['reference']['zero_action']:.1f}",
+            f"{r['reference']['random_action']:.1f}",
+        )
+        for r in results
+    ]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.rjust(w) if i > 1 else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join(lines)

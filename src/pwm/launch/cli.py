@@ -1,0 +1,120 @@
+"""The ``pwm`` command: ``pwm train | evaluate | convert | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pwm.errors import PwmError
+
+TRAIN_HELP = """\
+Train one agent. Overrides are key=value, for example:
+
+  pwm train env=dflex_hopper alg=pwm_small_flow general.seed=1
+  pwm train env=gym env.id=Pendulum-v1 alg=pwm_small general.epochs=100
+
+The same command again continues an interrupted run. Groups: env, alg, dynamics, actor.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The argument parser with all subcommands."""
+    parser = argparse.ArgumentParser(prog="pwm", description="Policy learning with world models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    train = commands.add_parser(
+        "train",
+        help="train one agent",
+        description=TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    train.set_defaults(run=run_train)
+
+    evaluate = commands.add_parser("evaluate", help="evaluate finished or running runs with real rewards")
+    evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or policy file")
+    evaluate.add_argument("--checkpoint", choices=("best", "final"), default="best")
+    evaluate.add_argument("--episodes", type=int, default=32)
+    evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
+    evaluate.add_argument("--output", type=Path, default=None, help="also write all results to this JSON file")
+    evaluate.set_defaults(run=run_evaluate)
+
+    convert = commands.add_parser("convert", help="import a world model of another code base")
+    convert.add_argument("src", type=Path, metavar="SRC")
+    convert.add_argument("dst", type=Path, metavar="DST")
+    convert.add_argument("--from", dest="source", required=True, choices=("pwm", "flow-mbpo", "tdmpc2"))
+    convert.add_argument("--simnorm-dim", type=int, default=8)
+    convert.add_argument("--vmin", type=float, default=-10.0)
+    convert.add_argument("--vmax", type=float, default=10.0)
+    convert.set_defaults(run=run_convert)
+
+    bench = commands.add_parser("bench", help="measure speed on this machine")
+    bench.add_argument("parts", nargs="*", help="env, replay, epoch, import (default: all)")
+    bench.add_argument("--output", type=Path, default=None, help="also write the figures to this JSON file")
+    bench.set_defaults(run=run_bench)
+    return parser
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """``pwm train``."""
+    from pwm.experiment.config import compose_config
+
+    config = compose_config(args.overrides)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return
+    from pwm.analysis.visualization import TrainingVisualizer
+    from pwm.experiment.run import train
+
+    result = train(config)
+    if result.already_finished:
+        print(f"{result.folder} is already finished; raise general.epochs to train it further")
+    else:
+        TrainingVisualizer(result.folder).generate_all_plots()
+    print(f"best evaluated return {result.best_return:.1f} at epoch {result.best_epoch}: {result.folder}")
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """``pwm evaluate``."""
+    from pwm.experiment.policy_evaluation import evaluate_runs
+
+    print(
+        evaluate_runs(
+            args.runs, args.checkpoint, args.episodes, args.seed, args.device, args.task, args.output
+        )
+    )
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """``pwm convert``."""
+    from pwm.experiment.importers import convert
+
+    model = convert(args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax)
+    print(f"{args.dst}: {type(model).__name__} with {model.total_params} parameters")
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    """``pwm bench``."""
+    from pwm.launch.bench import run_benchmarks
+
+    run_benchmarks(args.parts, args.output)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; user errors are printed in one message and end with exit code 2."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.run(args)
+    except PwmError as error:
+        print(f"pwm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Policies on latents; every module except ``base`` is one policy."""

@@ -1,0 +1,83 @@
+"""tanh-Gaussian policy with a state-independent standard deviation (PWM, SHAC)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pwm.errors import ConfigError
+from pwm.models.actors.base import Actor
+from pwm.models.layers import mlp
+
+
+@dataclass
+class Options:
+    """Configuration of the policy.
+
+    Attributes:
+        units: hidden widths.
+        act: activation name.
+        activation_first: activation before LayerNorm, as in the published PWM.
+        init_log_std: initial log standard deviation before the tanh.
+        min_log_std: lower bound of the log standard deviation.
+    """
+
+    name: str = "gaussian"
+    units: list[int] = field(default_factory=lambda: [400, 200, 100])
+    act: str = "mish"
+    activation_first: bool = False
+    init_log_std: float = -1.0
+    min_log_std: float = -1.427
+
+    def __post_init__(self) -> None:
+        if self.init_log_std < self.min_log_std:
+            raise ConfigError(
+                f"actor.init_log_std={self.init_log_std} is below actor.min_log_std={self.min_log_std}"
+            )
+
+
+class GaussianActor(Actor):
+    """a = tanh(mu(z) + exp(log_std) * noise)."""
+
+    def __init__(self, options: Options, latent_dim: int, act_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = act_dim
+        self.min_log_std = options.min_log_std
+        head = nn.Linear([latent_dim, *options.units][-1], act_dim)
+        self.net = mlp(latent_dim, options.units, head, options.act, options.activation_first)
+        for layer in self.net.modules():
+            if isinstance(layer, nn.Linear):
+                # A small last layer starts the policy near zero action, where tanh is not saturated.
+                nn.init.orthogonal_(layer.weight, 0.01 if layer is head else 1.0)
+                nn.init.zeros_(layer.bias)
+        self.log_std = nn.Parameter(torch.full((act_dim,), options.init_log_std))
+
+    def mean(self, z: Tensor) -> Tensor:
+        """Mean before the tanh, [..., act_dim]."""
+        return self.net(z)
+
+    def act(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
+        """tanh(mean + std * noise), or tanh(mean) without noise."""
+        mean = self.mean(z)
+        return torch.tanh(mean if noise is None else torch.addcmul(mean, self.log_std.exp(), noise))
+
+    @torch.no_grad()
+    def report(self, z: Tensor) -> dict[str, Tensor]:
+        """Mean standard deviation, and mean |pre-tanh mean| (above about 2 the tanh is saturated)."""
+        return {"std": self.log_std.exp().mean(), "saturation": self.mean(z).abs().mean()}
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clamp the log standard deviation from below.
+
+        Done on the parameter instead of in the forward pass, so that a clamped entry keeps its gradient
+        and can rise again.
+        """
+        self.log_std.clamp_(min=self.min_log_std)
+
+
+def build(options: Options, latent_dim: int, act_dim: int) -> GaussianActor:
+    """Return the policy described by ``options``."""
+    return GaussianActor(options, latent_dim, act_dim)

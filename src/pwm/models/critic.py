@@ -1,0 +1,87 @@
+"""Ensemble of state-value functions with stacked parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pwm.models.layers import activation
+
+
+class EnsembleLinear(nn.Module):
+    """M independent linear layers: [M, N, in] -> [M, N, out]."""
+
+    def __init__(self, members: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, out_dim, in_dim))
+        self.bias = nn.Parameter(torch.zeros(members, out_dim))
+        for weight in self.weight:
+            nn.init.orthogonal_(weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply member m to ``x[m]``."""
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+    def forward_shared(self, x: Tensor) -> Tensor:
+        """Apply every member to the same input [N, in] with one matrix product; returns [M, N, out]."""
+        members, out_dim, _ = self.weight.shape
+        y = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+        return y.view(-1, members, out_dim).transpose(0, 1)
+
+
+class EnsembleNorm(nn.Module):
+    """LayerNorm with one gain and shift per member."""
+
+    def __init__(self, members: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, dim))
+        self.bias = nn.Parameter(torch.zeros(members, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [M, N, dim] over the last axis."""
+        y = F.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.bias.unsqueeze(1), y, self.weight.unsqueeze(1))
+
+
+class CriticEnsemble(nn.Module):
+    """M value functions V_m(z): MLPs of normed layers with a scalar output.
+
+    Args:
+        latent_dim: width of z.
+        units: hidden widths.
+        members: number of value functions.
+        act: activation name.
+        activation_first: activation before LayerNorm, as in the published PWM.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        units: Sequence[int],
+        members: int = 3,
+        act: str = "mish",
+        activation_first: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [latent_dim, *units]
+        self.layers = nn.ModuleList(
+            EnsembleLinear(members, i, o) for i, o in zip(widths, [*units, 1], strict=True)
+        )
+        self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
+        self.act = activation(act)
+        self.activation_first = activation_first
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Values [M, ...] of latents [..., latent_dim]."""
+        x = self.layers[0].forward_shared(z.reshape(-1, z.shape[-1]))
+        for norm, layer in zip(self.norms, list(self.layers)[1:], strict=True):
+            x = norm(self.act(x)) if self.activation_first else self.act(norm(x))
+            x = layer(x)
+        return x.view(-1, *z.shape[:-1])
+
+    def minimum(self, z: Tensor) -> Tensor:
+        """Smallest member value [...] of latents [..., latent_dim]."""
+        return self(z).amin(0)

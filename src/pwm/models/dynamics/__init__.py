@@ -1,0 +1,1 @@
+"""Latent dynamics models; every module except ``base`` is one model."""

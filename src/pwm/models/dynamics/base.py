@@ -1,0 +1,92 @@
+"""What every latent dynamics model provides, and the loss that one-step predictors share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pwm.models.layers import discounts
+
+
+class DynamicsLoss(NamedTuple):
+    """Result of ``Dynamics.loss``.
+
+    Attributes:
+        loss: scalar to minimise.
+        latents: [H, B, L], the latents z_0..z_{H-1} the loss was computed along; the reward head reads them.
+    """
+
+    loss: Tensor
+    latents: Tensor
+
+
+class Dynamics(nn.Module):
+    """Predicts the next latent.
+
+    Attributes:
+        teacher_forced: the loss starts every transition from the encoded observation instead of the
+            model's own prediction, so ``loss`` wants all H source latents, not only the first.
+        velocity_evals: velocity-network evaluations per ``next`` (0 where there is no velocity).
+    """
+
+    teacher_forced = False
+    velocity_evals = 0
+
+    @abstractmethod
+    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
+        """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E]."""
+
+    @abstractmethod
+    def loss(
+        self,
+        z: Tensor,
+        action: Tensor,
+        target: Tensor,
+        e: Tensor | None = None,
+        gamma: float = 0.99,
+        generator: torch.Generator | None = None,
+    ) -> DynamicsLoss:
+        """Training loss over H transitions.
+
+        Args:
+            z: [1, B, L], or [H, B, L] if ``teacher_forced``: encoded source observations, with gradient.
+            action: [H, B, A].
+            target: [H, B, L] encoded next observations, without gradient.
+            e: [B, E] task embedding.
+            gamma: weight gamma**t of transition t.
+            generator: source of any random draw.
+        """
+
+
+def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = None) -> Tensor:
+    """Open-loop latents z_0..z_H [H+1, B, L] from z [B, L] under actions [H, B, A]."""
+    latents = [z]
+    for a in action.unbind(0):
+        latents.append(dynamics.next(latents[-1], a, e))
+    return torch.stack(latents)
+
+
+def rollout_regression_loss(
+    dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, e: Tensor | None, gamma: float
+) -> DynamicsLoss:
+    """sum_t gamma^t mse(z_{t+1}, target_t) / H along the model's own rollout (TD-MPC2 consistency loss)."""
+    latents = unroll(dynamics, z[0], action, e)
+    error = (latents[1:] - target).square().mean((1, 2))
+    weights = discounts(gamma, len(action), error)
+    return DynamicsLoss((weights * error).mean(), latents[:-1])
+
+
+class GroupTangent(nn.Module):
+    """Subtract the mean of each SimNorm group, so that adding the result keeps every group's sum."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map [..., L] to [..., L] with zero sum in every group of ``dim`` entries."""
+        groups = v.unflatten(-1, (-1, self.dim))
+        return (groups - groups.mean(-1, keepdim=True)).flatten(-2)

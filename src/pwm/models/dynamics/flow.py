@@ -1,0 +1,172 @@
+"""Flow-matching dynamics: z' is the solution at tau = 1 of dz/dtau = v(z, a, tau), z(0) = z.
+
+Trained by rectified flow (Liu et al. 2023; Lipman et al. 2023): on the straight path
+z_tau = (1 - tau) z_s + tau z_t the velocity should be z_t - z_s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pwm import components
+from pwm.errors import ConfigError
+from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
+from pwm.models.flow_world_model import FlowWorldModel
+from pwm.models.integrators.explicit_rk import VelocityFn, integrate
+from pwm.models.layers import NormedLinear, SimNorm, concat_inputs, discounts, init_weights, mlp
+
+WORLD_MODEL = FlowWorldModel
+
+VELOCITY_HEADS = ("linear", "tangent", "simnorm")
+TAU_SAMPLING = ("uniform", "midpoint")
+FLOW_SOURCES = ("rollout", "teacher")
+
+
+@dataclass
+class Options:
+    """Configuration of the flow.
+
+    Attributes:
+        units: hidden widths of the velocity network.
+        velocity_head: ``linear`` (unconstrained), ``tangent`` (group means removed, so integrated
+            latents keep group sums of exactly 1), or ``simnorm`` (reproduces the Flow-MBPO fork; it
+            cannot represent a velocity).
+        tau_sampling: flow time in training, ``uniform`` in [0, 1] or the constant ``midpoint`` 0.5.
+        flow_source: start of the training path, the model's own ``rollout`` or ``teacher`` (the encoded
+            observation: no unrolling, all H transitions in one batch).
+        integrator: name of an integrator component.
+        substeps: integration steps K per environment step.
+    """
+
+    name: str = "flow"
+    units: list[int] = field(default_factory=lambda: [512, 512])
+    velocity_head: str = "linear"
+    tau_sampling: str = "uniform"
+    flow_source: str = "rollout"
+    integrator: str = "euler"
+    substeps: int = 1
+
+    def __post_init__(self) -> None:
+        for key, allowed in (
+            ("velocity_head", VELOCITY_HEADS),
+            ("tau_sampling", TAU_SAMPLING),
+            ("flow_source", FLOW_SOURCES),
+            ("integrator", tuple(components.names("integrator"))),
+        ):
+            if getattr(self, key) not in allowed:
+                raise ConfigError(
+                    f"dynamics.{key}={getattr(self, key)!r}; choose one of: {', '.join(allowed)}"
+                )
+        if self.substeps < 1:
+            raise ConfigError(f"dynamics.substeps={self.substeps}; it must be at least 1")
+
+
+def sample_tau(
+    shape: tuple[int, ...], tau_sampling: str, like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Flow times of ``shape``: uniform in [0, 1], or the constant 0.5 for ``midpoint``."""
+    if tau_sampling == "midpoint":
+        return like.new_full(shape, 0.5)
+    if tau_sampling != "uniform":
+        raise ConfigError(f"tau_sampling={tau_sampling!r}; choose one of: {', '.join(TAU_SAMPLING)}")
+    return torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
+
+
+def compute_flow_matching_loss(
+    velocity_fn: VelocityFn,
+    z_start: Tensor,
+    z_target: Tensor,
+    a: Tensor,
+    task: Any = None,
+    tau_sampling: str = "uniform",
+    gamma_t: float | Tensor = 1.0,
+    *,
+    tau: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Rectified-flow loss: mean of gamma_t (v(z_tau, a, tau) - (z_target - z_start))^2.
+
+    Args:
+        velocity_fn: called once as ``(z_tau, a, tau, task)`` with tau [..., 1].
+        z_start, z_target: ends of the path, [..., L]; gradients flow into both.
+        a: actions [..., A].
+        task: handed to ``velocity_fn`` untouched.
+        tau_sampling: ``uniform`` or ``midpoint``; not read when ``tau`` is given.
+        gamma_t: weight, a number or a tensor that broadcasts against [..., L].
+        tau: flow times [..., 1] to use instead of drawing them.
+        generator: source of the draw.
+
+    Returns:
+        Scalar loss.
+    """
+    if tau is None:
+        tau = sample_tau((*z_start.shape[:-1], 1), tau_sampling, z_start, generator)
+    velocity = z_target - z_start
+    predicted = velocity_fn(torch.addcmul(z_start, tau, velocity), a, tau, task)
+    return (gamma_t * (predicted - velocity).square()).mean()
+
+
+class FlowDynamics(Dynamics):
+    """Integrates a learned velocity network over flow time."""
+
+    def __init__(self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> None:
+        super().__init__()
+        self.options = options
+        self.teacher_forced = options.flow_source == "teacher"
+        self.tableau = components.load("integrator", options.integrator).TABLEAU
+        in_dim = latent_dim + act_dim + 1 + task_dim
+        hidden = [in_dim, *options.units][-1]
+        head: nn.Module = nn.Linear(hidden, latent_dim)
+        if options.velocity_head == "simnorm":
+            head = NormedLinear(hidden, latent_dim, SimNorm(simnorm_dim))
+        elif options.velocity_head == "tangent":
+            head = nn.Sequential(head, GroupTangent(simnorm_dim))
+        self.net = mlp(in_dim, options.units, head).apply(init_weights)
+
+    @property
+    def velocity_evals(self) -> int:  # type: ignore[override]
+        """Velocity evaluations per ``next``: stages times substeps."""
+        return self.tableau.stages * self.options.substeps
+
+    def velocity(self, z: Tensor, a: Tensor, tau: Tensor, e: Tensor | None = None) -> Tensor:
+        """dz/dtau [..., L] at latents [..., L], actions [..., A], flow time [..., 1], embedding [..., E]."""
+        return self.net(concat_inputs(z, a, tau, e))
+
+    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
+        """Latents at tau = 1, by the configured integrator and substeps."""
+        return integrate(self.tableau, self.velocity, z, a, e, self.options.substeps)
+
+    def loss(
+        self,
+        z: Tensor,
+        action: Tensor,
+        target: Tensor,
+        e: Tensor | None = None,
+        gamma: float = 0.99,
+        generator: torch.Generator | None = None,
+        tau: Tensor | None = None,
+    ) -> DynamicsLoss:
+        """sum_t gamma^t flow-matching loss / H; every transition's path in one batch."""
+        source = z if self.teacher_forced else unroll(self, z[0], action[:-1], e)
+        weights = discounts(gamma, len(action), z)[:, None, None]
+        loss = compute_flow_matching_loss(
+            self.velocity,
+            source,
+            target,
+            action,
+            e,
+            self.options.tau_sampling,
+            weights,
+            tau=tau,
+            generator=generator,
+        )
+        return DynamicsLoss(loss, source)
+
+
+def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> FlowDynamics:
+    """Return the dynamics described by ``options``."""
+    return FlowDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)

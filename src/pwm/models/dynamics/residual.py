@@ -1,0 +1,57 @@
+"""Residual MLP: z' = z + P f(z, a), the control that shares flow's residual form but integrates nothing.
+
+P removes the mean of each SimNorm group, so predicted latents keep group sums of exactly 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, rollout_regression_loss
+from pwm.models.layers import concat_inputs, init_weights, mlp
+from pwm.models.world_model import WorldModel
+
+WORLD_MODEL = WorldModel
+
+
+@dataclass
+class Options:
+    """``units``: hidden widths of the network that predicts the change."""
+
+    name: str = "residual"
+    units: list[int] = field(default_factory=lambda: [512, 512])
+
+
+class ResidualDynamics(Dynamics):
+    """z' = z + P f(z, a, e), trained by squared error along its own rollout like the MLP."""
+
+    def __init__(self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> None:
+        super().__init__()
+        in_dim = latent_dim + act_dim + task_dim
+        head = nn.Linear([in_dim, *options.units][-1], latent_dim)
+        self.net = mlp(in_dim, options.units, head).apply(init_weights)
+        self.project = GroupTangent(simnorm_dim)
+
+    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
+        """Next latents; every SimNorm group keeps its sum."""
+        return z + self.project(self.net(concat_inputs(z, a, e)))
+
+    def loss(
+        self,
+        z: Tensor,
+        action: Tensor,
+        target: Tensor,
+        e: Tensor | None = None,
+        gamma: float = 0.99,
+        generator: torch.Generator | None = None,
+    ) -> DynamicsLoss:
+        """Squared error along the model's own rollout."""
+        return rollout_regression_loss(self, z, action, target, e, gamma)
+
+
+def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> ResidualDynamics:
+    """Return the dynamics described by ``options``."""
+    return ResidualDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)

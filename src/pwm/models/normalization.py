@@ -1,0 +1,51 @@
+"""Running statistics kept as module buffers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMeanStd(nn.Module):
+    """Running mean and variance over batches (Chan et al. 1979, parallel variance).
+
+    Args:
+        shape: shape of one sample; a batch is [n, *shape], or [n] for shape (1,).
+        epsilon: pseudo-count of the initial mean 0 and variance 1.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = (1,), epsilon: float = 1e-4) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("var", torch.ones(shape))
+        self.register_buffer("count", torch.tensor(epsilon, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, batch: Tensor) -> None:
+        """Fold in ``batch`` [n, *shape]; the variance is the biased one."""
+        batch_var, batch_mean = torch.var_mean(batch, dim=0, correction=0)
+        n = batch.shape[0]
+        total = self.count + n
+        delta = batch_mean - self.mean
+        weight = (n / total).to(self.mean.dtype)
+        m2 = self.var * (1 - weight) + batch_var * weight + delta.square() * (1 - weight) * weight
+        self.mean += delta * weight
+        self.var.copy_(m2)
+        self.count.copy_(total)
+
+    @property
+    def std(self) -> Tensor:
+        """sqrt(var + 1e-5), shape ``shape``."""
+        return torch.sqrt(self.var + 1e-5)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Centre and scale, clamped to [-5, 5]."""
+        return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
+
+    def unnormalize(self, y: Tensor) -> Tensor:
+        """Undo ``normalize`` where it did not clamp."""
+        return y * self.std + self.mean

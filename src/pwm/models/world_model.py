@@ -1,0 +1,183 @@
+"""World model: encoder, latent dynamics, reward head, and an optional task embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pwm import components
+from pwm.errors import ConfigError
+from pwm.models import scalar_heads
+from pwm.models.dynamics.base import Dynamics
+from pwm.models.encoder import build_encoder
+from pwm.models.layers import concat_inputs, init_weights, mlp
+from pwm.models.scalar_heads import ScalarHead
+
+
+@dataclass
+class Options:
+    """Sizes of a world model.
+
+    Attributes:
+        latent_dim: width L of the latent; a multiple of ``simnorm_dim``.
+        simnorm_dim: group size V of SimNorm.
+        encoder_units: hidden widths of the encoder.
+        reward_units: hidden widths of the reward network.
+        task_dim: width of the task embedding; 0 for a single task.
+        predict_termination: learn where episodes terminate, so that imagination can end there.
+        termination_units: hidden widths of that predictor.
+        reward_head: loss and decoding of the reward.
+    """
+
+    latent_dim: int = 512
+    simnorm_dim: int = 8
+    encoder_units: list[int] = field(default_factory=lambda: [256])
+    reward_units: list[int] = field(default_factory=lambda: [512, 512])
+    task_dim: int = 0
+    predict_termination: bool = True
+    termination_units: list[int] = field(default_factory=lambda: [128])
+    reward_head: scalar_heads.Options = field(default_factory=scalar_heads.Options)
+
+    def __post_init__(self) -> None:
+        if self.simnorm_dim < 2 or self.latent_dim % self.simnorm_dim:
+            raise ConfigError(
+                f"latent_dim={self.latent_dim} must be a multiple of simnorm_dim={self.simnorm_dim} (at least 2)"
+            )
+
+
+class TaskEmbedding(nn.Embedding):
+    """Task embedding whose rows stay inside the unit ball (call ``project`` after every update)."""
+
+    def forward(self, task: int | Tensor) -> Tensor:
+        """Rows [B, E] of ``task`` (an int, or int64 [B]); a single task gives [1, E]."""
+        index = torch.as_tensor(task, device=self.weight.device).reshape(-1)
+        return super().forward(index)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Scale every row longer than 1 back to length 1."""
+        norm = self.weight.norm(dim=-1, keepdim=True)
+        self.weight.mul_(torch.where(norm > 1, 1 / (norm + 1e-7), 1.0))
+
+
+class WorldModel(nn.Module):
+    """z = E(o[, e]), z' = F(z, a[, e]), r = R(z, a[, e]), p = sigmoid(T(z, a[, e])); e embeds the task.
+
+    Args:
+        encoder: maps [obs, e] to latents.
+        dynamics: predicts the next latent.
+        reward_net: maps [z, a, e] to the raw output of ``reward_head``.
+        reward_head: loss and decoding of the reward.
+        task_embedding: table of task embeddings, or None for a single task.
+        termination_net: maps [z, a, e] to the logit that the episode terminates in this transition, or
+            None: the model then believes that episodes never terminate.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        dynamics: Dynamics,
+        reward_net: nn.Module,
+        reward_head: ScalarHead,
+        task_embedding: TaskEmbedding | None = None,
+        termination_net: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dynamics = dynamics
+        self.reward_net = reward_net
+        self.reward_head = reward_head
+        self.task_embedding = task_embedding
+        self.termination_net = termination_net
+
+    def embed(self, task: int | Tensor | None) -> Tensor | None:
+        """Task embedding [B, E] (or [1, E] for one task), None where the model has no tasks."""
+        if self.task_embedding is None:
+            return None
+        if task is None:
+            raise ValueError("this world model is multi-task: pass task (an int, or int64 [B])")
+        return self.task_embedding(task)
+
+    def encode(self, obs: Tensor, task: int | Tensor | None = None) -> Tensor:
+        """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
+        return self.encoder(concat_inputs(obs, _like(self.embed(task), obs)))
+
+    def next(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
+        """Next latents [..., L] from latents [..., L] and actions [..., A]."""
+        return self.dynamics.next(z, a, _like(self.embed(task), z))
+
+    def reward(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
+        """Raw output [..., K] of the reward network; ``reward_head.decode`` turns it into a reward."""
+        return self.reward_net(concat_inputs(z, a, _like(self.embed(task), z)))
+
+    def termination(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor | None:
+        """Logit [...] that the episode terminates in this transition; None without a predictor."""
+        if self.termination_net is None:
+            return None
+        return self.termination_net(concat_inputs(z, a, _like(self.embed(task), z))).squeeze(-1)
+
+    def step(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(next(z, a, task), reward(z, a, task))``."""
+        return self.next(z, a, task), self.reward(z, a, task)
+
+    def project(self) -> None:
+        """Put constrained parameters back into their sets; call after every optimiser step."""
+        if self.task_embedding is not None:
+            self.task_embedding.project()
+
+    @property
+    def total_params(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def _like(e: Tensor | None, x: Tensor) -> Tensor | None:
+    """Repeat an embedding [B, E] or [1, E] over the leading axes of ``x``."""
+    return None if e is None else e.expand(*x.shape[:-1], -1)
+
+
+def build_prediction_net(in_dim: int, units: Sequence[int], width: int, bias: float = 0.0) -> nn.Sequential:
+    """MLP whose last layer starts at zero weights, so that an untrained model predicts ``bias`` everywhere."""
+    head = nn.Linear([in_dim, *units][-1], width)
+    net = mlp(in_dim, units, head).apply(init_weights)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, bias)
+    return net
+
+
+def build_world_model(
+    options: Options, dynamics_options: Any, obs_dim: int, act_dim: int, n_tasks: int = 0
+) -> WorldModel:
+    """Compose a world model.
+
+    Args:
+        options: sizes.
+        dynamics_options: the ``Options`` of a dynamics component; its ``name`` chooses the component.
+        obs_dim, act_dim: widths of observations and actions.
+        n_tasks: number of tasks; 0 for a single task without embedding.
+    """
+    module = components.load("dynamics", dynamics_options.name)
+    task_dim = options.task_dim if n_tasks else 0
+    embedding = None
+    if n_tasks:
+        embedding = TaskEmbedding(n_tasks, task_dim)
+        nn.init.uniform_(embedding.weight, -0.02, 0.02)
+    head = scalar_heads.build(options.reward_head)
+    latent = options.latent_dim
+    in_dim = latent + act_dim + task_dim
+    termination = None
+    if options.predict_termination:
+        # Terminations are rare: start at the odds of 1 in 150 transitions.
+        termination = build_prediction_net(in_dim, options.termination_units, 1, bias=-5.0)
+    return module.WORLD_MODEL(
+        build_encoder(obs_dim + task_dim, options.encoder_units, latent, options.simnorm_dim),
+        module.build(dynamics_options, latent, act_dim, task_dim, options.simnorm_dim),
+        build_prediction_net(in_dim, options.reward_units, head.width),
+        head,
+        embedding,
+        termination,
+    )

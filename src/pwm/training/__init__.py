@@ -1,0 +1,1 @@
+"""Training loops and the evaluator; services (files, logs, clocks) are passed in as hooks."""

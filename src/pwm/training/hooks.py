@@ -1,0 +1,33 @@
+"""What the training loop needs from the outside: small protocols, no implementations."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class MetricSink(Protocol):
+    """Receives one flat record of numbers per epoch."""
+
+    def write(self, record: dict[str, float]) -> None:
+        """Store ``record``; names are those of the metrics table."""
+        ...
+
+
+class CheckpointStore(Protocol):
+    """Keeps policies and the resumable state."""
+
+    def save_policy(self, name: str, record: dict[str, float]) -> None:
+        """Store the current policy under ``name`` (``best`` or ``final``)."""
+        ...
+
+    def save_state(self, loop: dict[str, Any]) -> None:
+        """Store everything needed to continue; ``loop`` is the loop's own progress."""
+        ...
+
+
+class Progress(Protocol):
+    """Shows progress to a person."""
+
+    def update(self, epoch: int, record: dict[str, float]) -> None:
+        """Epoch ``epoch`` is finished."""
+        ...
