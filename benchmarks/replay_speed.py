@@ -1,6 +1,8 @@
 """Times adding to and sampling from a full replay buffer of ant size on the CPU.
 
 Run ``python benchmarks/replay_speed.py``; ``measure()`` returns the same numbers for a test.
+The numbers hold for free cores: where other programs occupy them, torch's threads wait for each other and
+a sample can take a hundred times as long; ``OMP_NUM_THREADS=1`` then gives comparable times.
 """
 
 from __future__ import annotations

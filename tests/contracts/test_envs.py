@@ -55,18 +55,23 @@ def case(request: pytest.FixtureRequest) -> str:
 def test_shapes_types_and_finite_values(case: str) -> None:
     env = make(case)
     assert isinstance(env, VectorEnv)
-    assert env.num_envs == N and env.device == torch.device("cpu")
+    assert env.num_envs == N
+    assert env.device == torch.device("cpu")
     obs = env.reset(seed=1)
-    assert obs.shape == (N, env.spec.obs_dim) and obs.dtype == torch.float32
+    assert obs.shape == (N, env.spec.obs_dim)
+    assert obs.dtype == torch.float32
     for action in actions(env, 3 * LENGTH):
         result = env.step(action)
         for value in (result.obs, result.final_obs):
-            assert value.shape == (N, env.spec.obs_dim) and value.dtype == torch.float32
+            assert value.shape == (N, env.spec.obs_dim)
+            assert value.dtype == torch.float32
             assert torch.isfinite(value).all()
-        assert result.reward.shape == (N,) and result.reward.dtype == torch.float32
+        assert result.reward.shape == (N,)
+        assert result.reward.dtype == torch.float32
         assert torch.isfinite(result.reward).all()
         for flag in (result.terminated, result.truncated):
-            assert flag.shape == (N,) and flag.dtype == torch.bool
+            assert flag.shape == (N,)
+            assert flag.dtype == torch.bool
         assert not (result.terminated & result.truncated).any()
     env.close()
 
@@ -252,8 +257,18 @@ def test_counting_names_every_transition() -> None:
     action = torch.zeros(2, env.spec.act_dim)
     seen = [env.step(action) for _ in range(4)]
     assert [r.reward.tolist() for r in seen] == [[0, 0], [1, 1], [0, 2], [1, 0]]
-    assert [r.terminated.tolist() for r in seen] == [[False, False], [True, False], [False, False], [False, False]]
-    assert [r.truncated.tolist() for r in seen] == [[False, False], [False, False], [False, True], [True, False]]
+    assert [r.terminated.tolist() for r in seen] == [
+        [False, False],
+        [True, False],
+        [False, False],
+        [False, False],
+    ]
+    assert [r.truncated.tolist() for r in seen] == [
+        [False, False],
+        [False, False],
+        [False, True],
+        [True, False],
+    ]
     assert seen[1].final_obs.tolist() == [[0, 2, 0, 0], [1, 2, 0, 0]]
     assert seen[1].obs.tolist() == [[0, 0, 1, 0], [1, 2, 0, 0]]
     assert seen[2].final_obs.tolist() == [[0, 1, 1, 0], [1, 3, 0, 0]]

@@ -151,8 +151,8 @@ def load_critic(
     critic = CriticEnsemble(
         config["latent_dim"], config["critic_units"], config["num_critics"], activation_first=True
     )
-    order = [critic.layers[0].weight, critic.layers[0].bias]
-    for norm, layer in zip(critic.norms, list(critic.layers)[1:], strict=True):
+    order = [critic.first.weight, critic.first.bias]
+    for norm, layer in zip(critic.norms, critic.layers, strict=True):
         order += [norm.weight, norm.bias, layer.weight, layer.bias]
     ours = {f"params.{k}": parameter for k, parameter in enumerate(order)}
     assert set(ours) == set(state)

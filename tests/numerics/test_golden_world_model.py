@@ -377,3 +377,16 @@ def test_import_shortens_task_rows() -> None:
     assert (table.norm(dim=-1) <= 1).all()
     short = stored.norm(dim=-1) <= 1
     assert torch.equal(table[short], stored[short])
+
+
+def test_converted_task_rows_do_not_move_again(tmp_path) -> None:
+    state = Golden("pwm_world_model_multitask").below("param/")
+    task_dim = state["_task_emb.weight"].shape[1]
+    # Shortened rows of which rounding leaves some a trifle longer than 1.
+    table = 5 * torch.randn(300, task_dim, generator=torch.Generator().manual_seed(0))
+    save_file(state | {"_task_emb.weight": table}, tmp_path / "src.safetensors")
+    convert(tmp_path / "src.safetensors", tmp_path / "dst.pt", "pwm")
+    first = pwm.load_world_model(tmp_path / "src.safetensors").task_embedding.weight.detach()
+    assert (first.norm(dim=-1) > 1).any()
+    copy = pwm.load_world_model(tmp_path / "dst.pt", source="flow-pwm")
+    assert torch.equal(copy.task_embedding.weight.detach(), first)

@@ -203,14 +203,14 @@ class Agent(nn.Module):
         metrics |= self.actor.report(rollout.latents.detach())
         return rollout, targets, metrics
 
-    def update_critic(self, z: Tensor, targets: Tensor) -> Metrics:
-        """``critic_iterations`` passes of minibatch steps over latents z [N, L] and targets [N]."""
+    def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:
+        """``critic_iterations`` passes of minibatch steps over latents z [N, L], targets and weights [N]."""
         opts = self.options
         losses, norms = [], []
         for _ in range(opts.critic_iterations):
             order = torch.randperm(len(z), generator=self.generator, device=z.device)
             for index in order.chunk(opts.critic_batches):
-                loss = critic_loss(self.critic, z.index_select(0, index), targets.index_select(0, index))
+                loss = critic_loss(self.critic, z[index], targets[index], weights[index])
                 norms.append(self.updaters["critic"].step(loss))
                 self._move_target_critic()
                 losses.append(loss.detach())
@@ -223,7 +223,8 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def _move_target_critic(self) -> None:
-        slow, fast = list(self.target_critic.parameters()), list(self.critic.parameters())
+        slow: list[Tensor] = list(self.target_critic.parameters())
+        fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, self.options.target_rate)
 
     def set_lr_fraction(self, fraction: float, final: float) -> dict[str, float]:

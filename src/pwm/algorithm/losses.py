@@ -174,7 +174,7 @@ def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float) -> Actor
         bootstrap = torch.cat([next_values[:-1], critic.minimum(rollout.next_latents[-1:])])
     else:
         assert rollout.terminated is not None
-        bootstrap = critic.minimum(rollout.next_latents) * ~rollout.terminated
+        bootstrap = torch.where(rollout.terminated, 0.0, critic.minimum(rollout.next_latents))
         next_values = bootstrap.detach()
     objective = trajectory_objective(rollout.rewards, bootstrap, rollout.ends, gamma, rollout.survival)
     return ActorLoss(-objective, next_values)
@@ -186,6 +186,18 @@ def critic_targets(rollout: Imagined, next_values: Tensor, gamma: float, lam: fl
     return td_lambda(rollout.rewards.detach(), next_values, rollout.ends, gamma, lam, survival)
 
 
-def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over members and samples: z [N, L], target [N]."""
-    return (critic(z) - target).square().mean()
+def reach_weights(rollout: Imagined) -> Tensor:
+    """Probability [H, B], detached, that the episode is still running when z_t is reached.
+
+    States imagined after a likely termination are not real; the critic should not learn their values.
+    """
+    if rollout.survival is None:
+        return torch.ones_like(rollout.rewards)
+    alive = rollout.survival.detach().cumprod(0)
+    return torch.cat([torch.ones_like(alive[:1]), alive[:-1]])
+
+
+def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error over members and samples: z [N, L], target [N], weight [N] (default 1)."""
+    error = (critic(z) - target).square()
+    return error.mean() if weight is None else (weight * error).mean()

@@ -86,4 +86,4 @@ def trajectory_objective(
     age = torch.cat([exponent[:1].expand_as(rewards[:1]), exponent[1:] - started])
     closes = ends.clone()
     closes[-1] = True
-    return (gamma**age * (rewards + gamma * closes * next_values)).sum(0)
+    return (gamma**age * (rewards + gamma * torch.where(closes, next_values, 0.0))).sum(0)

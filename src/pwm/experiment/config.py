@@ -201,7 +201,7 @@ def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
         with initialize_config_module("pwm.configs", version_base="1.3"):
             composed = compose("config", overrides=parsed, return_hydra_config=True)
         choices = composed.hydra.runtime.choices
-        own = [key for key in composed if key != "hydra"]
+        own = [str(key) for key in composed if key != "hydra"]
         values = OmegaConf.to_container(OmegaConf.masked_copy(composed, own), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from error
@@ -233,7 +233,9 @@ def _section(values: dict[str, Any], key: str, prefix: str = "") -> dict[str, An
     """A copy of the mapping ``values[key]`` (empty if absent)."""
     section = values.get(key) or {}
     if not isinstance(section, dict):
-        raise ConfigError(f"{prefix}{key}={section!r} is a group of keys; set one of them, {prefix}{key}.<key>=...")
+        raise ConfigError(
+            f"{prefix}{key}={section!r} is a group of keys; set one of them, {prefix}{key}.<key>=..."
+        )
     return dict(section)
 
 

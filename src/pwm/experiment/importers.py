@@ -212,8 +212,10 @@ def _load(content: Mapping[str, Any], source: str, given: Given) -> tuple[Sizes,
     if problems:
         raise CheckpointError(f"not a complete {source} world model: {'; '.join(problems)}")
     model.load_state_dict(state)
-    # The references rescale rows of the task table when they look them up; ours are kept short instead.
-    model.project()
+    if source != OWN:
+        # The references rescale rows of the task table when they look them up; ours are kept short
+        # instead. Files of our own are short already, and rounding must not move them a second time.
+        model.project()
     return sizes, model
 
 

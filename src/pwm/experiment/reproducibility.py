@@ -26,7 +26,7 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
         deterministic: also make PyTorch refuse non-deterministic kernels.
     """
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (simulators draw from the global stream)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)
 
@@ -48,7 +48,7 @@ def git_commit() -> str | None:
 
 def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
     """What a run was made with: versions, commit, command, device, threads, parameter counts."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for library in LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)

@@ -16,7 +16,7 @@ from pwm import components
 from pwm.algorithm.agent import Agent
 from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import CheckpointError, ConfigError
-from pwm.experiment import checkpoints
+from pwm.experiment import checkpoints, reference
 from pwm.experiment.config import ExperimentConfig, diff, flatten
 from pwm.experiment.loggers import JSONLLogger, export_csv
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
@@ -220,6 +220,7 @@ def train(config: ExperimentConfig) -> RunResult:
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.describe()
     with _reported(folder):
+        checkpoints.write_json(folder.path / "reference.json", reference.scores(config, eval_env))
         sink = JSONLLogger(folder.path / "metrics.jsonl", keep_until=trainer.epoch if resume else -1)
         monitor = TrainingMonitor(
             config.epochs, trainer.epoch, f"{env.spec.name} {config.run_name}", config.general.progress

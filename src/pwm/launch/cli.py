@@ -31,7 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     train.add_argument("overrides", nargs="*", metavar="key=value")
-    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    train.add_argument(
+        "--print-config", action="store_true", help="print the resolved configuration and stop"
+    )
     train.set_defaults(run=run_train)
 
     evaluate = commands.add_parser("evaluate", help="evaluate finished or running runs with real rewards")
@@ -41,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
-    evaluate.add_argument("--output", type=Path, default=None, help="also write all results to this JSON file")
+    evaluate.add_argument(
+        "--output", type=Path, default=None, help="also write all results to this JSON file"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
@@ -92,9 +96,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     """``pwm convert``."""
-    from pwm.experiment.importers import convert
+    from pwm.experiment.importers import convert, load_world_model
 
-    model = convert(args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax)
+    convert(args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax)
+    model = load_world_model(args.dst, source="flow-pwm")
     print(f"{args.dst}: {type(model).__name__} with {model.total_params} parameters")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -66,18 +67,17 @@ class CriticEnsemble(nn.Module):
         activation_first: bool = False,
     ) -> None:
         super().__init__()
-        widths = [latent_dim, *units]
-        self.layers = nn.ModuleList(
-            EnsembleLinear(members, i, o) for i, o in zip(widths, [*units, 1], strict=True)
-        )
+        widths = [latent_dim, *units, 1]
+        self.first = EnsembleLinear(members, widths[0], widths[1])
+        self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in pairwise(widths[1:]))
         self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
         self.act = activation(act)
         self.activation_first = activation_first
 
     def forward(self, z: Tensor) -> Tensor:
         """Values [M, ...] of latents [..., latent_dim]."""
-        x = self.layers[0].forward_shared(z.reshape(-1, z.shape[-1]))
-        for norm, layer in zip(self.norms, list(self.layers)[1:], strict=True):
+        x = self.first.forward_shared(z.reshape(-1, z.shape[-1]))
+        for norm, layer in zip(self.norms, self.layers, strict=True):
             x = norm(self.act(x)) if self.activation_first else self.act(norm(x))
             x = layer(x)
         return x.view(-1, *z.shape[:-1])

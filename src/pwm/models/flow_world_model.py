@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from torch import Tensor
 
 from pwm import components
 from pwm.models.integrators.explicit_rk import integrate
 from pwm.models.world_model import WorldModel, _like
 
+if TYPE_CHECKING:
+    from pwm.models.dynamics.flow import FlowDynamics
+
 
 class FlowWorldModel(WorldModel):
     """A WorldModel with flow dynamics; adds ``velocity`` and a choice of integrator per call."""
 
+    @property
+    def flow(self) -> FlowDynamics:
+        """The dynamics, as the flow model they are."""
+        return cast("FlowDynamics", self.dynamics)
+
     def velocity(self, z: Tensor, a: Tensor, tau: Tensor, task: int | Tensor | None = None) -> Tensor:
         """dz/dtau [..., L] at latents [..., L], actions [..., A] and flow time [..., 1]."""
-        return self.dynamics.velocity(z, a, tau, _like(self.embed(task), z))  # type: ignore[operator]
+        return self.flow.velocity(z, a, tau, _like(self.embed(task), z))
 
     def next(
         self,
@@ -25,10 +35,10 @@ class FlowWorldModel(WorldModel):
         substeps: int | None = None,
     ) -> Tensor:
         """Latents at tau = 1; ``integrator`` and ``substeps`` default to the model's own."""
-        options = self.dynamics.options
-        tableau = components.load("integrator", integrator or options.integrator).TABLEAU
-        e = _like(self.embed(task), z)
-        return integrate(tableau, self.dynamics.velocity, z, a, e, substeps or options.substeps)
+        flow = self.flow
+        tableau = flow.tableau if integrator is None else components.load("integrator", integrator).TABLEAU
+        steps = flow.options.substeps if substeps is None else substeps
+        return integrate(tableau, flow.velocity, z, a, _like(self.embed(task), z), steps)
 
     def step(
         self,

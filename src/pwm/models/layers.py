@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class SimNorm(nn.Module):
-    """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax over groups of ``dim`` entries."""
+    """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax in groups of ``dim`` entries."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -70,9 +71,9 @@ class NormedLinear(nn.Module):
 def mlp(
     in_dim: int, units: Sequence[int], head: nn.Module, act: str = "mish", activation_first: bool = False
 ) -> nn.Sequential:
-    """Stack one NormedLinear per entry of ``units`` and ``head`` on top (which reads ``units[-1]`` or ``in_dim``)."""
+    """One NormedLinear per entry of ``units`` and ``head``, which reads ``units[-1]`` (or ``in_dim``), on top."""
     widths = [in_dim, *units]
-    layers = [NormedLinear(i, o, act, activation_first) for i, o in zip(widths, widths[1:], strict=False)]
+    layers = [NormedLinear(i, o, act, activation_first) for i, o in pairwise(widths)]
     return nn.Sequential(*layers, head)
 
 

@@ -45,7 +45,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.simnorm_dim < 2 or self.latent_dim % self.simnorm_dim:
             raise ConfigError(
-                f"latent_dim={self.latent_dim} must be a multiple of simnorm_dim={self.simnorm_dim} (at least 2)"
+                f"latent_dim={self.latent_dim} must be a multiple of simnorm_dim={self.simnorm_dim} (>= 2)"
             )
 
 
@@ -141,7 +141,7 @@ def _like(e: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def build_prediction_net(in_dim: int, units: Sequence[int], width: int, bias: float = 0.0) -> nn.Sequential:
-    """MLP whose last layer starts at zero weights, so that an untrained model predicts ``bias`` everywhere."""
+    """MLP whose last layer has zero weights at first: an untrained model predicts ``bias`` everywhere."""
     head = nn.Linear([in_dim, *units][-1], width)
     net = mlp(in_dim, units, head).apply(init_weights)
     nn.init.zeros_(head.weight)

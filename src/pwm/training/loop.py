@@ -112,4 +112,3 @@ def run_loop(
     hooks.store.save_policy("final", {"epoch": trainer.epoch, "env_steps": trainer.env_steps})
     hooks.store.save_state(vars(state))
     return state
-

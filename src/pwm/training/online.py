@@ -16,10 +16,10 @@ from torch import Tensor
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import open_loop_error
-from pwm.algorithm.losses import Feedback, Metrics
+from pwm.algorithm.losses import Feedback, Metrics, reach_weights
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
-from pwm.errors import ConfigError
+from pwm.errors import ConfigError, EnvError
 
 COLLECT_MODES = ("closed_loop", "lockstep")
 
@@ -151,7 +151,9 @@ class OnlineTrainer:
         Returns:
             Flat record of metrics.
         """
-        record = {f"lr/{k}": v for k, v in self.agent.set_lr_fraction(lr_fraction, self.options.lr_final).items()}
+        record = {
+            f"lr/{k}": v for k, v in self.agent.set_lr_fraction(lr_fraction, self.options.lr_final).items()
+        }
         phases: list[tuple[str, Metrics]] = []
         if self.options.collect == "lockstep":
             self._policy_update(phases, timer, self.agent.world_model.encode(self.obs), self._execute)
@@ -227,7 +229,8 @@ class OnlineTrainer:
             phases.append(("actor", metrics))
         with timer("critic"):
             latents = rollout.latents.detach().flatten(0, 1)
-            phases.append(("critic", self.agent.update_critic(latents, targets.flatten())))
+            weights = reach_weights(rollout).flatten()
+            phases.append(("critic", self.agent.update_critic(latents, targets.flatten(), weights)))
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
 
     def _update_world_model(self) -> Metrics:
@@ -236,10 +239,15 @@ class OnlineTrainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bit-identically (on CPU)."""
+        """Everything needed to continue, bit-identically on CPU if the environment can save its state."""
+        try:
+            env_state = self.env.state_dict()
+        except EnvError:
+            # Some suites cannot: a resumed run then starts new episodes.
+            env_state = None
         return {
             "agent": self.agent.training_state(),
-            "env": self.env.state_dict(),
+            "env": env_state,
             "replay": self.replay.state_dict(),
             "episodes": [
                 self.episodes.running_return.clone(),
@@ -253,12 +261,16 @@ class OnlineTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state``."""
         self.agent.load_training_state(state["agent"])
-        self.env.load_state_dict(state["env"])
         self.replay.load_state_dict(state["replay"])
+        self.env_steps, self.epoch, self.velocity_evals = state["counters"]
+        if state["env"] is None:
+            self.obs = self.env.reset()
+            self.replay.cut_episodes()
+            return
+        self.env.load_state_dict(state["env"])
+        self.obs = state["obs"]
         episodes = self.episodes
         episodes.running_return, episodes.running_length, episodes.sums = state["episodes"]
-        self.obs = state["obs"]
-        self.env_steps, self.epoch, self.velocity_evals = state["counters"]
 
 
 def average(phases: list[tuple[str, Metrics]]) -> dict[str, float]:

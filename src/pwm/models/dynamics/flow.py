@@ -113,7 +113,9 @@ def compute_flow_matching_loss(
 class FlowDynamics(Dynamics):
     """Integrates a learned velocity network over flow time."""
 
-    def __init__(self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> None:
+    def __init__(
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+    ) -> None:
         super().__init__()
         self.options = options
         self.teacher_forced = options.flow_source == "teacher"

@@ -25,7 +25,9 @@ class Options:
 class MLPDynamics(Dynamics):
     """z' = SimNorm(LayerNorm(W h(z, a, e)))."""
 
-    def __init__(self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> None:
+    def __init__(
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+    ) -> None:
         super().__init__()
         in_dim = latent_dim + act_dim + task_dim
         head = NormedLinear([in_dim, *options.units][-1], latent_dim, SimNorm(simnorm_dim))

@@ -28,7 +28,9 @@ class Options:
 class ResidualDynamics(Dynamics):
     """z' = z + P f(z, a, e), trained by squared error along its own rollout like the MLP."""
 
-    def __init__(self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> None:
+    def __init__(
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+    ) -> None:
         super().__init__()
         in_dim = latent_dim + act_dim + task_dim
         head = nn.Linear([in_dim, *options.units][-1], latent_dim)
@@ -52,6 +54,8 @@ class ResidualDynamics(Dynamics):
         return rollout_regression_loss(self, z, action, target, e, gamma)
 
 
-def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> ResidualDynamics:
+def build(
+    options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+) -> ResidualDynamics:
     """Return the dynamics described by ``options``."""
     return ResidualDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)

@@ -1,4 +1,4 @@
-"""Heun (explicit trapezoid): average of the slopes at both ends. Order 2, two velocity evaluations per substep."""
+"""Heun (explicit trapezoid): mean of the slopes at both ends. Order 2, two velocity evaluations a substep."""
 
 from __future__ import annotations
 

@@ -1,0 +1,146 @@
+"""Times one training epoch of PWM against a plain eager PyTorch epoch of the same sizes.
+
+All contenders take turns in one process, so that whatever else the machine does falls on each alike.
+They do the same work: lockstep collection in an environment that costs nothing, one actor update, the
+same number of critic and world-model updates.
+
+Run with ``python benchmarks/epoch_speed.py --preset ant``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import torch
+from plain_epoch import PRESETS, EpochSizes, PlainEpoch
+
+from pwm.experiment.config import compose_config
+from pwm.experiment.monitoring import PhaseTimer
+from pwm.experiment.run import build_agent, build_env
+from pwm.training.online import OnlineTrainer
+
+# flow_euler is the presets' default, which trains along the model's own rollout; teacher starts every
+# transition from its encoded observation and unrolls nothing.
+CONTENDERS = {
+    "mlp": ["dynamics=mlp"],
+    "flow_euler_teacher": ["dynamics=flow", "alg.flow_source=teacher"],
+    "flow_euler": ["dynamics=flow"],
+    "flow_heun": [
+        "dynamics=flow",
+        "alg.flow_source=teacher",
+        "alg.flow_integrator=heun",
+        "alg.flow_substeps=2",
+    ],
+}
+PHASES = {"actor": "actor", "critic": "critic", "wm": "world_model", "total": "total"}
+TARGETS = {"speedup_over_plain": ">= 1.8", "flow_euler_teacher_over_mlp": "<= 1.25", "flow_heun_over_mlp": "<= 1.8"}
+
+
+def overrides(sizes: EpochSizes) -> list[str]:
+    """Configuration of our epoch with the sizes of the plain one."""
+
+    def units(values: tuple[int, ...]) -> str:
+        return f"[{','.join(map(str, values))}]"
+
+    # Different lengths let the episodes of the environments end at different times.
+    lengths = tuple(sizes.episode_length - i for i in range(sizes.num_envs))
+    return [
+        "alg=pwm",
+        "env=analytic",
+        "env.task=counting",
+        f"env.obs_dim={sizes.obs_dim}",
+        f"env.act_dim={sizes.act_dim}",
+        f"env.episode_lengths={units(lengths)}",
+        "env.ends=[terminated,truncated]",
+        f"alg.num_envs={sizes.num_envs}",
+        f"alg.horizon={sizes.horizon}",
+        f"alg.latent_dim={sizes.latent_dim}",
+        f"alg.encoder_units={units(sizes.encoder_units)}",
+        f"alg.reward_units={units(sizes.units)}",
+        f"alg.dynamics.units={units(sizes.units)}",
+        f"alg.actor.units={units(sizes.actor_units)}",
+        f"alg.critic_units={units(sizes.critic_units)}",
+        f"alg.num_critics={sizes.num_critics}",
+        f"alg.critic_iterations={sizes.critic_iterations}",
+        f"alg.critic_batches={sizes.critic_batches}",
+        f"alg.wm_iterations={sizes.model_iterations}",
+        f"alg.wm_batch_size={sizes.model_batch}",
+        f"alg.buffer_size={sizes.buffer_size}",
+        f"alg.warmup_env_steps={sizes.num_envs * sizes.episode_length}",
+    ]
+
+
+class OurEpoch:
+    """Agent, environment and replay of one run of this package; ``run`` does one epoch."""
+
+    def __init__(self, sizes: EpochSizes, changes: list[str]) -> None:
+        config = compose_config([*overrides(sizes), *changes])
+        device = torch.device("cpu")
+        env = build_env(config, sizes.num_envs, 0, device)
+        self.trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, device))
+        self.trainer.warm_up()
+
+    def run(self) -> dict[str, float]:
+        """One epoch; seconds spent per phase ("actor" includes the environment and its storage)."""
+        timer = PhaseTimer()
+        with timer("total"):
+            self.trainer.run_epoch(0.0, timer)
+        return {PHASES[phase]: seconds for phase, seconds in timer.seconds.items() if phase in PHASES}
+
+
+def time_epochs(preset: str, repeats: int) -> dict[str, list[dict[str, float]]]:
+    """Seconds per phase of ``repeats`` epochs of every contender, after one epoch of warming up."""
+    sizes = PRESETS[preset]
+    contenders = {"plain": PlainEpoch(sizes)} | {n: OurEpoch(sizes, c) for n, c in CONTENDERS.items()}
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for _ in range(repeats + 1):
+        for name, contender in contenders.items():
+            timings[name].append(contender.run())
+    return {name: rows[1:] for name, rows in timings.items()}
+
+
+def ratio(over: list[dict[str, float]], under: list[dict[str, float]]) -> float:
+    """Median over rounds of the ratio of two contenders' epochs; both of a round met the same load."""
+    return statistics.median(a["total"] / b["total"] for a, b in zip(over, under, strict=True))
+
+
+def measure(preset: str = "ant", repeats: int = 5) -> dict[str, float]:
+    """Return median and minimum seconds per contender and phase, and the ratios, named ``epoch/<preset>/...``."""
+    timings = time_epochs(preset, repeats)
+    found = {}
+    for name, rows in timings.items():
+        for phase in PHASES.values():
+            seconds = [row[phase] for row in rows]
+            found[f"epoch/{preset}/{name}/{phase}_seconds"] = statistics.median(seconds)
+            found[f"epoch/{preset}/{name}/{phase}_seconds_min"] = min(seconds)
+    found[f"epoch/{preset}/speedup_over_plain"] = ratio(timings["plain"], timings["mlp"])
+    for name in CONTENDERS:
+        if name != "mlp":
+            found[f"epoch/{preset}/{name}_over_mlp"] = ratio(timings[name], timings["mlp"])
+    return found
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="ant")
+    parser.add_argument("--repeats", type=int, default=5, help="timed epochs of every contender")
+    options = parser.parse_args()
+    found = measure(options.preset, options.repeats)
+    prefix = f"epoch/{options.preset}"
+    print(f"{options.preset} sizes, {options.repeats} rounds, {torch.get_num_threads()} torch threads")
+    print("seconds, median (minimum)" + " " * 3 + "".join(f"{phase:>20}" for phase in PHASES.values()))
+    for name in ("plain", *CONTENDERS):
+        cells = [
+            f"{found[f'{prefix}/{name}/{p}_seconds']:.3f} ({found[f'{prefix}/{name}/{p}_seconds_min']:.3f})"
+            for p in PHASES.values()
+        ]
+        print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
+    for key in ("speedup_over_plain", *(f"{name}_over_mlp" for name in CONTENDERS if name != "mlp")):
+        target = f"   target {TARGETS[key]}" if key in TARGETS else ""
+        print(f"{key:<28}{found[f'{prefix}/{key}']:>8.2f}{target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What doing nothing and acting at random score on a task: the floor every result is compared with.
+
+Scores of the shipped tasks are stored in ``pwm/envs/reference_scores.json`` (made by
+``benchmarks/reference_scores.py``); for any other environment or option they are measured on the spot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import resources
+from typing import Any
+
+from pwm.envs.base import VectorEnv
+from pwm.experiment.config import ExperimentConfig
+from pwm.training.evaluation import reference_scores
+
+# Options that change how fast an environment runs, not what it returns.
+SPEED_OPTIONS = ("num_threads",)
+EPISODES = 16
+
+
+def env_options(config: ExperimentConfig) -> dict[str, Any]:
+    """The environment's options that decide its returns."""
+    options = dataclasses.asdict(config.env)
+    return {"name": config.env_name} | {k: v for k, v in options.items() if k not in SPEED_OPTIONS}
+
+
+def stored_scores(config: ExperimentConfig) -> dict[str, float] | None:
+    """``zero_action`` and ``random_action`` returns stored for exactly these options, or None."""
+    table = json.loads(resources.files("pwm.envs").joinpath("reference_scores.json").read_text())
+    for entry in table["scores"]:
+        if entry["options"] == env_options(config):
+            return {key: entry[key] for key in ("zero_action", "random_action")}
+    return None
+
+
+def scores(config: ExperimentConfig, env: VectorEnv) -> dict[str, float]:
+    """Stored scores of the configured environment, or ones measured with ``env`` (which is reset)."""
+    return stored_scores(config) or reference_scores(env, EPISODES)
