@@ -34,7 +34,11 @@ CONTENDERS = {
     ],
 }
 PHASES = {"actor": "actor", "critic": "critic", "wm": "world_model", "total": "total"}
-TARGETS = {"speedup_over_plain": ">= 1.8", "flow_euler_teacher_over_mlp": "<= 1.25", "flow_heun_over_mlp": "<= 1.8"}
+TARGETS = {
+    "speedup_over_plain": ">= 1.8",
+    "flow_euler_teacher_over_mlp": "<= 1.25",
+    "flow_heun_over_mlp": "<= 1.8",
+}
 
 
 def overrides(sizes: EpochSizes) -> list[str]:
@@ -106,7 +110,7 @@ def ratio(over: list[dict[str, float]], under: list[dict[str, float]]) -> float:
 
 
 def measure(preset: str = "ant", repeats: int = 5) -> dict[str, float]:
-    """Return median and minimum seconds per contender and phase, and the ratios, named ``epoch/<preset>/...``."""
+    """Return ``epoch/<preset>/...``: median and minimum seconds per contender and phase, and the ratios."""
     timings = time_epochs(preset, repeats)
     found = {}
     for name, rows in timings.items():

@@ -21,12 +21,14 @@ def _run(code: str) -> tuple[str, float]:
     """Output of ``code`` in a new interpreter, and the seconds from its start to its end."""
     # Running in the source folder finds these sources before any installed copy.
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=SOURCES, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=SOURCES, capture_output=True, text=True, check=True
+    )
     return done.stdout, time.perf_counter() - start
 
 
 def measure() -> dict[str, float]:
-    """Return the best seconds of ``import pwm`` (inside the interpreter) and of ``pwm --help`` (whole process)."""
+    """Return the best seconds of ``import pwm`` (inside Python) and of ``pwm --help`` (whole process)."""
     return {
         "import_seconds": min(float(_run(IMPORT)[0]) for _ in range(REPEATS)),
         "help_seconds": min(_run(HELP)[1] for _ in range(REPEATS)),

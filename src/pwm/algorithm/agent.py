@@ -80,9 +80,16 @@ class Options(WorldModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("horizon", "num_critics", "critic_batches", "wm_batch_size", "max_skipped_updates"):
+        counts = ("horizon", "num_critics", "critic_iterations", "critic_batches", "wm_batch_size")
+        for key in (*counts, "max_skipped_updates"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
+        rates = ("actor_lr", "critic_lr", "model_lr")
+        for key in (*rates, "actor_grad_norm", "critic_grad_norm", "wm_grad_norm"):
+            if not getattr(self, key) > 0.0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive")
+        if len(self.adam_betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
+            raise ConfigError(f"alg.adam_betas={self.adam_betas}; it must be two numbers in [0, 1)")
         for key in ("gamma", "lam", "target_rate"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -177,7 +178,9 @@ class TrainingVisualizer:
         names = sorted(seconds, key=seconds.__getitem__)
         shares = [100 * seconds[name] / total for name in names]
         for bar, share in zip(axes.barh(names, shares, color=COLOURS[0]), shares, strict=True):
-            axes.text(share + 1, bar.get_y() + bar.get_height() / 2, f"{share:.0f} %", va="center", fontsize=8)
+            axes.text(
+                share + 1, bar.get_y() + bar.get_height() / 2, f"{share:.0f} %", va="center", fontsize=8
+            )
         axes.set_xlim(0, max(shares) * 1.15)
         axes.set_xlabel(f"% of {total / MINUTE:.1f} minutes")
         axes.grid(axis="x", alpha=0.3)
@@ -304,8 +307,10 @@ def draw_return(
 
 def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:
     """Draw what doing nothing and acting at random score, as labelled dashed lines."""
-    for name, score in reference.items():
-        label, style = REFERENCES[name]
+    for name, (label, style) in REFERENCES.items():
+        if name not in reference:
+            continue
+        score = reference[name]
         axes.axhline(score, color="black", linestyle=style, linewidth=1, label=f"{label} ({score:.1f})")
 
 
@@ -337,12 +342,12 @@ def _finish(axes: Axes, drawn: bool, logarithmic: bool = False) -> None:
         axes.set_yticks([])
         axes.set_xticks([])
         return
-    if logarithmic and all(min(line.get_ydata(), default=1.0) > 0 for line in axes.lines):
+    if logarithmic and all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="major")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    axes.tick_params(which="both", labelsize=8)
+    axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")
 
 
 def _last(records: Records, key: str, form: str, scale: float = 1.0) -> str:

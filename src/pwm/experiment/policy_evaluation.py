@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pwm.errors import CheckpointError
+from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
 from pwm.experiment.run import EVAL_ENVS, build_env, load_policy, pick_device
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
@@ -71,6 +71,8 @@ def evaluate_runs(
     output: Path | None,
 ) -> str:
     """Evaluate every run, write ``evaluation_<which>.json`` beside each policy, return a table."""
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes}; it must be at least 1")
     # Find all files first: a typo in the last name must not cost the work on the others.
     paths = [find_policy(run, which) for run in runs]
     seed = HELD_OUT_SEED if seed is None else seed

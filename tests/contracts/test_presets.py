@@ -1,0 +1,159 @@
+"""Every YAML preset composes and builds, and the presets of one size differ only in their dynamics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import pwm.configs
+from pwm import components
+from pwm.algorithm.agent import Agent
+from pwm.envs import dflex
+from pwm.errors import ConfigError
+from pwm.experiment.config import ALIASES, ExperimentConfig, build_options, compose_config, diff
+from pwm.models.world_model import WorldModel, build_world_model
+
+CONFIGS = Path(pwm.configs.__file__).parent
+ALGS = sorted(path.stem for path in (CONFIGS / "alg").glob("*.yaml"))
+ENVS = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml"))
+# Candidate -> baseline of the same size.
+TWINS = {name: name.split("_flow")[0].split("_residual")[0] for name in ALGS if "_" in name}
+TWINS = {name: twin for name, twin in TWINS.items() if name != twin}
+TASKS = ("cartpole", "double_pendulum", "hopper", "ant", "anymal", "humanoid")
+OBS_DIM, ACT_DIM = 11, 3
+# Presets with more parameters than this are built without memory.
+REAL_PARAMETERS = 10_000_000
+
+# Alias -> overrides that set it, and where the value must arrive.
+ALIAS_CASES = {
+    "alg.flow_integrator": ("heun", lambda c: c.dynamics.integrator),
+    "alg.flow_substeps": (4, lambda c: c.dynamics.substeps),
+    "alg.flow_tau_sampling": ("midpoint", lambda c: c.dynamics.tau_sampling),
+    "alg.flow_source": ("teacher", lambda c: c.dynamics.flow_source),
+    "alg.velocity_head": ("tangent", lambda c: c.dynamics.velocity_head),
+    "dynamics": ("residual", lambda c: c.dynamics.name),
+    "actor": ("gaussian", lambda c: c.actor.name),
+}
+
+
+def model_on_meta(config: ExperimentConfig, obs_dim: int, act_dim: int) -> WorldModel:
+    """The world model without storage: shapes and counts only."""
+    with torch.device("meta"):
+        return build_world_model(config.alg, config.dynamics, obs_dim, act_dim)
+
+
+def parameters(preset: str, obs_dim: int, act_dim: int) -> int:
+    return model_on_meta(compose_config([f"alg={preset}"]), obs_dim, act_dim).total_params
+
+
+def test_every_twin_has_a_baseline() -> None:
+    assert len(TWINS) >= 9
+    assert set(TWINS.values()) <= set(ALGS)
+    assert {"pwm", "pwm_5M", "pwm_19M", "pwm_48M", "pwm_317M", "pwm_small"} <= set(TWINS.values())
+
+
+@pytest.mark.parametrize("preset", ALGS)
+def test_preset_composes_and_survives_a_round_trip(preset: str) -> None:
+    config = compose_config([f"alg={preset}"])
+    assert config.preset == preset
+    again = ExperimentConfig.from_dict(config.to_dict())
+    assert again.to_dict() == config.to_dict()
+    assert again.hash() == config.hash()
+
+
+@pytest.mark.parametrize("preset", ALGS)
+def test_preset_builds_an_agent(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_config([f"alg={preset}"])
+    count = model_on_meta(config, OBS_DIM, ACT_DIM).total_params
+    if count <= REAL_PARAMETERS:
+        agent = Agent(config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, torch.Generator())
+        action = agent.act(torch.zeros(2, OBS_DIM))
+        assert action.shape == (2, ACT_DIM)
+        assert torch.isfinite(action).all()
+    else:
+        # The optimiser is the one part that needs real weights.
+        monkeypatch.setattr("pwm.algorithm.agent.Updater", lambda *args: None)
+        generator = SimpleNamespace(device=torch.device("meta"))
+        with torch.device("meta"):
+            agent = Agent(config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, generator)
+            z = agent.world_model.encode(torch.zeros(2, OBS_DIM))
+            action = agent.actor.act(z, torch.zeros(2, agent.actor.noise_dim))
+            assert agent.critic(agent.world_model.next(z, action)).shape == (config.alg.num_critics, 2)
+        assert action.shape == (2, ACT_DIM)
+    assert agent.world_model.total_params == count
+
+
+@pytest.mark.parametrize("preset", TWINS)
+def test_twins_differ_in_nothing_but_the_dynamics(preset: str) -> None:
+    twin, own = (compose_config([f"alg={name}"]).identity() for name in (TWINS[preset], preset))
+    changed = [line.split(":")[0] for line in diff(twin, own)]
+    assert changed
+    strangers = [key for key in changed if key != "preset" and not key.startswith("alg.dynamics.")]
+    assert not strangers
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("preset", TWINS)
+def test_twins_have_as_many_parameters(preset: str, task: str) -> None:
+    sizes = dflex.load_task(task)
+    baseline = parameters(TWINS[preset], sizes.obs_dim, sizes.act_dim)
+    candidate = parameters(preset, sizes.obs_dim, sizes.act_dim)
+    assert abs(candidate - baseline) / baseline <= 0.02, (candidate, baseline)
+
+
+@pytest.mark.parametrize("preset", [name for name in ALGS if "M" in name and "flow" not in name])
+def test_size_in_the_name_is_about_right(preset: str) -> None:
+    """TD-MPC2 counts all networks of its multi-task agent; the world model alone is smaller, not larger."""
+    named = 1e6 * float(preset.removeprefix("pwm_").removesuffix("M"))
+    ant = dflex.load_task("ant")
+    assert 0.2 * named <= parameters(preset, ant.obs_dim, ant.act_dim) <= 1.05 * named
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_env_composes_and_builds(name: str) -> None:
+    config = compose_config([f"env={name}", "alg=pwm_small"])
+    env = components.load("env", config.env_name).build(config.env, 2, "cpu", 0)
+    assert env.reset(1).shape == (2, env.spec.obs_dim)
+    env.close()
+
+
+@pytest.mark.parametrize("kind", ["dynamics", "actor"])
+def test_every_component_has_a_yaml_that_builds_it(kind: str) -> None:
+    assert {path.stem for path in (CONFIGS / kind).glob("*.yaml")} == set(components.names(kind))
+    for name in components.names(kind):
+        config = compose_config(["alg=pwm_small", f"{kind}={name}"])
+        assert getattr(config, kind).name == name
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_predecessors_override_name_works(alias: str) -> None:
+    value, arrived = ALIAS_CASES[alias]
+    assert arrived(compose_config(["alg=pwm_small_flow", f"{alias}={value}"])) == value
+
+
+@pytest.mark.parametrize("name", ["epochs", "device", "logdir", "checkpoint", "eval_runs", "seed"])
+def test_predecessors_general_keys_exist(name: str) -> None:
+    value = {"epochs": 3, "eval_runs": 3, "seed": 3}.get(name, "x")
+    assert getattr(compose_config([f"general.{name}={value}"]).general, name) == value
+
+
+def test_order_of_overrides_does_not_change_the_experiment() -> None:
+    a = compose_config(["alg=pwm_small_flow", "general.seed=3", "alg.gamma=0.9"])
+    b = compose_config(["alg.gamma=0.9", "general.seed=3", "alg=pwm_small_flow"])
+    assert a.hash() == b.hash()
+
+
+def test_where_a_run_happens_does_not_change_the_experiment() -> None:
+    plain = compose_config([])
+    moved = compose_config(["general.logdir=elsewhere", "general.threads=1", "general.progress=false"])
+    assert moved.hash() == plain.hash()
+    assert compose_config(["general.seed=43"]).hash() != plain.hash()
+
+
+def test_options_are_checked_where_they_are_built() -> None:
+    module = components.load("dynamics", "flow")
+    with pytest.raises(ConfigError, match="substeps"):
+        build_options(module.Options, {"substeps": "many"}, "alg.dynamics")

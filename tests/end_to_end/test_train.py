@@ -1,0 +1,309 @@
+"""``pwm train`` and ``pwm evaluate`` from the outside: files, metrics, determinism, resuming."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, metrics, only_run, status, train, trained
+
+from pwm.analysis.visualization import TrainingVisualizer
+from pwm.experiment.checkpoints import POLICY_FORMAT, load
+from pwm.launch.cli import main
+from pwm.training.online import OnlineTrainer
+
+DYNAMICS = {"mlp": ["dynamics=mlp"], "residual": ["dynamics=residual"], "flow": FLOW}
+COLLECT = ("closed_loop", "lockstep")
+OTHER_ENVS = {
+    "analytic-closed_loop": [*ANALYTIC, *FLOW, "alg.collect=closed_loop"],
+    "analytic-lockstep": [*ANALYTIC, "alg.collect=lockstep"],
+    "gym": ["env=gym", "env.id=Pendulum-v1"],
+}
+RUNS = {
+    f"hopper-{name}-{collect}": [*HOPPER, *changes, f"alg.collect={collect}"]
+    for name, changes in DYNAMICS.items()
+    for collect in COLLECT
+} | OTHER_ENVS
+
+FILES = {
+    "config.yaml",
+    "config.sha256",
+    "manifest.json",
+    "metrics.jsonl",
+    "metrics.csv",
+    "reference.json",
+    "status.json",
+    "best_policy.pt",
+    "final_policy.pt",
+    "latest.pt",
+    "learning_curves.png",
+    "world_model_losses.png",
+    "gradient_norms.png",
+    "training_summary.png",
+}
+EVERY_RECORD = {"epoch", "env_steps", "wall_time"}
+EVERY_EVALUATION = {"eval/episode_return", "eval/episode_return_std", "eval/episode_length"} | {
+    f"wm/latent_error_k{k}" for k in (1, 4)
+}
+EVERY_EPOCH = {
+    "fps",
+    "wm/loss",
+    "wm/dynamics_loss",
+    "wm/reward_loss",
+    "wm/termination_loss",
+    "wm/grad_norm",
+    "actor/loss",
+    "actor/grad_norm",
+    "actor/std",
+    "actor/saturation",
+    "critic/loss",
+    "critic/grad_norm",
+    "lr/wm",
+    "lr/actor",
+    "lr/critic",
+    "velocity_evals",
+    "skipped_updates",
+    "time/wm",
+    "time/actor",
+    "time/critic",
+    "memory/rss",
+}
+# What depends on the clock or on the process, not on the computation.
+MEASURED = ("wall_time", "fps", "time/", "memory/")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a policy file."""
+    return load(path, POLICY_FORMAT)["modules"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Every tensor of two policy files is equal bit by bit."""
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def computed(folder: Path) -> list[dict[str, float]]:
+    """Metrics without those that depend on the clock."""
+    return [{k: v for k, v in record.items() if not k.startswith(MEASURED)} for record in metrics(folder)]
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let training be interrupted when it begins the epoch after ``epochs``."""
+    run_epoch = OnlineTrainer.run_epoch
+
+    def interrupted(trainer: OnlineTrainer, lr_fraction: float, timer: Any) -> dict[str, float]:
+        if trainer.epoch == epochs:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, lr_fraction, timer)
+
+    monkeypatch.setattr(OnlineTrainer, "run_epoch", interrupted)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures out, which take longer than such a run."""
+    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+
+
+@pytest.fixture(scope="module")
+def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of a finished flow run on hopper."""
+    return trained(tmp_path_factory.mktemp("hopper"), *HOPPER, *FLOW)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_leaves_every_file_and_metric(name: str, tmp_path: Path) -> None:
+    folder = trained(tmp_path, *RUNS[name])
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert folder.relative_to(tmp_path).parts[1:] == ("pwm_small", "seed42")
+    assert status(folder)["state"] == "finished"
+    assert status(folder)["epoch"] == 3
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["parameters"]["world_model"] > manifest["parameters"]["dynamics"] > 0
+
+    records = metrics(folder)
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3]
+    assert [record["env_steps"] for record in records] == [200, 216, 232, 248]
+    assert set(records[0]) >= EVERY_RECORD | EVERY_EVALUATION
+    for record in records[1:]:
+        missing = (EVERY_RECORD | EVERY_EVALUATION | EVERY_EPOCH) - set(record)
+        assert not missing
+    assert any("train/episode_return" in record and "train/episode_length" in record for record in records)
+    bad = [(k, v) for record in records for k, v in record.items() if v is None or not math.isfinite(v)]
+    assert not bad
+    assert records[-1]["skipped_updates"] == 0
+    assert (records[-1]["velocity_evals"] > 0) == ("dynamics=flow" in RUNS[name])
+
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(records)
+    assert set(rows[0]) == {key for record in records for key in record}
+
+
+def test_evaluate_shows_reference_scores_and_repeats_itself(
+    hopper_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs, tables = [tmp_path / "a.json", tmp_path / "b.json"], []
+    for output in outputs:
+        arguments = ["evaluate", str(hopper_run), "--episodes", "3", "--output", str(output)]
+        assert main(arguments) == 0
+        tables.append(capsys.readouterr().out)
+    header = tables[0].splitlines()[0]
+    assert "zero action" in header
+    assert "random" in header
+    assert tables[0] == tables[1]
+    assert outputs[0].read_text() == outputs[1].read_text()
+
+    (result,) = json.loads(outputs[0].read_text())
+    assert result["task"] == "dflex_hopper"
+    assert len(result["returns"]) == len(result["lengths"]) == result["episodes"] == 3
+    assert set(result["reference"]) == {"zero_action", "random_action"}
+    stored = json.loads((hopper_run / "evaluation_best_policy.json").read_text())
+    assert stored == result
+    (hopper_run / "evaluation_best_policy.json").unlink()
+
+
+def test_evaluate_reads_the_policy_it_is_told_to(hopper_run: Path, tmp_path: Path) -> None:
+    progress = {}
+    for which in ("best", "final"):
+        output = tmp_path / f"{which}.json"
+        arguments = ["evaluate", str(hopper_run), "--episodes", "1", "--checkpoint", which]
+        assert main([*arguments, "--output", str(output)]) == 0
+        (hopper_run / f"evaluation_{which}_policy.json").unlink()
+        (result,) = json.loads(output.read_text())
+        progress[which] = result["progress"]["epoch"]
+    records = metrics(hopper_run)
+    best = max(records, key=lambda record: record["eval/episode_return"])
+    assert progress == {"best": best["epoch"], "final": 3}
+
+
+def test_same_command_again_says_finished_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tmp_path, *ANALYTIC)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert train(tmp_path, *ANALYTIC) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
+    folder = trained(tmp_path, *ANALYTIC)
+    first = computed(folder)
+    assert train(tmp_path, *ANALYTIC, "general.epochs=5") == 0
+    records = computed(folder)
+    assert [record["epoch"] for record in records] == [0, 1, 2, 3, 4, 5]
+    assert records[:4] == first
+    assert status(folder)["epochs"] == 5
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param([*HOPPER, *FLOW], id="hopper-flow-closed_loop"),
+        pytest.param([*HOPPER, "alg.collect=lockstep"], id="hopper-mlp-lockstep"),
+        pytest.param([*ANALYTIC, "dynamics=residual"], id="analytic-residual"),
+        pytest.param(["env=gym", "env.id=Pendulum-v1"], id="gym"),
+    ],
+)
+def test_interrupted_run_ends_bit_identical(
+    changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*changes, "general.epochs=4", "general.save_interval=0"]
+    whole = trained(tmp_path / "whole", *options)
+
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", *options)
+    parts = only_run(tmp_path / "parts")
+    assert status(parts)["state"] == "failed"
+    assert "KeyboardInterrupt" in str(status(parts)["reason"])
+    assert not (parts / "final_policy.pt").exists()
+
+    assert train(tmp_path / "parts", *options) == 0
+    assert status(parts)["state"] == "finished"
+    assert computed(parts) == computed(whole)
+    for name in ("best_policy.pt", "final_policy.pt"):
+        assert_same_weights(parts / name, whole / name)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_run_without_saved_state_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(tmp_path / "whole", *ANALYTIC)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", *ANALYTIC)
+    assert train(tmp_path / "parts", *ANALYTIC) == 0
+    assert computed(only_run(tmp_path / "parts")) == computed(whole)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    "changes", [[*HOPPER, *FLOW], [*ANALYTIC, "alg.collect=lockstep"]], ids=["hopper", "analytic"]
+)
+def test_seed_decides_the_run(changes: list[str], tmp_path: Path) -> None:
+    runs = [trained(tmp_path / str(i), *changes, f"general.seed={s}") for i, s in enumerate((1, 1, 2))]
+    assert computed(runs[0]) == computed(runs[1])
+    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
+    first, other = weights(runs[0] / "final_policy.pt"), weights(runs[2] / "final_policy.pt")
+    assert not torch.equal(first["actor.log_std"], other["actor.log_std"])
+    assert computed(runs[0]) != computed(runs[2])
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_changed_configuration_is_refused_with_the_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tmp_path, *ANALYTIC)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert train(tmp_path, *ANALYTIC, "alg.gamma=0.9", "general.epochs=5") == 2
+    message = capsys.readouterr().err
+    assert "alg.gamma: 0.99 -> 0.9" in message
+    assert "general.epochs" not in message
+    assert "general.resume=force" in message
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert train(tmp_path, *ANALYTIC, "alg.gamma=0.9", "general.epochs=5", "general.resume=force") == 0
+    assert status(folder)["epoch"] == 5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_resume_never_refuses_an_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(tmp_path, *ANALYTIC)
+    capsys.readouterr()
+    assert train(tmp_path, *ANALYTIC, "general.resume=never") == 2
+    assert "general.resume=never" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("changes", [HOPPER, ANALYTIC], ids=["hopper", "analytic"])
+def test_run_starts_from_another_runs_policy(changes: list[str], tmp_path: Path) -> None:
+    source = trained(tmp_path / "first", *changes) / "final_policy.pt"
+    options = [*changes, f"general.checkpoint={source}", "alg.warmup_updates=0", "alg.warmup_env_steps=0"]
+    second = trained(tmp_path / "second", *options)
+    evaluated = metrics(source.parent)[-1]["eval/episode_return"]
+    assert metrics(second)[0]["eval/episode_return"] == evaluated
+
+
+def test_print_config_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--print-config", "alg=pwm_5M_flow", "general.seed=7"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 7" in shown
+    assert "name: flow" in shown
+    assert not list(tmp_path.iterdir())

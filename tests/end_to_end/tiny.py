@@ -1,0 +1,73 @@
+"""Real runs small enough for a test: the command line with sizes that train in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pwm.experiment.loggers import read_metrics
+from pwm.launch.cli import main
+
+SIZES = [
+    "general.epochs=3",
+    "general.eval_every=1",
+    "general.eval_runs=2",
+    "general.progress=false",
+    "alg=pwm_small",
+    "alg.horizon=4",
+    "alg.latent_dim=16",
+    "alg.encoder_units=[16]",
+    "alg.reward_units=[16]",
+    "alg.termination_units=[8]",
+    "alg.critic_units=[16]",
+    "alg.dynamics.units=[16]",
+    "alg.actor.units=[16]",
+    "alg.num_envs=4",
+    "alg.actor_batch_size=8",
+    "alg.wm_batch_size=8",
+    "alg.wm_iterations=2",
+    "alg.critic_iterations=2",
+    "alg.buffer_size=2000",
+    "alg.warmup_env_steps=200",
+    "alg.warmup_updates=2",
+    "env.episode_length=40",
+]
+HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
+ANALYTIC = ["env=analytic"]
+FLOW = ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2"]
+
+
+def overrides(logdir: Path, *changes: str) -> list[str]:
+    """Overrides of a tiny run below ``logdir``; of two values of one key the later one counts."""
+    chosen: dict[str, str] = {}
+    for override in [f"general.logdir={logdir}", *SIZES, *changes]:
+        key, _, value = override.partition("=")
+        chosen[key] = value
+    return [f"{key}={value}" for key, value in chosen.items()]
+
+
+def train(logdir: Path, *changes: str) -> int:
+    """``pwm train`` with the tiny sizes; returns the exit code."""
+    return main(["train", *overrides(logdir, *changes)])
+
+
+def trained(logdir: Path, *changes: str) -> Path:
+    """Train below ``logdir``, which must hold no other run; returns the run folder."""
+    assert train(logdir, *changes) == 0
+    return only_run(logdir)
+
+
+def only_run(logdir: Path) -> Path:
+    """The single run folder below ``logdir``."""
+    (status,) = logdir.glob("*/*/seed*/status.json")
+    return status.parent
+
+
+def status(folder: Path) -> dict[str, object]:
+    """Contents of ``status.json``."""
+    return json.loads((folder / "status.json").read_text())
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """Records of ``metrics.jsonl``."""
+    return read_metrics(folder / "metrics.jsonl")
