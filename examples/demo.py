@@ -19,7 +19,8 @@ from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
 from pwm.experiment.run import build_agent, build_env, train
 from pwm.training.evaluation import evaluate
 
-TASK = "dflex_cartpole"
+TASK = "gym_Pendulum-v1"
+TASK_OVERRIDES = ["env=gym", "env.id=Pendulum-v1"]
 ARMS = {"MLP": "pwm_small", "flow": "pwm_small_flow"}
 EPISODES = 32
 
@@ -35,21 +36,23 @@ def untrained_return(config: ExperimentConfig) -> float:
 
 def main() -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("logs/demo"), help="where runs and picture go")
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rows, folders, reference = [], {}, {}
     for label, preset in ARMS.items():
         config = compose_config(
             [
-                f"env={TASK}",
+                *TASK_OVERRIDES,
                 f"alg={preset}",
                 f"general.seed={args.seed}",
                 f"general.epochs={args.epochs}",
                 f"general.logdir={args.output}",
-                "general.eval_every=10",
+                "general.eval_every=5",
                 "alg.warmup_env_steps=16000",
                 "alg.warmup_updates=500",
             ]
@@ -72,10 +75,11 @@ def main() -> None:
     picture = args.output / "learning_curves.png"
     plot_comparison(folders, picture, f"{TASK}, seed {args.seed}", reference)
     print(f"\n{TASK}: mean return of {EPISODES} held-out episodes, deterministic policy, real rewards")
-    print(f"doing nothing scores {reference['zero_action']:.0f}, random actions {reference['random_action']:.0f}\n")
+    print(f"doing nothing scores {reference['zero_action']:.0f}, random {reference['random_action']:.0f}\n")
+    widths = (9, 10, 14, 8, 22)
     header = ("dynamics", "untrained", "trained", "seconds", "world-model parameters")
     for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, (9, 10, 14, 8, 22), strict=True)))
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     print(f"\nlearning curves: {picture}")
 
 

@@ -564,7 +564,12 @@ def zero_action_episodes(task: str, num_envs: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("task", "total", "length", "tolerance"),
-    [("hopper", 165, 180, 45), ("ant", 1150, 1000, 40), ("anymal", 1202, 1000, 10), ("humanoid", 115, 55, 25)],
+    [
+        ("hopper", 165, 180, 45),
+        ("ant", 1150, 1000, 40),
+        ("anymal", 1202, 1000, 10),
+        ("humanoid", 115, 55, 25),
+    ],
 )
 def test_zero_action_returns(task: str, total: float, length: float, tolerance: float) -> None:
     """Guards the physics as a whole; the figures are those of 64 episodes at 4 and at 16 substeps."""

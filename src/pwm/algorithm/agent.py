@@ -24,7 +24,7 @@ from pwm.algorithm.updates import Updater
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
 from pwm.models.critic import CriticEnsemble
-from pwm.models.normalization import RunningMeanStd
+from pwm.models.normalization import MovingMeanStd, RunningMeanStd
 from pwm.models.world_model import Options as WorldModelOptions
 from pwm.models.world_model import build_world_model
 
@@ -49,6 +49,8 @@ class Options(WorldModelOptions):
         ret_rms: divide the actor loss by the running standard deviation of the imagined returns.
         target_rate: share of the critics that moves into their slow copy after every critic step; the
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
+        value_rms: let the critics predict values relative to a moving mean and standard deviation of their
+            targets (PopArt), so that they learn returns of any size at the same speed.
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
@@ -75,6 +77,7 @@ class Options(WorldModelOptions):
     rew_rms: bool = True
     ret_rms: bool = True
     target_rate: float = 1.0
+    value_rms: bool = True
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
 
@@ -131,6 +134,7 @@ class Agent(nn.Module):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.reward_rms = RunningMeanStd()
         self.return_rms = RunningMeanStd()
+        self.value_rms = MovingMeanStd()
         self.to(device)
         betas = (options.adam_betas[0], options.adam_betas[1])
         skips = options.max_skipped_updates
@@ -168,9 +172,11 @@ class Agent(nn.Module):
         """What one unit of the model's reward is worth in environment reward, shape [1]."""
         return self.reward_rms.std if self.options.rew_rms else torch.ones_like(self.reward_rms.var)
 
-    def observe_rewards(self, rewards: Tensor) -> None:
-        """Fold new environment rewards [n] into the running scale."""
+    def observe(self, obs: Tensor, rewards: Tensor) -> None:
+        """Fold new observations [n, obs_dim] and environment rewards [n] into the running statistics."""
         self.reward_rms.update(rewards)
+        if self.world_model.obs_rms is not None:
+            self.world_model.obs_rms.update(obs)
 
     def update_world_model(self, batch: Batch) -> Metrics:
         """One gradient step on ``batch`` (rewards in environment units)."""
@@ -213,6 +219,10 @@ class Agent(nn.Module):
     def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:
         """``critic_iterations`` passes of minibatch steps over latents z [N, L], targets and weights [N]."""
         opts = self.options
+        if opts.value_rms:
+            self.value_rms.update(targets)
+            for critic in (self.critic, self.target_critic):
+                critic.rescale(self.value_rms.mean, self.value_rms.std)
         losses, norms = [], []
         for _ in range(opts.critic_iterations):
             order = torch.randperm(len(z), generator=self.generator, device=z.device)

@@ -198,12 +198,18 @@ def reach_weights(rollout: Imagined) -> Tensor:
 
 
 def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error over members and samples: z [N, L], target [N], weight [N] (default 1).
+    """Mean squared error over members and samples, in units of the critic's own scale.
+
+    Args:
+        critic: the ensemble.
+        z: latents [N, L].
+        target: values [N].
+        weight: importance of each sample [N]; default 1.
 
     Raises:
         ValueError: targets do not match the latents; broadcasting would hide it.
     """
     if target.shape != z.shape[:-1]:
         raise ValueError(f"targets have shape {tuple(target.shape)}, expected {tuple(z.shape[:-1])}")
-    error = (critic(z) - target).square()
+    error = ((critic(z) - target) / critic.std).square()
     return error.mean() if weight is None else (weight * error).mean()

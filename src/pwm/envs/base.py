@@ -65,7 +65,7 @@ class VectorEnv(Protocol):
     device: torch.device
 
     def reset(self, seed: int | None = None) -> Tensor:
-        """Start a new episode in every copy; ``seed`` restarts the random stream; returns obs [N, obs_dim]."""
+        """Start new episodes everywhere; ``seed`` restarts the random stream. Returns obs [N, obs_dim]."""
         ...
 
     def step(self, action: Tensor) -> StepResult:

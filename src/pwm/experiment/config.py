@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -75,6 +76,12 @@ class General:
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "force"):
             raise ConfigError(f"general.resume={self.resume!r}; choose one of: auto, never, force")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(
+                f"general.name={self.name!r}; use letters, digits, '_', '-' and '.', and start with a letter"
+            )
+        if self.save_interval < 0:
+            raise ConfigError(f"general.save_interval={self.save_interval}; it must not be negative")
         for key in ("eval_every", "eval_runs"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
@@ -226,7 +233,8 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
         allowed = ", ".join(f.name for f in dataclasses.fields(owner))  # type: ignore[arg-type]
         raise ConfigError(f"unknown key {where}.{error.full_key}; allowed here: {allowed}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}.{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
+        key = f"{where}.{error.full_key}".rstrip(".")
+        raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 
 def _section(values: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:

@@ -374,9 +374,10 @@ def _sizes(layout: Source, n_tasks: int, task_dim: int, given: Given, networks: 
     if layout.flow:
         options.velocity_head = "simnorm" if dynamics.normed_head else "linear"
         options.integrator = "heun"  # the fork's default, with one substep
+    no_extras: dict[str, Any] = {"obs_rms": False, "predict_termination": False}
     return Sizes(
         world_model=Options(
-            latent, given.simnorm_dim, units, widths, task_dim, predict_termination=False, reward_head=head
+            latent, given.simnorm_dim, units, widths, task_dim, reward_head=head, **no_extras
         ),
         dynamics=options,
         obs_dim=encoder.widths[0] - task_dim,

@@ -211,7 +211,14 @@ def train(config: ExperimentConfig) -> RunResult:
     agent = build_agent(config, env.spec, device)
     if config.general.checkpoint is not None:
         _start_from(agent, Path(config.general.checkpoint), env.spec, device)
-    trainer = OnlineTrainer(config.alg, env, agent)
+    try:
+        trainer = OnlineTrainer(config.alg, env, agent)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"alg.buffer_size={config.alg.buffer_size} does not fit into memory: {str(error).splitlines()[0]}"
+        ) from error
     folder = RunFolder(run_path(config, env.spec), config, trainer)
     resume = check_resume(config, folder.path)
     state = folder.load_state() if resume else LoopState()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,13 @@ class CriticEnsemble(nn.Module):
         members: number of value functions.
         act: activation name.
         activation_first: activation before LayerNorm, as in the published PWM.
+
+    The networks predict (V - mean) / std, with buffers ``mean`` 0 and ``std`` 1 unless ``rescale`` moves
+    them (PopArt, van Hasselt et al. 2016).
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -71,6 +78,8 @@ class CriticEnsemble(nn.Module):
         self.first = EnsembleLinear(members, widths[0], widths[1])
         self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in pairwise(widths[1:]))
         self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
         self.act = activation(act)
         self.activation_first = activation_first
 
@@ -80,7 +89,16 @@ class CriticEnsemble(nn.Module):
         for norm, layer in zip(self.norms, self.layers, strict=True):
             x = norm(self.act(x)) if self.activation_first else self.act(norm(x))
             x = layer(x)
-        return x.view(-1, *z.shape[:-1])
+        return torch.addcmul(self.mean, x, self.std).view(-1, *z.shape[:-1])
+
+    @torch.no_grad()
+    def rescale(self, mean: Tensor, std: Tensor) -> None:
+        """Predict (V - mean) / std from now on, without changing any value: the last layer absorbs it."""
+        last = cast("EnsembleLinear", self.layers[-1] if len(self.layers) else self.first)
+        last.weight.mul_(self.std / std)
+        last.bias.mul_(self.std).add_(self.mean - mean).div_(std)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def minimum(self, z: Tensor) -> Tensor:
         """Smallest member value [...] of latents [..., latent_dim]."""

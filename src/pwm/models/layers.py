@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from pwm.errors import ConfigError
 
+
 class _Mish(torch.autograd.Function):
     """x tanh(softplus(x)) from one sigmoid, with the derivative kept for the backward pass.
 
@@ -62,6 +63,12 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
+def check_units(key: str, units: Sequence[int]) -> None:
+    """Raise ConfigError naming ``key`` unless every width is at least 1."""
+    if any(width < 1 for width in units):
+        raise ConfigError(f"{key}={list(units)}; every width must be at least 1")
+
+
 class SimNorm(nn.Module):
     """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax in groups of ``dim`` entries."""
 
@@ -74,7 +81,7 @@ class SimNorm(nn.Module):
         groups = x.unflatten(-1, (-1, self.dim))
         if x.is_cuda:
             return torch.softmax(groups, dim=-1).flatten(-2)
-        # PyTorch's CPU softmax is vectorised only across the last axis: put the groups there. Ten times faster.
+        # PyTorch's CPU softmax is vectorised across the last axis only: groups there are 10 times faster.
         return torch.softmax(groups.mT.contiguous(), dim=-2).mT.flatten(-2)
 
     def extra_repr(self) -> str:

@@ -49,3 +49,35 @@ class RunningMeanStd(nn.Module):
     def unnormalize(self, y: Tensor) -> Tensor:
         """Undo ``normalize`` where it did not clamp."""
         return y * self.std + self.mean
+
+
+class MovingMeanStd(nn.Module):
+    """Exponentially weighted mean and standard deviation of scalars.
+
+    Args:
+        rate: weight of a new batch; the first 1/rate batches are averaged with equal weights.
+    """
+
+    mean: Tensor
+    square: Tensor
+    batches: Tensor
+
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("square", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Fold in ``values`` [n]."""
+        self.batches += 1
+        rate = (1 / self.batches).clamp(min=self.rate)
+        self.mean.lerp_(values.mean(), rate)
+        self.square.lerp_(values.square().mean(), rate)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, at least 0.01."""
+        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()

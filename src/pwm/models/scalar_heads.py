@@ -97,10 +97,10 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.name not in ("regression", "two_hot"):
-            raise ConfigError(f"reward_head.name={self.name!r}; choose one of: regression, two_hot")
+            raise ConfigError(f"alg.reward_head.name={self.name!r}; choose one of: regression, two_hot")
         if self.num_bins < 2 or self.vmax <= self.vmin:
             raise ConfigError(
-                f"reward_head needs num_bins >= 2 and vmin < vmax, got num_bins={self.num_bins}, "
+                f"alg.reward_head needs num_bins >= 2 and vmin < vmax, got num_bins={self.num_bins}, "
                 f"vmin={self.vmin}, vmax={self.vmax}"
             )
 

@@ -14,7 +14,8 @@ from pwm.errors import ConfigError
 from pwm.models import scalar_heads
 from pwm.models.dynamics.base import Dynamics
 from pwm.models.encoder import build_encoder
-from pwm.models.layers import concat_inputs, init_weights, mlp
+from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
+from pwm.models.normalization import RunningMeanStd
 from pwm.models.scalar_heads import ScalarHead
 
 
@@ -28,6 +29,7 @@ class Options:
         encoder_units: hidden widths of the encoder.
         reward_units: hidden widths of the reward network.
         task_dim: width of the task embedding; 0 for a single task.
+        obs_rms: normalise observations by their running mean and standard deviation.
         predict_termination: learn where episodes terminate, so that imagination can end there.
         termination_units: hidden widths of that predictor.
         reward_head: loss and decoding of the reward.
@@ -38,14 +40,18 @@ class Options:
     encoder_units: list[int] = field(default_factory=lambda: [256])
     reward_units: list[int] = field(default_factory=lambda: [512, 512])
     task_dim: int = 0
+    obs_rms: bool = True
     predict_termination: bool = True
     termination_units: list[int] = field(default_factory=lambda: [128])
     reward_head: scalar_heads.Options = field(default_factory=scalar_heads.Options)
 
     def __post_init__(self) -> None:
-        if self.simnorm_dim < 2 or self.latent_dim % self.simnorm_dim:
+        for key in ("encoder_units", "reward_units", "termination_units"):
+            check_units(f"alg.{key}", getattr(self, key))
+        if self.simnorm_dim < 2 or self.latent_dim < 1 or self.latent_dim % self.simnorm_dim:
             raise ConfigError(
-                f"latent_dim={self.latent_dim} must be a multiple of simnorm_dim={self.simnorm_dim} (>= 2)"
+                f"alg.latent_dim={self.latent_dim} must be a multiple of "
+                f"alg.simnorm_dim={self.simnorm_dim} (at least 2)"
             )
 
 
@@ -75,6 +81,7 @@ class WorldModel(nn.Module):
         task_embedding: table of task embeddings, or None for a single task.
         termination_net: maps [z, a, e] to the logit that the episode terminates in this transition, or
             None: the model then believes that episodes never terminate.
+        obs_rms: running statistics that normalise observations, or None to encode them as they are.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class WorldModel(nn.Module):
         reward_head: ScalarHead,
         task_embedding: TaskEmbedding | None = None,
         termination_net: nn.Module | None = None,
+        obs_rms: RunningMeanStd | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -93,6 +101,7 @@ class WorldModel(nn.Module):
         self.reward_head = reward_head
         self.task_embedding = task_embedding
         self.termination_net = termination_net
+        self.obs_rms = obs_rms
 
     def embed(self, task: int | Tensor | None) -> Tensor | None:
         """Task embedding [B, E] (or [1, E] for one task), None where the model has no tasks."""
@@ -104,6 +113,8 @@ class WorldModel(nn.Module):
 
     def encode(self, obs: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
+        if self.obs_rms is not None:
+            obs = self.obs_rms.normalize(obs)
         return self.encoder(concat_inputs(obs, _like(self.embed(task), obs)))
 
     def next(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
@@ -180,4 +191,5 @@ def build_world_model(
         head,
         embedding,
         termination,
+        RunningMeanStd((obs_dim,)) if options.obs_rms else None,
     )

@@ -34,6 +34,8 @@ class Options(agent_module.Options):
         buffer_size: transitions kept for replay.
         collect: ``closed_loop`` or ``lockstep``.
         actor_batch_size: start states of one imagined batch under ``closed_loop``.
+        replay_starts: share of those start states that comes from the replay buffer; the rest was visited
+            in the same epoch.
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
         lr_final: learning rate that the linear schedule reaches at the last epoch.
@@ -44,6 +46,7 @@ class Options(agent_module.Options):
     buffer_size: int = 1_000_000
     collect: str = "closed_loop"
     actor_batch_size: int = 128
+    replay_starts: float = 0.0
     warmup_env_steps: int = 0
     warmup_updates: int = 0
     lr_final: float = 1e-5
@@ -52,9 +55,20 @@ class Options(agent_module.Options):
         super().__post_init__()
         if self.collect not in COLLECT_MODES:
             raise ConfigError(f"alg.collect={self.collect!r}; choose one of: {', '.join(COLLECT_MODES)}")
-        for key in ("max_epochs", "num_envs", "actor_batch_size"):
+        for key in ("max_epochs", "num_envs", "actor_batch_size", "actor_iterations"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
+        for key in ("warmup_env_steps", "warmup_updates", "lr_final"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+        if not 0.0 <= self.replay_starts <= 1.0:
+            raise ConfigError(f"alg.replay_starts={self.replay_starts}; it must lie in [0, 1]")
+        rows = self.num_envs * (self.horizon + 2)
+        if self.buffer_size < rows:
+            raise ConfigError(
+                f"alg.buffer_size={self.buffer_size} is too small; it must be at least "
+                f"num_envs * (horizon + 2) = {rows}"
+            )
         steps = self.num_envs * (self.horizon + 1)
         if self.warmup_updates and self.warmup_env_steps < steps:
             raise ConfigError(
@@ -114,6 +128,11 @@ class OnlineTrainer:
         self.options = options
         self.env = env
         self.agent = agent
+        if env.spec.episode_length < options.horizon:
+            raise ConfigError(
+                f"alg.horizon={options.horizon} is longer than the {env.spec.episode_length} steps of an "
+                f"episode of {env.spec.name}: no window of that length exists"
+            )
         self.replay = ReplayBuffer(
             options.buffer_size,
             env.num_envs,
@@ -194,7 +213,7 @@ class OnlineTrainer:
         self.replay.add(
             self.obs, action, result.reward, result.terminated, result.truncated, result.final_obs
         )
-        self.agent.observe_rewards(result.reward)
+        self.agent.observe(self.obs, result.reward)
         self.episodes.add(result)
         self.obs = result.obs
         self.env_steps += self.env.num_envs
@@ -209,10 +228,15 @@ class OnlineTrainer:
         return torch.cat(visited)
 
     def _starts(self, visited: Tensor) -> Tensor:
-        """Latents of ``actor_batch_size`` of the visited observations, drawn without replacement."""
+        """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
+        total = self.options.actor_batch_size
+        replayed = round(self.options.replay_starts * total) if self.replay.num_windows else 0
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
+        obs = visited[order[: total - replayed]]
+        if replayed:
+            obs = torch.cat([obs, self.replay.sample(replayed, self.agent.generator).obs[0]])
         with torch.no_grad():
-            return self.agent.world_model.encode(visited[order[: self.options.actor_batch_size]])
+            return self.agent.world_model.encode(obs)
 
     @torch.no_grad()
     def _execute(self, _t: int, action: Tensor) -> Feedback:

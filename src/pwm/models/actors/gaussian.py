@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pwm.errors import ConfigError
 from pwm.models.actors.base import Actor
-from pwm.models.layers import mlp
+from pwm.models.layers import check_units, mlp
 
 
 @dataclass
@@ -32,9 +32,11 @@ class Options:
     min_log_std: float = -1.427
 
     def __post_init__(self) -> None:
+        check_units("alg.actor.units", self.units)
         if self.init_log_std < self.min_log_std:
             raise ConfigError(
-                f"actor.init_log_std={self.init_log_std} is below actor.min_log_std={self.min_log_std}"
+                f"alg.actor.init_log_std={self.init_log_std} is below "
+                f"alg.actor.min_log_std={self.min_log_std}"
             )
 
 

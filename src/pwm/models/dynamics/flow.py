@@ -17,7 +17,7 @@ from pwm.errors import ConfigError
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.integrators.explicit_rk import VelocityFn, integrate
-from pwm.models.layers import NormedLinear, SimNorm, concat_inputs, discounts, init_weights, mlp
+from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, discounts, init_weights, mlp
 
 WORLD_MODEL = FlowWorldModel
 
@@ -51,6 +51,7 @@ class Options:
     substeps: int = 1
 
     def __post_init__(self) -> None:
+        check_units("alg.dynamics.units", self.units)
         for key, allowed in (
             ("velocity_head", VELOCITY_HEADS),
             ("tau_sampling", TAU_SAMPLING),
@@ -59,10 +60,10 @@ class Options:
         ):
             if getattr(self, key) not in allowed:
                 raise ConfigError(
-                    f"dynamics.{key}={getattr(self, key)!r}; choose one of: {', '.join(allowed)}"
+                    f"alg.dynamics.{key}={getattr(self, key)!r}; choose one of: {', '.join(allowed)}"
                 )
         if self.substeps < 1:
-            raise ConfigError(f"dynamics.substeps={self.substeps}; it must be at least 1")
+            raise ConfigError(f"alg.dynamics.substeps={self.substeps}; it must be at least 1")
 
 
 def sample_tau(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, rollout_regression_loss
-from pwm.models.layers import NormedLinear, SimNorm, concat_inputs, init_weights, mlp
+from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
 
 WORLD_MODEL = WorldModel
@@ -20,6 +20,9 @@ class Options:
 
     name: str = "mlp"
     units: list[int] = field(default_factory=lambda: [512, 512])
+
+    def __post_init__(self) -> None:
+        check_units("alg.dynamics.units", self.units)
 
 
 class MLPDynamics(Dynamics):

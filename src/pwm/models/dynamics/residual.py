@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, rollout_regression_loss
-from pwm.models.layers import concat_inputs, init_weights, mlp
+from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
 
 WORLD_MODEL = WorldModel
@@ -23,6 +23,9 @@ class Options:
 
     name: str = "residual"
     units: list[int] = field(default_factory=lambda: [512, 512])
+
+    def __post_init__(self) -> None:
+        check_units("alg.dynamics.units", self.units)
 
 
 class ResidualDynamics(Dynamics):
