@@ -54,7 +54,7 @@ def main() -> None:
                 f"general.logdir={args.output}",
                 "general.eval_every=5",
                 "alg.warmup_env_steps=16000",
-                "alg.warmup_updates=500",
+                "alg.warmup_updates=3000",
             ]
         )
         folder = train(config).folder

@@ -21,6 +21,12 @@ _HOME = {
     "compute_flow_matching_loss": "pwm.models.dynamics.flow",
     "load_world_model": "pwm.experiment.importers",
     "set_seed": "pwm.experiment.reproducibility",
+    "ExperimentConfig": "pwm.experiment.config",
+    "TrainingMonitor": "pwm.experiment.monitoring",
+    "TrainingVisualizer": "pwm.analysis.visualization",
+    "compute_esnr": "pwm.analysis.esnr",
+    "compute_esnr_db": "pwm.analysis.esnr",
+    "ESNRTracker": "pwm.analysis.esnr",
 }
 
 __all__ = list(_HOME)
