@@ -31,7 +31,7 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "one Adam rate": (["alg.adam_betas=[0.9]"], ["alg.adam_betas=[0.9]", "two"]),
     "no width": (["alg.encoder_units=[0]"], ["units=[0]", "at least 1"]),
     "latent does not fit simnorm": (["alg.latent_dim=20"], ["latent_dim=20", "simnorm_dim=8", "multiple"]),
-    "buffer too small": (["alg.buffer_size=10"], ["=10", "num_envs=4", "minimum is 24"]),
+    "buffer too small": (["alg.buffer_size=10"], ["alg.buffer_size=10", "num_envs", "24"]),
     "warm-up too short": (
         ["alg.warmup_env_steps=8"],
         ["alg.warmup_env_steps=8", "alg.warmup_updates=2", "at least", "20"],

@@ -30,6 +30,7 @@ SIZES = [
     "alg.buffer_size=2000",
     "alg.warmup_env_steps=200",
     "alg.warmup_updates=2",
+    "alg.actor_iterations=1",
     "env.episode_length=40",
 ]
 HOPPER = ["env=dflex_hopper", "env.num_threads=1"]

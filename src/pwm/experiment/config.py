@@ -68,7 +68,7 @@ class General:
     name: str | None = None
     resume: str = "auto"
     checkpoint: str | None = None
-    eval_every: int = 50
+    eval_every: int = 20
     eval_runs: int = 16
     save_interval: float = 300.0
     progress: bool = True
