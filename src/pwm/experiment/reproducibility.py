@@ -46,6 +46,16 @@ def git_commit() -> str | None:
         return None
 
 
+def cpu_model() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
     """What a run was made with: versions, commit, command, device, threads, parameter counts."""
     versions: dict[str, str | None] = {}
@@ -59,7 +69,7 @@ def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "parameters": parameters,

@@ -15,7 +15,7 @@ import torch
 
 from pwm.errors import ConfigError
 from pwm.experiment.checkpoints import write_json
-from pwm.experiment.reproducibility import git_commit
+from pwm.experiment.reproducibility import cpu_model, git_commit
 
 FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 
@@ -29,6 +29,10 @@ PARTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
 
 # Figure -> (comparison, target); figures without a target are reported all the same.
 TARGETS: dict[str, tuple[str, float]] = {
+    "env/ant/steps_per_second": (">=", 10_000),
+    "env/ant/overhead_percent": ("<=", 15.0),
+    "env/hopper/steps_per_second": (">=", 15_000),
+    "env/hopper/overhead_percent": ("<=", 15.0),
     "replay/sample_after_add_ms": ("<=", 5.0),
     "replay/sample_repeat_ms": ("<=", 5.0),
     "replay/add_ms": ("<=", 0.2),
@@ -102,7 +106,7 @@ def row(name: str, figure: dict[str, Any]) -> str:
 def machine_info() -> dict[str, Any]:
     """What the figures were measured on; the load shows what else was running."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0],
@@ -118,15 +122,6 @@ def describe(machine: dict[str, Any]) -> str:
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']:.1f}, "
         f"torch {machine['torch']} on {machine['torch_threads']} threads, commit {machine['git_commit']}"
     )
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @contextmanager
