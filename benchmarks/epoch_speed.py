@@ -20,7 +20,7 @@ from pwm.experiment.monitoring import PhaseTimer
 from pwm.experiment.run import build_agent, build_env
 from pwm.training.online import OnlineTrainer
 
-# flow_euler is the presets' default, which trains along the model's own rollout; teacher starts every
+# flow_euler is the default of dynamics=flow, which trains along the model's own rollout; teacher starts every
 # transition from its encoded observation and unrolls nothing.
 CONTENDERS = {
     "mlp": ["dynamics=mlp"],

@@ -35,7 +35,7 @@ SIZES = [
 ]
 HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
 ANALYTIC = ["env=analytic"]
-FLOW = ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2"]
+FLOW = ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2", "alg.replay_starts=0.5"]
 
 
 def overrides(logdir: Path, *changes: str) -> list[str]:

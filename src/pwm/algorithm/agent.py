@@ -24,6 +24,7 @@ from pwm.algorithm.updates import Updater
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
 from pwm.models.critic import CriticEnsemble
+from pwm.models.layers import check_units
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
 from pwm.models.world_model import Options as WorldModelOptions
 from pwm.models.world_model import build_world_model
@@ -83,6 +84,7 @@ class Options(WorldModelOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_units("alg.critic_units", self.critic_units)
         counts = ("horizon", "num_critics", "critic_iterations", "critic_batches", "wm_batch_size")
         for key in (*counts, "max_skipped_updates"):
             if getattr(self, key) < 1:

@@ -213,7 +213,7 @@ def train(config: ExperimentConfig) -> RunResult:
         _start_from(agent, Path(config.general.checkpoint), env.spec, device)
     try:
         trainer = OnlineTrainer(config.alg, env, agent)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except RuntimeError as error:
         if "memory" not in str(error):
             raise
         raise ConfigError(

@@ -119,8 +119,6 @@ def mlp(
 ) -> nn.Sequential:
     """One NormedLinear per entry of ``units``, and ``head`` on top, which reads the last of those widths."""
     widths = [in_dim, *units]
-    if min(widths) < 1:
-        raise ConfigError(f"units={list(units)}; every width must be at least 1")
     layers = [NormedLinear(i, o, act, activation_first) for i, o in pairwise(widths)]
     return nn.Sequential(*layers, head)
 
