@@ -9,6 +9,7 @@ observation of the next episode, and ``final_obs`` keeps the true last observati
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -103,6 +104,6 @@ def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:
     if tuple(action.shape) != (num_envs, act_dim):
         raise ActionError(f"action has shape {tuple(action.shape)}, expected ({num_envs}, {act_dim})")
     # A NaN or infinity anywhere makes the sum non-finite: one reduction instead of a mask.
-    if not bool(torch.isfinite(action.sum())):
+    if not math.isfinite(action.sum().item()):
         bad = (~torch.isfinite(action)).any(-1).nonzero().flatten().tolist()
         raise ActionError(f"action of environment(s) {bad[:8]} is not finite; actions must lie in [-1, 1]")
