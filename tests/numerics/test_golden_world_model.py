@@ -69,7 +69,8 @@ def loss_and_grads(
     """Losses and gradients of the reference's world-model loss, composed of ours."""
     horizon = golden.config["horizon"]
     rewards = golden["in/rew"].squeeze(-1)
-    batch = Batch(golden["in/obs"], golden["in/act"], rewards, torch.zeros_like(rewards, dtype=torch.bool))
+    never = torch.zeros_like(rewards, dtype=torch.bool)
+    batch = Batch(golden["in/obs"], golden["in/act"], rewards, never, ~never)
     head = model.reward_head
     model.reward_head = RawLogitError()
     model.zero_grad()

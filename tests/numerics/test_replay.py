@@ -17,7 +17,7 @@ from pwm.errors import ConfigError, DataError
 OBS_DIM, ACT_DIM = 3, 2
 GOES_ON, TERMINATED, TRUNCATED = 0, 1, 2
 
-# One window as plain numbers: observations, actions, rewards, terminated flags.
+# One window as plain numbers: observations, actions, rewards, terminated flags, validity.
 Window = tuple[tuple[Any, ...], ...]
 
 
@@ -72,16 +72,22 @@ class Naive:
         return self.rows[env][-self.rows_per_env :]
 
     def windows(self) -> list[Window]:
-        """Every stretch of H+1 retained rows of one episode, by environment, oldest first."""
+        """H transitions from every retained one on, padded after its episode; oldest first."""
         found: list[Window] = []
         for env in range(self.num_envs):
             rows = self.retained(env)
-            for start in range(len(rows) - self.horizon):
-                part = rows[start : start + self.horizon + 1]
-                if all(row[0] == part[0][0] for row in part):
-                    moves = part[:-1]
-                    fields = [tuple(row[i] for row in moves) for i in (2, 3, 4)]
-                    found.append((tuple(row[1] for row in part), *fields))
+            for start, first in enumerate(rows):
+                if first[2] is None:
+                    continue
+                part = [row for row in rows[start : start + self.horizon + 1] if row[0] == first[0]]
+                last = part[-1][1]
+                moves = [row for row in part[: self.horizon] if row[2] is not None]
+                missing = self.horizon - len(moves)
+                observations = [row[1] for row in moves] + [last] * (missing + 1)
+                moves += [[None, None, (0.0,) * ACT_DIM, 0.0, False]] * missing
+                fields = [tuple(row[i] for row in moves) for i in (2, 3, 4)]
+                valid = (True,) * (self.horizon - missing) + (False,) * missing
+                found.append((tuple(observations), *fields, valid))
         return found
 
     def transitions(self) -> int:
@@ -91,15 +97,15 @@ class Naive:
 def _plain(batch: Any) -> list[Window]:
     """The windows of a batch in the form ``Naive.windows`` returns."""
     obs, action = batch.obs.transpose(0, 1).tolist(), batch.action.transpose(0, 1).tolist()
-    reward, terminated = batch.reward.T.tolist(), batch.terminated.T.tolist()
+    flat = [column.T.tolist() for column in (batch.reward, batch.terminated, batch.valid)]
     return [
-        (tuple(map(tuple, o)), tuple(map(tuple, a)), tuple(r), tuple(d))
-        for o, a, r, d in zip(obs, action, reward, terminated, strict=True)
+        (tuple(map(tuple, o)), tuple(map(tuple, a)), *map(tuple, rest))
+        for o, a, *rest in zip(obs, action, *flat, strict=True)
     ]
 
 
 def _stored(buffer: ReplayBuffer) -> list[Window]:
-    return _plain(buffer.gather(torch.arange(buffer.num_windows, device=buffer.device)))
+    return _plain(buffer.gather(torch.arange(len(buffer), device=buffer.device)))
 
 
 def _buffer(naive: Naive, spare: int = 0, device: str = "cpu") -> ReplayBuffer:
@@ -159,17 +165,17 @@ def test_windows_equal_naive_model_after_many_wraps(
     _run(naive, buffer, steps, mean_length, seed)
     expected = naive.windows()
     assert _stored(buffer) == expected
-    if not expected:
-        with pytest.raises(DataError):
-            buffer.sample(4, torch.Generator())
-        return
     drawn = _plain(buffer.sample(200, torch.Generator().manual_seed(seed)))
     assert set(drawn) <= set(expected)
-    for obs, _, _, terminated in drawn:
+    for obs, _, _, terminated, valid in drawn:
         envs, episodes, steps_of = zip(*obs, strict=True)
         assert len(set(envs)) == len(set(episodes)) == 1
-        assert list(steps_of) == list(range(int(steps_of[0]), int(steps_of[0]) + naive.horizon + 1))
-        assert not any(terminated[:-1]), "a transition that ended an episode is not the last of its window"
+        length = sum(valid)
+        assert 1 <= length <= naive.horizon
+        assert all(valid[:length])
+        expected_steps = [steps_of[0] + min(t, length) for t in range(naive.horizon + 1)]
+        assert list(steps_of) == expected_steps
+        assert not any(terminated[: length - 1]), "a window goes on after the end of its episode"
 
 
 @pytest.mark.parametrize("kind", [TERMINATED, TRUNCATED])
@@ -178,9 +184,26 @@ def test_terminal_observation_is_stored_and_only_termination_is_flagged(kind: in
     buffer = _buffer(naive)
     for done in (GOES_ON, GOES_ON, kind, GOES_ON):
         buffer.add(**naive.advance([done]))
-    batch = buffer.gather(torch.tensor([buffer.num_windows - 1]))
+    batch = buffer.gather(torch.tensor([1, 2, 3]))
     assert batch.obs[:, 0].tolist() == [[0, 0, 1], [0, 0, 2], [0, 0, 3]]
-    assert batch.terminated[:, 0].tolist() == [False, kind == TERMINATED]
+    assert batch.obs[:, 1].tolist() == [[0, 0, 2], [0, 0, 3], [0, 0, 3]]
+    assert batch.terminated.T.tolist() == [
+        [False, kind == TERMINATED],
+        [kind == TERMINATED, False],
+        [False] * 2,
+    ]
+    assert batch.valid.T.tolist() == [[True, True], [True, False], [True, False]]
+
+
+def test_every_transition_of_a_short_episode_is_learned_from_equally_often() -> None:
+    naive = Naive(1, 4, 30)
+    buffer = _buffer(naive)
+    for done in (GOES_ON, GOES_ON, TERMINATED, GOES_ON):
+        buffer.add(**naive.advance([done]))
+    # Of the windows that start anywhere in the 3-step episode, k contain its k-th transition.
+    valid = buffer.gather(torch.arange(3)).valid
+    assert int(valid.sum()) == 1 + 2 + 3
+    assert buffer.gather(torch.arange(3)).terminated.sum() == 3
 
 
 def test_latest_transition_can_be_sampled_at_once() -> None:
@@ -197,8 +220,8 @@ def test_batch_has_documented_shapes_and_types() -> None:
     buffer = _buffer(naive)
     _run(naive, buffer, 15, 1e9, seed=0)
     batch = buffer.sample(7, torch.Generator().manual_seed(0))
-    assert [tuple(t.shape) for t in batch] == [(5, 7, OBS_DIM), (4, 7, ACT_DIM), (4, 7), (4, 7)]
-    assert [t.dtype for t in batch] == [torch.float32] * 3 + [torch.bool]
+    assert [tuple(t.shape) for t in batch] == [(5, 7, OBS_DIM), (4, 7, ACT_DIM), (4, 7), (4, 7), (4, 7)]
+    assert [t.dtype for t in batch] == [torch.float32] * 3 + [torch.bool] * 2
 
 
 def test_values_are_copied_in_and_out_without_gradients() -> None:
@@ -223,9 +246,8 @@ def test_sampling_is_uniform_over_windows_not_over_environments() -> None:
         buffer.add(**naive.advance([GOES_ON, TRUNCATED * (t % 5 == 4), TERMINATED * (t % 2)]))
     expected = naive.windows()
     counts = Counter(window[0][0][0] for window in expected)
-    assert counts[0.0] == 13
-    assert 0 < counts[1.0] < counts[0.0]
-    assert counts[2.0] == 0
+    assert counts[0.0] == 15
+    assert 0 < counts[2.0] < counts[1.0] < counts[0.0]
     draws = 40_000
     generator = torch.Generator().manual_seed(3)
     seen = Counter(_plain(buffer.sample(draws, generator)))
@@ -267,7 +289,7 @@ def test_restored_buffer_samples_and_evolves_identically(
         assert _stored(restored) == _stored(buffer) == naive.windows()
         assert restored.num_transitions == buffer.num_transitions
         assert restored.total_added == buffer.total_added
-        if buffer.num_windows:
+        if len(buffer):
             draws = [b.sample(32, torch.Generator().manual_seed(seed)) for b in (buffer, restored)]
             assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
         step = naive.advance(_kinds(generator, naive.num_envs, mean_length))
@@ -330,19 +352,17 @@ def test_sizes_too_small_are_refused(changed: dict[str, int], named: list[str]) 
     assert all(text in str(error.value) for text in named)
 
 
-def test_sampling_without_windows_names_the_counts() -> None:
+def test_sampling_what_is_not_there_is_refused() -> None:
     naive = Naive(2, 3, 9)
     buffer = _buffer(naive)
-    for _ in range(2):
-        buffer.add(**naive.advance([GOES_ON, GOES_ON]))
-    with pytest.raises(DataError, match=r"no window of 3 transitions.*: 4 transitions of 2 environment"):
+    with pytest.raises(DataError, match="empty"):
         buffer.sample(1, torch.Generator())
     buffer.add(**naive.advance([GOES_ON, GOES_ON]))
-    assert buffer.num_windows == 2
+    assert len(buffer) == 2
     with pytest.raises(DataError, match="batch_size=0"):
         buffer.sample(0, torch.Generator())
     for rank in (-1, 2):
-        with pytest.raises(DataError, match="2 windows are stored"):
+        with pytest.raises(DataError, match="2 transitions are stored"):
             buffer.gather(torch.tensor([rank]))
 
 
@@ -380,5 +400,5 @@ def test_damaged_state_is_refused_and_changes_nothing() -> None:
     with pytest.raises(DataError, match="incomplete: cursor"):
         buffer.load_state_dict({k: v for k, v in state.items() if k != "cursor"})
     with pytest.raises(DataError, match="inconsistent"):
-        buffer.load_state_dict({**state, "window_end": state["window_end"][:-1]})
+        buffer.load_state_dict({**state, "cursor": state["cursor"][:-1]})
     assert _stored(buffer) == before

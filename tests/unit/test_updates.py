@@ -173,6 +173,7 @@ def batch(**changes: Tensor) -> Batch:
         "action": torch.rand(horizon, size, 2) * 2 - 1,
         "reward": torch.randn(horizon, size),
         "terminated": torch.zeros(horizon, size, dtype=torch.bool),
+        "valid": torch.ones(horizon, size, dtype=torch.bool),
     }
     return Batch(**{**fields, **changes})
 
@@ -186,6 +187,7 @@ WRONG = {
     "rewards with a last axis": {"reward": torch.randn(3, 4, 1)},
     "rewards transposed": {"reward": torch.randn(4, 3)},
     "terminations of one step": {"terminated": torch.zeros(1, 4, dtype=torch.bool)},
+    "validity of another batch": {"valid": torch.ones(3, 5, dtype=torch.bool)},
 }
 
 

@@ -45,6 +45,8 @@ class Options(WorldModelOptions):
         critic_iterations, critic_batches: passes over the imagined states per epoch, minibatches per pass.
         wm_iterations, wm_batch_size: world-model updates per epoch, windows per update.
         actor_iterations: actor updates per epoch (``closed_loop`` collection only; lockstep makes one).
+        model_horizon: steps the world model predicts open-loop in training before it restarts from an encoded
+            observation; divides ``horizon``. 0 means ``horizon`` (published PWM).
         reward_coef: weight of the reward loss in the world-model loss.
         rew_rms: train the world model on rewards divided by their running standard deviation.
         ret_rms: divide the actor loss by the running standard deviation of the imagined returns.
@@ -52,6 +54,8 @@ class Options(WorldModelOptions):
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
+        acting_rate: share of the actor that moves into its slow copy after every actor step; the slow copy
+            acts in the environment and is what gets evaluated. 1 means no slow copy (published PWM).
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
@@ -74,11 +78,13 @@ class Options(WorldModelOptions):
     wm_iterations: int = 8
     wm_batch_size: int = 256
     actor_iterations: int = 1
+    model_horizon: int = 0
     reward_coef: float = 1.0
     rew_rms: bool = True
     ret_rms: bool = True
     target_rate: float = 1.0
     value_rms: bool = True
+    acting_rate: float = 1.0
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
 
@@ -133,6 +139,7 @@ class Agent(nn.Module):
             options.num_critics,
             activation_first=options.activation_first,
         )
+        self.acting_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.reward_rms = RunningMeanStd()
         self.return_rms = RunningMeanStd()
@@ -161,7 +168,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh."""
         noise = None if deterministic else self.noise(len(obs))
-        return self.actor.act(self.world_model.encode(obs), noise)
+        return self.acting_actor.act(self.world_model.encode(obs), noise)
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal policy noise [*shape, noise_dim]."""
@@ -184,6 +191,8 @@ class Agent(nn.Module):
         """One gradient step on ``batch`` (rewards in environment units)."""
         opts = self.options
         scaled = batch._replace(reward=batch.reward / self.reward_scale)
+        if opts.model_horizon:
+            scaled = scaled.split(opts.model_horizon)
         loss, metrics = world_model_loss(
             self.world_model, scaled, None, opts.gamma, opts.reward_coef, self.generator
         )
@@ -213,6 +222,7 @@ class Agent(nn.Module):
             loss = loss + opts.saturation_coef * excess.square().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
+        self._move(self.acting_actor, self.actor, opts.acting_rate)
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
         metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
         metrics |= self.actor.report(rollout.latents.detach())
@@ -231,7 +241,7 @@ class Agent(nn.Module):
             for index in order.chunk(opts.critic_batches):
                 loss = critic_loss(self.critic, z[index], targets[index], weights[index])
                 norms.append(self.updaters["critic"].step(loss))
-                self._move_target_critic()
+                self._move(self.target_critic, self.critic, opts.target_rate)
                 losses.append(loss.detach())
         return {
             "loss": torch.stack(losses).mean(),
@@ -240,11 +250,13 @@ class Agent(nn.Module):
             "target_std": targets.std(),
         }
 
+    @staticmethod
     @torch.no_grad()
-    def _move_target_critic(self) -> None:
-        slow: list[Tensor] = list(self.target_critic.parameters())
-        fast: list[Tensor] = list(self.critic.parameters())
-        torch._foreach_lerp_(slow, fast, self.options.target_rate)
+    def _move(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+        """Move every parameter of ``slow`` by ``rate`` of its way to ``fast``."""
+        targets: list[Tensor] = list(slow.parameters())
+        sources: list[Tensor] = list(fast.parameters())
+        torch._foreach_lerp_(targets, sources, rate)
 
     def set_lr_fraction(self, fraction: float, final: float) -> dict[str, float]:
         """Set every learning rate to ``fraction`` of the way from its initial value down to ``final``."""

@@ -1,21 +1,134 @@
-"""Measurements of the model that training does not need but people do."""
+"""Measurements of model, critic and policy that training does not need but people do."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pwm.data.batch import Batch
+from pwm.algorithm.agent import Agent
+from pwm.algorithm.losses import imagine
+from pwm.data.batch import Batch, Recorded
 from pwm.models.dynamics.base import unroll
 from pwm.models.world_model import WorldModel
+
+# States of recorded episodes that a report looks at, evenly spaced.
+SAMPLES = 512
 
 
 @torch.no_grad()
 def open_loop_error(model: WorldModel, batch: Batch, steps: Sequence[int]) -> Tensor:
-    """Mean squared latent error [len(steps)] after k steps of open-loop prediction, for k in ``steps``."""
+    """Mean squared latent error [len(steps)] after k open-loop steps, for every k >= 1 in ``steps``."""
     latents = model.encode(batch.obs)
     predicted = unroll(model.dynamics, latents[0], batch.action)
-    error = (predicted - latents).square().mean((1, 2))
-    return error[list(steps)]
+    error = (predicted - latents).square().mean(-1)[list(steps)]
+    known = batch.valid[[k - 1 for k in steps]]
+    return (error * known).sum(1) / known.sum(1)
+
+
+def returns_to_go(recorded: Recorded, gamma: float) -> tuple[Tensor, Tensor]:
+    """Discounted return after every recorded step, and where it is known to within 5 %.
+
+    The return of an episode that was cut by the time limit lacks a tail worth gamma^k of the value, k steps
+    before the cut; states with gamma^k > 0.05 are not known. Terminated episodes are known everywhere.
+
+    Returns:
+        [T, N] returns and [T, N] bool.
+    """
+    steps, count = recorded.reward.shape
+    total = recorded.reward.new_zeros(count)
+    returns = torch.empty_like(recorded.reward)
+    for t in reversed(range(steps)):
+        total = recorded.running[t] * (recorded.reward[t] + gamma * ~recorded.terminated[t] * total)
+        returns[t] = total
+    length = recorded.running.sum(0)
+    ends = (recorded.terminated & recorded.running).any(0)
+    left = length - torch.arange(steps, device=length.device)[:, None]
+    tail = math.log(0.05) / math.log(gamma) if 0.0 < gamma < 1.0 else float(steps)
+    return returns, recorded.running & (ends | (left >= tail))
+
+
+@torch.no_grad()
+def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
+    """What the critic expects from the recorded states, and what the same policy then really earned.
+
+    Returns:
+        ``value`` and ``realised_value``: means of the critic's value and of the discounted return, in
+        environment reward; ``critic_spread``: standard deviation over the ensemble, in the same unit.
+        Empty if no return is known.
+    """
+    returns, known = returns_to_go(recorded, agent.options.gamma)
+    chosen = _spread_out(known)
+    if not len(chosen):
+        return {}
+    values = agent.critic(agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])) * agent.reward_scale
+    return {
+        "value": float(values.amin(0).mean()),
+        "realised_value": float(returns.flatten()[chosen].mean()),
+        "critic_spread": float(values.std(0).mean()) if len(values) > 1 else 0.0,
+    }
+
+
+@torch.no_grad()
+def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
+    """Imagined and real reward of the deterministic policy over the next H steps from the same states.
+
+    Episodes that end within the H steps earn nothing afterwards, in reality; in imagination later rewards
+    count by the predicted probability of getting there.
+
+    Returns:
+        ``imagined_reward`` and ``realised_reward`` (sums over H steps, environment reward), and
+        ``latent_error_k<k>``: mean squared error of the predicted latents after 1, 4 and H steps along the
+        recorded actions. Empty if no episode lasted H steps.
+    """
+    horizon = agent.options.horizon
+    running, reward = recorded.running, recorded.reward * recorded.running
+    if len(running) <= horizon:
+        return {}
+    start = running[:-horizon]
+    # States whose next H steps were recorded, or that terminated for good within them.
+    ended = (recorded.terminated & running).flip(0).cumsum(0).flip(0)[:-horizon].bool()
+    chosen = _spread_out(start & (running[horizon:] | ended))
+    if not len(chosen):
+        return {}
+    summed = torch.cat([torch.zeros_like(reward[:1]), reward.cumsum(0)])
+    realised = (summed[horizon:] - summed[:-horizon])[:-1].flatten()[chosen]
+    model = agent.world_model
+    z = model.encode(recorded.obs.flatten(0, 1)[chosen])
+    rollout = imagine(model, agent.acting_actor, z, None, horizon)
+    alive = torch.ones_like(rollout.rewards)
+    if rollout.survival is not None:
+        alive = torch.cat([alive[:1], rollout.survival.cumprod(0)[:-1]])
+    imagined = (alive * rollout.rewards).sum(0) * agent.reward_scale
+    return {
+        "imagined_reward": float(imagined.mean()),
+        "realised_reward": float(realised.mean()),
+    } | _on_policy_error(model, recorded, horizon)
+
+
+def _on_policy_error(model: WorldModel, recorded: Recorded, horizon: int) -> dict[str, float]:
+    count = recorded.running.shape[1]
+    chosen = _spread_out(recorded.running[:-horizon] & recorded.running[horizon:])
+    if not len(chosen):
+        return {}
+    row, column = chosen // count, chosen % count
+    window = row + torch.arange(horizon + 1, device=row.device)[:, None]
+    obs, action = recorded.obs[window, column], recorded.action[window[:-1], column]
+    latents = model.encode(obs)
+    error = (unroll(model.dynamics, latents[0], action) - latents).square().mean((1, 2))
+    return {f"latent_error_k{k}": float(error[k]) for k in checked_steps(horizon)}
+
+
+def checked_steps(horizon: int) -> list[int]:
+    """Horizons at which open-loop errors are reported: 1, 4 and H."""
+    return sorted({1, min(4, horizon), horizon})
+
+
+def _spread_out(mask: Tensor) -> Tensor:
+    """At most ``SAMPLES`` evenly spaced flat indices of true entries."""
+    index = mask.flatten().nonzero().squeeze(1)
+    if len(index) <= SAMPLES:
+        return index
+    return index[torch.linspace(0, len(index) - 1, SAMPLES, device=index.device).long()]

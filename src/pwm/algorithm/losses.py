@@ -29,11 +29,12 @@ def world_model_loss(
 ) -> tuple[Tensor, Metrics]:
     """Dynamics loss, ``reward_coef`` times the gamma-weighted mean reward loss, and the termination loss.
 
-    The termination loss is the binary cross-entropy of the predictor, if the model has one.
+    The termination loss is the binary cross-entropy of the predictor, if the model has one. Padding counts
+    in none of them.
 
     Args:
         model: the world model.
-        batch: H transitions of B windows; ``reward`` in the units the model is to predict.
+        batch: up to H transitions of B windows; ``reward`` in the units the model is to predict.
         task: int64 [B], or None.
         gamma: weight gamma**t of transition t, in both terms.
         reward_coef: weight of the reward term.
@@ -47,15 +48,17 @@ def world_model_loss(
     source = model.encode(batch.obs[:source_steps], task)
     with torch.no_grad():
         target = model.encode(batch.obs[1:], task)
-    dynamics = model.dynamics.loss(source, batch.action, target, model.embed(task), gamma, generator)
+    valid = batch.valid.to(batch.reward.dtype)
+    valid = valid / valid.mean()
+    weights = discounts(gamma, horizon, valid)[:, None] * valid
+    dynamics = model.dynamics.loss(source, batch.action, target, weights, model.embed(task), generator)
     raw = model.reward(dynamics.latents, batch.action, task)
-    weights = discounts(gamma, horizon, raw)[:, None]
     reward_loss = (weights * model.reward_head.loss(raw, batch.reward)).mean()
     loss = dynamics.loss + reward_coef * reward_loss
     metrics = {"dynamics_loss": dynamics.loss.detach(), "reward_loss": reward_loss.detach()}
     logit = model.termination(dynamics.latents, batch.action, task)
     if logit is not None:
-        termination_loss = F.binary_cross_entropy_with_logits(logit, batch.terminated.to(logit.dtype))
+        termination_loss = F.binary_cross_entropy_with_logits(logit, batch.terminated.to(logit.dtype), valid)
         loss = loss + termination_loss
         metrics["termination_loss"] = termination_loss.detach()
     return loss, metrics | {"loss": loss.detach()}

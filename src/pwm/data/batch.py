@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """B windows of H transitions, time first; no window crosses an episode end.
+    """B windows of up to H transitions, time first; no window crosses an episode end.
 
     Attributes:
-        obs: [H+1, B, obs_dim] float32; ``obs[H]`` may be the terminal observation of an episode.
+        obs: [H+1, B, obs_dim] float32; where an episode ends inside the window, its last observation is
+            repeated.
         action: [H, B, act_dim] float32 in [-1, 1].
         reward: [H, B] float32, unscaled environment reward.
         terminated: [H, B] bool, true where the transition ended the episode for good.
+        valid: [H, B] bool, false for the padding behind an episode's end; once false, false to the end.
 
     ``action[t]``, ``reward[t]``, ``terminated[t]`` belong to ``obs[t] -> obs[t+1]``.
     """
@@ -23,3 +26,33 @@ class Batch(NamedTuple):
     action: Tensor
     reward: Tensor
     terminated: Tensor
+    valid: Tensor
+
+    def split(self, steps: int) -> Batch:
+        """Cut every window into H / ``steps`` windows of ``steps`` transitions (``steps`` must divide H)."""
+        pieces = len(self.action) // steps
+
+        def cut(x: Tensor) -> Tensor:
+            return x.unflatten(0, (pieces, steps)).transpose(0, 1).flatten(1, 2)
+
+        last = self.obs[steps::steps].flatten(0, 1)
+        obs = torch.cat([cut(self.obs[:-1]), last.unsqueeze(0)])
+        return Batch(obs, cut(self.action), cut(self.reward), cut(self.terminated), cut(self.valid))
+
+
+class Recorded(NamedTuple):
+    """T steps of N whole episodes that started together, time first.
+
+    Attributes:
+        obs: [T, N, obs_dim], before the step.
+        action: [T, N, act_dim].
+        reward: [T, N], environment reward.
+        terminated: [T, N] bool, true where the step ended the episode for good.
+        running: [T, N] bool, true while the episode lasts; everything else is to be ignored.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    running: Tensor

@@ -6,9 +6,14 @@ stored at once as a row of its own (the END row): the next transition of the sam
 and when the episode finishes it stays. A terminal observation is therefore never lost, and no question
 "did any environment finish?" has to be asked of the device while adding.
 
-A window is H+1 consecutive rows of one episode, named by its last row. In one environment windows appear
-in time order and are overwritten in the same order, so the live ones form a queue. Keeping that queue
-makes exactly uniform sampling independent of the capacity: no search over the stored rows is needed.
+A window starts at any stored transition and follows its episode for up to H transitions. Where the episode
+(or what is known of it) is shorter, the rest of the window is padding, marked invalid. Demanding H whole
+transitions instead would show the last transition of an episode in one window and those in its middle in H,
+so that a model would meet terminations H times too rarely, and episodes shorter than H not at all.
+
+In one environment transitions appear in time order and are overwritten in the same order, so the live ones
+form a queue. Keeping that queue makes exactly uniform sampling independent of the capacity: no search over
+the stored rows is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from pwm.data.batch import Batch
 from pwm.errors import ConfigError, DataError
 
 # An add writes two rows per environment (transition and END row), and moves the newest row forward by
-# one, or by two when it starts an episode: at most two windows per environment can die in it.
+# one, or by two when it starts an episode: at most two transitions per environment can die in it.
 _ROWS_PER_ADD = 2
 
 
@@ -36,7 +41,7 @@ class ReplayBuffer:
         num_envs: N, environments added in lockstep.
         obs_dim: width of one observation.
         act_dim: width of one action.
-        horizon: H, transitions in one window.
+        horizon: H, most transitions in one window.
         rows_per_env: rows kept for each environment, ``capacity // num_envs``.
         device: where everything is stored.
         total_added: transitions added since construction, stored or already overwritten.
@@ -58,7 +63,7 @@ class ReplayBuffer:
             num_envs: N, environments added in lockstep.
             obs_dim: width of one observation.
             act_dim: width of one action.
-            horizon: H, transitions in one window.
+            horizon: H, most transitions in one window.
             device: where everything is stored and sampled.
 
         Raises:
@@ -86,17 +91,18 @@ class ReplayBuffer:
         # Environment-major, so that the rows of one window are neighbours in memory.
         self._rows = torch.zeros(slots, width, device=device)
         self._is_transition = torch.zeros(slots, dtype=torch.bool, device=device)
-        # Queue of live windows of each environment: a ring of last-row numbers; head and tail never wrap.
-        self._ends = torch.zeros(slots, dtype=torch.int64, device=device)
+        # Queue of the live transitions of each environment: a ring of row numbers. Its head and tail never
+        # wrap; every environment gains one transition per add, so all tails are one number.
+        self._queue = torch.zeros(slots, dtype=torch.int64, device=device)
         self._head = torch.zeros(n, dtype=torch.int64, device=device)
-        self._tail = torch.zeros(n, dtype=torch.int64, device=device)
+        self._tail = 0
         # Number of the row that takes the next transition, and transitions in the running episode.
         self._cursor = torch.zeros(n, dtype=torch.int64, device=device)
         self._episode_step = torch.zeros(n, dtype=torch.int64, device=device)
 
         self._ring_start = torch.arange(n, device=device) * self.rows_per_env
         self._pair = torch.arange(_ROWS_PER_ADD, device=device).unsqueeze(1)
-        self._back = torch.arange(-self.horizon, 1, device=device).unsqueeze(1)
+        self._ahead = torch.arange(self.horizon + 1, device=device).unsqueeze(1)
         # Source of the rows an add writes: first all transitions, then all END rows.
         self._stage = torch.zeros(_ROWS_PER_ADD, n, width, device=device)
         self._stage_flags = torch.tensor([True, False], device=device).repeat_interleave(n)
@@ -112,8 +118,7 @@ class ReplayBuffer:
 
     def _forget_caches(self) -> None:
         self._cumulative: Tensor | None = None
-        self._num_windows = 0
-        self._num_transitions: int | None = None
+        self._num_transitions = 0
 
     @torch.no_grad()
     def add(
@@ -149,7 +154,7 @@ class ReplayBuffer:
         self._rows.index_copy_(0, slot, self._stage_flat)
         self._is_transition.index_copy_(0, slot, self._stage_flags)
         self._episode_step += 1
-        self._update_windows(newest=row[1])
+        self._update_queue(*row)
 
         finished = terminated | truncated
         self._cursor += 1
@@ -184,18 +189,16 @@ class ReplayBuffer:
             if value.dtype is not torch.bool:
                 raise DataError(f"{name} has dtype {value.dtype}, the replay buffer expects torch.bool")
 
-    def _update_windows(self, newest: Tensor) -> None:
-        """Queue the windows that end at row ``newest`` [N]; drop those whose first row it overwrote."""
-        # Written whether or not the window is complete: the slot at the tail is always free, because at
-        # most rows_per_env - horizon windows are live, and only the tail decides what is in the queue.
-        tail_slot = (self._tail % self.rows_per_env) + self._ring_start
-        self._ends.index_copy_(0, tail_slot, newest)
-        self._tail += self._episode_step >= self.horizon
+    def _update_queue(self, added: Tensor, newest: Tensor) -> None:
+        """Queue the transitions in rows ``added`` [N]; drop those that row ``newest`` [N] overwrote."""
+        place = self._tail % self.rows_per_env
+        self._queue.index_copy_(0, self._ring_start + place, added)
+        self._tail += 1
 
-        oldest = self._head + self._pair  # [2, N], the only windows that can die
+        oldest = self._head + self._pair  # [2, N], the only transitions that can die
         slot = (oldest % self.rows_per_env) + self._ring_start
-        first_row = self._ends.index_select(0, slot.view(-1)).view_as(slot) - self.horizon
-        dead = (first_row <= newest - self.rows_per_env) & (oldest < self._tail)
+        row = self._queue.index_select(0, slot.view(-1)).view_as(slot)
+        dead = (row <= newest - self.rows_per_env) & (oldest < self._tail)
         self._head += dead.sum(0)
 
     @torch.no_grad()
@@ -209,7 +212,7 @@ class ReplayBuffer:
         self._episode_step.zero_()
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw windows uniformly, with replacement, from all that are stored.
+        """Draw windows uniformly, with replacement, from all stored transitions.
 
         Args:
             batch_size: B, number of windows.
@@ -219,77 +222,71 @@ class ReplayBuffer:
             Batch of [H+1, B, ...] obs and [H, B, ...] others; see ``gather``.
 
         Raises:
-            DataError: no complete window is stored, or ``batch_size`` is below 1.
+            DataError: nothing is stored, or ``batch_size`` is below 1.
         """
         if batch_size < 1:
             raise DataError(f"cannot sample batch_size={batch_size} windows; the minimum is 1")
-        count = self.num_windows
+        count = self.num_transitions
         if count == 0:
-            raise DataError(
-                f"the replay buffer holds no window of {self.horizon} transitions of one episode: "
-                f"{self.num_transitions} transitions of {self.num_envs} environment(s) are stored"
-            )
+            raise DataError("the replay buffer is empty")
         rank = torch.randint(count, (batch_size,), generator=generator, device=self.device)
         return self._gather(rank)
 
     def gather(self, rank: Tensor) -> Batch:
-        """Return the windows with the given ranks.
+        """Return the windows that start at the transitions with the given ranks.
 
-        Windows are ranked by environment, then from oldest to newest; ranks shift when data are added.
+        Transitions are ranked by environment, then from oldest to newest; ranks shift when data are added.
 
         Args:
-            rank: [B] int64 in [0, num_windows).
+            rank: [B] int64 in [0, num_transitions).
 
         Returns:
             Batch of copies: obs [H+1, B, obs_dim], action [H, B, act_dim], reward [H, B] float32 (views of
-            one gathered tensor) and terminated [H, B] bool.
+            one gathered tensor), terminated and valid [H, B] bool. Padding repeats the last observation
+            with zero action and reward.
 
         Raises:
             DataError: a rank is out of range.
         """
-        if rank.numel() and not 0 <= int(rank.min()) <= int(rank.max()) < self.num_windows:
+        if rank.numel() and not 0 <= int(rank.min()) <= int(rank.max()) < self.num_transitions:
             raise DataError(
-                f"window ranks {int(rank.min())}..{int(rank.max())} are out of range; "
-                f"{self.num_windows} windows are stored"
+                f"ranks {int(rank.min())}..{int(rank.max())} are out of range; "
+                f"{self.num_transitions} transitions are stored"
             )
         return self._gather(rank)
 
     def _gather(self, rank: Tensor) -> Batch:
-        env, end = self._locate(rank)
-        row = self._back + end  # [H+1, B]
-        slot = (row % self.rows_per_env) + self._ring_start[env]
+        env, start = self._locate(rank)
+        h, ring = self.horizon, self._ring_start[env]
+        slot = ((self._ahead[:h] + start) % self.rows_per_env) + ring
+        # The END row stops every window: what lies behind it belongs to another episode.
+        valid = self._is_transition[slot].cumprod(0)
+        row = torch.minimum(self._ahead, valid.sum(0)) + start  # [H+1, B]
+        slot = (row % self.rows_per_env) + ring
         packed = self._rows.index_select(0, slot.view(-1)).view(*slot.shape, self._rows.shape[1])
         obs, action, reward, terminated = self._split(packed)
-        h = self.horizon
-        return Batch(obs, action[:h], reward[:h], terminated[:h] > 0.5)
+        return Batch(obs, action[:h], reward[:h], terminated[:h] > 0.5, valid > 0)
 
     def _locate(self, rank: Tensor) -> tuple[Tensor, Tensor]:
-        """Environment and last-row number, both [B] int64, of the windows with ranks [B]."""
-        cumulative = self._cumulative_windows()
+        """Environment and row number, both [B] int64, of the transitions with ranks [B]."""
+        cumulative = self._cumulative_transitions()
         env = torch.searchsorted(cumulative, rank, right=True)
-        # The rank of the head of an environment's queue is the number of windows before it.
+        # The rank of the head of an environment's queue is the number of transitions before it.
         offset = self._head - (cumulative - (self._tail - self._head))
         place = (rank + offset[env]) % self.rows_per_env
-        return env, self._ends.index_select(0, place + self._ring_start[env])
+        return env, self._queue.index_select(0, place + self._ring_start[env])
 
-    def _cumulative_windows(self) -> Tensor:
-        """Windows of environments 0..e for every e, [N] int64, counted once per change of data."""
+    def _cumulative_transitions(self) -> Tensor:
+        """Transitions of environments 0..e for every e, [N] int64, counted once per change of data."""
         if self._cumulative is None:
             self._cumulative = (self._tail - self._head).cumsum(0)
-            self._num_windows = int(self._cumulative[-1])
+            self._num_transitions = int(self._cumulative[-1])
         return self._cumulative
 
     @property
-    def num_windows(self) -> int:
-        """Windows that can be sampled."""
-        self._cumulative_windows()
-        return self._num_windows
-
-    @property
     def num_transitions(self) -> int:
-        """Transitions stored now; END rows do not count."""
-        if self._num_transitions is None:
-            self._num_transitions = int(self._is_transition.count_nonzero())
+        """Transitions stored now, each the start of one window; END rows do not count."""
+        self._cumulative_transitions()
         return self._num_transitions
 
     def __len__(self) -> int:
@@ -299,7 +296,7 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of device memory held by the stored data."""
-        return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._ends))
+        return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._queue))
 
     def _sizes(self) -> dict[str, int]:
         keys = ("num_envs", "obs_dim", "act_dim", "horizon", "rows_per_env")
@@ -309,20 +306,16 @@ class ReplayBuffer:
         """Return a CPU copy of the filled part; tensors and numbers only.
 
         Keys: the sizes (int), ``total_added`` (int), ``rows`` [N, F, obs_dim + act_dim + 2] float32 and
-        ``is_transition`` [N, F] bool with F filled positions, ``cursor``, ``episode_step`` and
-        ``window_count`` [N] int64, ``window_end`` [num_windows] int64 in rank order.
+        ``is_transition`` [N, F] bool with F filled positions, ``cursor`` and ``episode_step`` [N] int64.
         """
         n, c = self.num_envs, self.rows_per_env
         # Before the first wrap an END row can lie at the cursor itself, hence the + 1.
         filled = min(c, int(self._cursor.max()) + 1) if self.total_added else 0
-        ranks = torch.arange(self.num_windows, device=self.device)
         tensors = {
             "rows": self._rows.view(n, c, -1)[:, :filled],
             "is_transition": self._is_transition.view(n, c)[:, :filled],
             "cursor": self._cursor,
             "episode_step": self._episode_step,
-            "window_count": self._tail - self._head,
-            "window_end": self._locate(ranks)[1],
         }
         copies = {
             key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -345,18 +338,23 @@ class ReplayBuffer:
         self._is_transition.view(n, c)[:, :filled].copy_(state["is_transition"])
         self._cursor.copy_(state["cursor"])
         self._episode_step.copy_(state["episode_step"])
-        self._head.zero_()
-        self._tail.copy_(state["window_count"])
         self.total_added = int(state["total_added"])
+        self._rebuild_queue()
         self._forget_caches()
 
-        # With every queue restarted at position 0, the rank inside an environment is the position.
-        end = state["window_end"].to(self.device, torch.int64)
-        rank = torch.arange(end.numel(), device=self.device)
-        cumulative = self._cumulative_windows()
-        env = torch.searchsorted(cumulative, rank, right=True)
-        place = rank - (cumulative - self._tail)[env]
-        self._ends.index_copy_(0, place + self._ring_start[env], end)
+    def _rebuild_queue(self) -> None:
+        """List the live transitions anew from the stored rows: the last ``rows_per_env`` of every ring."""
+        c = self.rows_per_env
+        self._tail = self.total_added // self.num_envs
+        # The newest row is the END row: at the cursor while an episode runs, else just before it.
+        newest = self._cursor - (self._episode_step == 0).to(torch.int64)
+        row = newest.unsqueeze(1) + torch.arange(1 - c, 1, device=self.device)  # [N, C], oldest first
+        slot = (row % c) + self._ring_start.unsqueeze(1)
+        live = self._is_transition[slot] & (row >= 0)
+        count = live.sum(1, keepdim=True)
+        self._head.copy_(self._tail - count.squeeze(1))
+        place = (self._tail - count + live.cumsum(1) - 1) % c
+        self._queue.index_copy_(0, (place + self._ring_start.unsqueeze(1))[live], row[live])
 
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raise DataError unless ``state`` fits this buffer."""
@@ -368,19 +366,17 @@ class ReplayBuffer:
                 "the saved replay buffer has other sizes: "
                 + ", ".join(f"{k} is {saved[k]} in the saved state but {sizes[k]} here" for k in differing)
             )
-        names = ("rows", "is_transition", "cursor", "episode_step", "window_count", "window_end")
+        names = ("rows", "is_transition", "cursor", "episode_step")
         missing = [k for k in names if not isinstance(state.get(k), Tensor)]
         if missing or not isinstance(state.get("total_added"), int):
             raise DataError(f"the saved replay buffer is incomplete: {', '.join(missing) or 'total_added'}")
         filled = state["rows"].shape[1] if state["rows"].dim() == 3 else -1
-        count = state["window_count"]
         fits = (
             0 <= filled <= c
             and state["rows"].shape == (n, filled, self._rows.shape[1])
             and state["is_transition"].shape == (n, filled)
-            and all(state[k].shape == (n,) for k in ("cursor", "episode_step", "window_count"))
-            and 0 <= int(count.min()) <= int(count.max()) < c
-            and state["window_end"].shape == (int(count.sum()),)
+            and all(state[k].shape == (n,) for k in ("cursor", "episode_step"))
+            and state["total_added"] % n == 0
         )
         if not fits:
             shapes = ", ".join(f"{k} {tuple(state[k].shape)}" for k in names)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pwm.envs.base import VectorEnv
+from pwm.data.batch import Recorded
+from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError
 
 Policy = Callable[[Tensor], Tensor]
@@ -59,8 +60,29 @@ class Evaluation:
         }
 
 
+class Recording:
+    """The first episode of every copy of an environment, step by step (one round of ``evaluate``)."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
+
+    def add(self, obs: Tensor, action: Tensor, result: StepResult, running: Tensor) -> None:
+        """Keep one step: ``obs`` [N, obs_dim] before it, and which copies [N] were still running."""
+        self._steps.append((obs, action, result.reward, result.terminated, running.clone()))
+
+    def stacked(self) -> Recorded:
+        """Everything recorded, time first."""
+        return Recorded(*(torch.stack(column) for column in zip(*self._steps, strict=True)))
+
+
 @torch.no_grad()
-def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int = EVALUATION_SEED) -> Evaluation:
+def evaluate(
+    env: VectorEnv,
+    policy: Policy,
+    episodes: int,
+    seed: int = EVALUATION_SEED,
+    recording: Recording | None = None,
+) -> Evaluation:
     """Run ``policy`` for ``episodes`` whole episodes.
 
     Each round starts all copies of ``env`` afresh and counts the first episode of every copy, so that
@@ -72,6 +94,7 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int = EVALUATI
         policy: maps observations [N, obs_dim] to actions [N, act_dim].
         episodes: number of episodes, at least 1.
         seed: seed of the first round.
+        recording: receives the first round, if given.
 
     Raises:
         ConfigError: ``episodes`` is smaller than 1.
@@ -87,7 +110,10 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: int = EVALUATI
         total = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
         steps = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
         while bool(running.any()):
-            result = env.step(policy(obs))
+            action = policy(obs)
+            result = env.step(action)
+            if recording is not None and r == 0:
+                recording.add(obs, action, result, running)
             total += torch.where(running, result.reward, 0.0)
             steps += running
             running &= ~(result.terminated | result.truncated)

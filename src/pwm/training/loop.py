@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from pwm.data.batch import Recorded
 from pwm.envs.base import VectorEnv
-from pwm.training.evaluation import Evaluation, evaluate
+from pwm.training.evaluation import Evaluation, Recording, evaluate
 from pwm.training.hooks import CheckpointStore, MetricSink, Progress
 from pwm.training.online import OnlineTrainer
 
@@ -75,24 +77,29 @@ def run_loop(
     started, saved = time.monotonic(), time.monotonic()
     before = state.wall_time
 
-    def finish_epoch(record: dict[str, float], evaluated: Evaluation | None) -> None:
+    def finish_epoch(record: dict[str, float], evaluation: tuple[Evaluation, Recorded] | None) -> None:
         state.wall_time = before + time.monotonic() - started
         record["wall_time"] = state.wall_time
-        if evaluated is not None:
+        if evaluation is not None:
+            evaluated, recorded = evaluation
             record |= {
                 "eval/episode_return": evaluated.mean,
                 "eval/episode_return_std": evaluated.std,
                 "eval/episode_length": evaluated.mean_length,
-            } | trainer.model_error()
+            }
+            with hooks.timer("eval"):
+                record |= trainer.diagnose(recorded)
             if evaluated.mean > state.best_return:
                 state.best_return, state.best_epoch = evaluated.mean, trainer.epoch
                 hooks.store.save_policy("best", record)
         hooks.sink.write(record)
         hooks.progress.update(trainer.epoch, record)
 
-    def evaluate_now() -> Evaluation:
+    def evaluate_now() -> tuple[Evaluation, Recorded]:
+        recording = Recording()
         with hooks.timer("eval"):
-            return evaluate(eval_env, lambda obs: trainer.agent.act(obs, deterministic=True), eval_runs)
+            act = partial(trainer.agent.act, deterministic=True)
+            return evaluate(eval_env, act, eval_runs, recording=recording), recording.stacked()
 
     if trainer.epoch == 0:
         with hooks.timer("warmup"):

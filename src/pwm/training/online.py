@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import open_loop_error
+from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
 from pwm.algorithm.losses import Feedback, Metrics, reach_weights
+from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError, EnvError
@@ -128,11 +129,6 @@ class OnlineTrainer:
         self.options = options
         self.env = env
         self.agent = agent
-        if env.spec.episode_length < options.horizon:
-            raise ConfigError(
-                f"alg.horizon={options.horizon} is longer than the {env.spec.episode_length} steps of an "
-                f"episode of {env.spec.name}: no window of that length exists"
-            )
         self.replay = ReplayBuffer(
             options.buffer_size,
             env.num_envs,
@@ -181,7 +177,7 @@ class OnlineTrainer:
                 visited = self._collect()
             for _ in range(self.options.actor_iterations):
                 self._policy_update(phases, timer, self._starts(visited))
-        if self.replay.num_windows:
+        if len(self.replay):
             with timer("wm"):
                 phases += [("wm", self._update_world_model()) for _ in range(self.options.wm_iterations)]
         self.epoch += 1
@@ -197,16 +193,18 @@ class OnlineTrainer:
         }
         return record
 
-    def model_error(self) -> dict[str, float]:
-        """Open-loop latent error of the world model after 1, 4 and H steps on replayed windows."""
-        if not self.replay.num_windows:
-            return {}
-        steps = sorted({1, min(4, self.options.horizon), self.options.horizon})
-        # Sampled apart from the training stream, so that diagnostics never change a run.
-        generator = torch.Generator(self.env.device).manual_seed(self.epoch)
-        batch = self.replay.sample(self.options.wm_batch_size, generator)
-        errors = open_loop_error(self.agent.world_model, batch, steps)
-        return {f"wm/latent_error_k{k}": float(v) for k, v in zip(steps, errors, strict=True)}
+    def diagnose(self, recorded: Recorded) -> dict[str, float]:
+        """Errors of model and critic: on replayed windows (``wm/``), on ``recorded`` episodes (``eval/``)."""
+        found = value_calibration(self.agent, recorded) | imagination_gap(self.agent, recorded)
+        record = {f"eval/{name}": value for name, value in found.items()}
+        if len(self.replay):
+            # Sampled apart from the training stream, so that diagnostics never change a run.
+            generator = torch.Generator(self.env.device).manual_seed(self.epoch)
+            batch = self.replay.sample(self.options.wm_batch_size, generator)
+            steps = checked_steps(self.options.horizon)
+            errors = open_loop_error(self.agent.world_model, batch, steps)
+            record |= {f"wm/latent_error_k{k}": float(v) for k, v in zip(steps, errors, strict=True)}
+        return record
 
     def _step(self, action: Tensor) -> StepResult:
         result = self.env.step(action)
@@ -230,7 +228,7 @@ class OnlineTrainer:
     def _starts(self, visited: Tensor) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
         total = self.options.actor_batch_size
-        replayed = round(self.options.replay_starts * total) if self.replay.num_windows else 0
+        replayed = round(self.options.replay_starts * total) if len(self.replay) else 0
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
         obs = visited[order[: total - replayed]]
         if replayed:

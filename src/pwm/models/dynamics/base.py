@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pwm.models.layers import discounts
-
 
 class DynamicsLoss(NamedTuple):
     """Result of ``Dynamics.loss``.
@@ -45,8 +43,8 @@ class Dynamics(nn.Module):
         z: Tensor,
         action: Tensor,
         target: Tensor,
+        weights: Tensor,
         e: Tensor | None = None,
-        gamma: float = 0.99,
         generator: torch.Generator | None = None,
     ) -> DynamicsLoss:
         """Training loss over H transitions.
@@ -55,8 +53,8 @@ class Dynamics(nn.Module):
             z: [1, B, L], or [H, B, L] if ``teacher_forced``: encoded source observations, with gradient.
             action: [H, B, A].
             target: [H, B, L] encoded next observations, without gradient.
+            weights: [H, B], how much every transition counts.
             e: [B, E] task embedding.
-            gamma: weight gamma**t of transition t.
             generator: source of any random draw.
         """
 
@@ -70,12 +68,11 @@ def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = Non
 
 
 def rollout_regression_loss(
-    dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, e: Tensor | None, gamma: float
+    dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, weights: Tensor, e: Tensor | None
 ) -> DynamicsLoss:
-    """sum_t gamma^t mse(z_{t+1}, target_t) / H along the model's own rollout (TD-MPC2 consistency loss)."""
+    """Mean of w_t |z_{t+1} - target_t|^2 along the model's own rollout (TD-MPC2 consistency loss)."""
     latents = unroll(dynamics, z[0], action, e)
-    error = (latents[1:] - target).square().mean((1, 2))
-    weights = discounts(gamma, len(action), error)
+    error = (latents[1:] - target).square().mean(-1)
     return DynamicsLoss((weights * error).mean(), latents[:-1])
 
 

@@ -17,7 +17,7 @@ from pwm.errors import ConfigError
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.integrators.explicit_rk import VelocityFn, integrate
-from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, discounts, init_weights, mlp
+from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, init_weights, mlp
 
 WORLD_MODEL = FlowWorldModel
 
@@ -148,14 +148,13 @@ class FlowDynamics(Dynamics):
         z: Tensor,
         action: Tensor,
         target: Tensor,
+        weights: Tensor,
         e: Tensor | None = None,
-        gamma: float = 0.99,
         generator: torch.Generator | None = None,
         tau: Tensor | None = None,
     ) -> DynamicsLoss:
-        """sum_t gamma^t flow-matching loss / H; every transition's path in one batch."""
+        """Weighted mean of the flow-matching loss; every transition's path in one batch."""
         source = z if self.teacher_forced else unroll(self, z[0], action[:-1], e)
-        weights = discounts(gamma, len(action), z)[:, None, None]
         loss = compute_flow_matching_loss(
             self.velocity,
             source,
@@ -163,7 +162,7 @@ class FlowDynamics(Dynamics):
             action,
             e,
             self.options.tau_sampling,
-            weights,
+            weights.unsqueeze(-1),
             tau=tau,
             generator=generator,
         )

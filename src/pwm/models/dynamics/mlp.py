@@ -45,12 +45,12 @@ class MLPDynamics(Dynamics):
         z: Tensor,
         action: Tensor,
         target: Tensor,
+        weights: Tensor,
         e: Tensor | None = None,
-        gamma: float = 0.99,
         generator: torch.Generator | None = None,
     ) -> DynamicsLoss:
         """Squared error along the model's own rollout."""
-        return rollout_regression_loss(self, z, action, target, e, gamma)
+        return rollout_regression_loss(self, z, action, target, weights, e)
 
 
 def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> MLPDynamics:

@@ -49,12 +49,12 @@ class ResidualDynamics(Dynamics):
         z: Tensor,
         action: Tensor,
         target: Tensor,
+        weights: Tensor,
         e: Tensor | None = None,
-        gamma: float = 0.99,
         generator: torch.Generator | None = None,
     ) -> DynamicsLoss:
         """Squared error along the model's own rollout."""
-        return rollout_regression_loss(self, z, action, target, e, gamma)
+        return rollout_regression_loss(self, z, action, target, weights, e)
 
 
 def build(
