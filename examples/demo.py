@@ -23,7 +23,7 @@ TASK = "gym_Pendulum-v1"
 TASK_OVERRIDES = ["env=gym", "env.id=Pendulum-v1"]
 ARMS = {
     "MLP": ["alg=pwm_small"],
-    "flow": ["alg=pwm_small_flow", "alg.dynamics.flow_source=rollout"],
+    "flow": ["alg=pwm_small_flow"],
 }
 # The same for both arms: a short run on an easy task can learn faster than the presets dare to.
 COMMON = [

@@ -13,7 +13,7 @@ from tests.numerics.golden import FOLDER, Golden, set_integrator, world_model_gr
 from torch import Tensor, nn
 
 import pwm
-from pwm.algorithm.losses import world_model_loss
+from pwm.algorithm.losses import Coefs, world_model_loss
 from pwm.data.batch import Batch
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment.importers import convert
@@ -75,7 +75,7 @@ def loss_and_grads(
     model.reward_head = RawLogitError()
     model.zero_grad()
     # Defect of the references: the reward loss, a mean over time already, is divided by H once more.
-    loss, metrics = world_model_loss(model, batch, task, golden.config["gamma"], reward_coef=1 / horizon)
+    loss, metrics = world_model_loss(model, batch, task, golden.config["gamma"], Coefs(reward=1 / horizon))
     loss.backward()
     model.reward_head = head
     grads = world_model_grads(model, isinstance(model, FlowWorldModel))

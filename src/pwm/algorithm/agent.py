@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pwm import components
 from pwm.algorithm.losses import (
+    Coefs,
     Imagined,
     Interrupt,
     Metrics,
@@ -36,7 +37,9 @@ class Options(WorldModelOptions):
 
     Attributes:
         horizon: imagined steps H, and environment steps per epoch.
-        gamma, lam: discount and TD(lambda) trace decay.
+        gamma, lam: discount and TD(lambda) trace decay of the critic's targets.
+        actor_lam: weight decay lambda of the k-step returns the actor maximises, k = 1..H; 1 is the H-step
+            return alone (published PWM).
         num_critics, critic_units: ensemble size and hidden widths.
         activation_first: critics apply the activation before LayerNorm (published PWM).
         actor_lr, critic_lr, model_lr: initial learning rates.
@@ -45,9 +48,9 @@ class Options(WorldModelOptions):
         critic_iterations, critic_batches: passes over the imagined states per epoch, minibatches per pass.
         wm_iterations, wm_batch_size: world-model updates per epoch, windows per update.
         actor_iterations: actor updates per epoch (``closed_loop`` collection only; lockstep makes one).
-        model_horizon: steps the world model predicts open-loop in training before it restarts from an encoded
-            observation; divides ``horizon``. 0 means ``horizon`` (published PWM).
-        reward_coef: weight of the reward loss in the world-model loss.
+        dynamics_coef, reward_coef, termination_coef: weights of the three world-model losses. Latent errors
+            are tiny numbers: with equal weights the dynamics learn to please the reward head and predict the
+            next latent hardly better than "no change".
         rew_rms: train the world model on rewards divided by their running standard deviation.
         ret_rms: divide the actor loss by the running standard deviation of the imagined returns.
         target_rate: share of the critics that moves into their slow copy after every critic step; the
@@ -63,6 +66,7 @@ class Options(WorldModelOptions):
     horizon: int = 16
     gamma: float = 0.99
     lam: float = 0.95
+    actor_lam: float = 1.0
     num_critics: int = 3
     critic_units: list[int] = field(default_factory=lambda: [400, 200])
     activation_first: bool = False
@@ -78,8 +82,9 @@ class Options(WorldModelOptions):
     wm_iterations: int = 8
     wm_batch_size: int = 256
     actor_iterations: int = 1
-    model_horizon: int = 0
+    dynamics_coef: float = 1.0
     reward_coef: float = 1.0
+    termination_coef: float = 1.0
     rew_rms: bool = True
     ret_rms: bool = True
     target_rate: float = 1.0
@@ -101,7 +106,10 @@ class Options(WorldModelOptions):
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive")
         if len(self.adam_betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
             raise ConfigError(f"alg.adam_betas={self.adam_betas}; it must be two numbers in [0, 1)")
-        for key in ("gamma", "lam", "target_rate"):
+        for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
+            if getattr(self, key) < 0.0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+        for key in ("gamma", "lam", "actor_lam", "target_rate", "acting_rate"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
 
@@ -191,11 +199,8 @@ class Agent(nn.Module):
         """One gradient step on ``batch`` (rewards in environment units)."""
         opts = self.options
         scaled = batch._replace(reward=batch.reward / self.reward_scale)
-        if opts.model_horizon:
-            scaled = scaled.split(opts.model_horizon)
-        loss, metrics = world_model_loss(
-            self.world_model, scaled, None, opts.gamma, opts.reward_coef, self.generator
-        )
+        coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
+        loss, metrics = world_model_loss(self.world_model, scaled, None, opts.gamma, coefs, self.generator)
         metrics["grad_norm"] = self.updaters["wm"].step(loss)
         self.world_model.project()
         return metrics
@@ -210,7 +215,7 @@ class Agent(nn.Module):
         rollout = imagine(
             self.world_model, self.actor, z, self.noise(opts.horizon, len(z)), opts.horizon, None, interrupt
         )
-        result = actor_loss(rollout, self.target_critic, opts.gamma)
+        result = actor_loss(rollout, self.target_critic, opts.gamma, opts.actor_lam)
         if opts.ret_rms:
             self.return_rms.update(result.per_entry.detach())
             loss = (result.per_entry / self.return_rms.std).mean()

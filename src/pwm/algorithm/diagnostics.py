@@ -20,12 +20,19 @@ SAMPLES = 512
 
 @torch.no_grad()
 def open_loop_error(model: WorldModel, batch: Batch, steps: Sequence[int]) -> Tensor:
-    """Mean squared latent error [len(steps)] after k open-loop steps, for every k >= 1 in ``steps``."""
+    """Relative latent error [len(steps)] after k open-loop steps, for every k >= 1 in ``steps``.
+
+    The squared error of the predicted z_k divided by the squared change z_k - z_0: 1 is what predicting "no
+    change" scores, 0 is perfect. Latents of different models have different scales, so their plain errors
+    cannot be compared.
+    """
     latents = model.encode(batch.obs)
     predicted = unroll(model.dynamics, latents[0], batch.action)
-    error = (predicted - latents).square().mean(-1)[list(steps)]
-    known = batch.valid[[k - 1 for k in steps]]
-    return (error * known).sum(1) / known.sum(1)
+    chosen = list(steps)
+    known = batch.valid[[k - 1 for k in chosen]].unsqueeze(-1)
+    error = ((predicted - latents).square()[chosen] * known).sum((1, 2))
+    change = ((latents - latents[0]).square()[chosen] * known).sum((1, 2))
+    return error / change
 
 
 def returns_to_go(recorded: Recorded, gamma: float) -> tuple[Tensor, Tensor]:
@@ -80,8 +87,8 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
 
     Returns:
         ``imagined_reward`` and ``realised_reward`` (sums over H steps, environment reward), and
-        ``latent_error_k<k>``: mean squared error of the predicted latents after 1, 4 and H steps along the
-        recorded actions. Empty if no episode lasted H steps.
+        ``latent_error_k<k>``: ``open_loop_error`` after 1, 4 and H steps along the recorded actions. Empty
+        if no episode lasted H steps.
     """
     horizon = agent.options.horizon
     running, reward = recorded.running, recorded.reward * recorded.running
@@ -115,10 +122,16 @@ def _on_policy_error(model: WorldModel, recorded: Recorded, horizon: int) -> dic
         return {}
     row, column = chosen // count, chosen % count
     window = row + torch.arange(horizon + 1, device=row.device)[:, None]
-    obs, action = recorded.obs[window, column], recorded.action[window[:-1], column]
-    latents = model.encode(obs)
-    error = (unroll(model.dynamics, latents[0], action) - latents).square().mean((1, 2))
-    return {f"latent_error_k{k}": float(error[k]) for k in checked_steps(horizon)}
+    here, steps = window[:-1], checked_steps(horizon)
+    batch = Batch(
+        recorded.obs[window, column],
+        recorded.action[here, column],
+        recorded.reward[here, column],
+        recorded.terminated[here, column],
+        recorded.running[here, column],
+    )
+    error = open_loop_error(model, batch, steps)
+    return {f"latent_error_k{k}": float(v) for k, v in zip(steps, error, strict=True)}
 
 
 def checked_steps(horizon: int) -> list[int]:

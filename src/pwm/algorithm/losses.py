@@ -19,25 +19,36 @@ from pwm.models.world_model import WorldModel
 Metrics = dict[str, Tensor]
 
 
+class Coefs(NamedTuple):
+    """Weights of the world model's losses."""
+
+    dynamics: float = 1.0
+    reward: float = 1.0
+    termination: float = 1.0
+
+
+EQUAL = Coefs()
+
+
 def world_model_loss(
     model: WorldModel,
     batch: Batch,
     task: Tensor | None = None,
     gamma: float = 0.99,
-    reward_coef: float = 1.0,
+    coefs: Coefs = EQUAL,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """Dynamics loss, ``reward_coef`` times the gamma-weighted mean reward loss, and the termination loss.
+    """Weighted sum of the dynamics loss, the reward loss and the termination loss.
 
-    The termination loss is the binary cross-entropy of the predictor, if the model has one. Padding counts
-    in none of them.
+    Dynamics and reward loss are gamma-weighted means over the transitions; the termination loss is the mean
+    binary cross-entropy of the predictor, if the model has one. Padding counts in none of them.
 
     Args:
         model: the world model.
         batch: up to H transitions of B windows; ``reward`` in the units the model is to predict.
         task: int64 [B], or None.
         gamma: weight gamma**t of transition t, in both terms.
-        reward_coef: weight of the reward term.
+        coefs: weights of the three losses.
         generator: source of the dynamics' random draws.
 
     Returns:
@@ -54,12 +65,12 @@ def world_model_loss(
     dynamics = model.dynamics.loss(source, batch.action, target, weights, model.embed(task), generator)
     raw = model.reward(dynamics.latents, batch.action, task)
     reward_loss = (weights * model.reward_head.loss(raw, batch.reward)).mean()
-    loss = dynamics.loss + reward_coef * reward_loss
+    loss = coefs.dynamics * dynamics.loss + coefs.reward * reward_loss
     metrics = {"dynamics_loss": dynamics.loss.detach(), "reward_loss": reward_loss.detach()}
     logit = model.termination(dynamics.latents, batch.action, task)
     if logit is not None:
         termination_loss = F.binary_cross_entropy_with_logits(logit, batch.terminated.to(logit.dtype), valid)
-        loss = loss + termination_loss
+        loss = loss + coefs.termination * termination_loss
         metrics["termination_loss"] = termination_loss.detach()
     return loss, metrics | {"loss": loss.detach()}
 
@@ -164,13 +175,19 @@ class ActorLoss(NamedTuple):
     next_values: Tensor
 
 
-def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float) -> ActorLoss:
-    """First-order actor loss: minus the imagined return plus gamma^H times the ensemble-min value.
+def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float, lam: float = 1.0) -> ActorLoss:
+    """First-order actor loss: minus the lambda-return of the imagined rollout's first state.
 
-    Gradient flows through rewards, values and the dynamics into the policy (Georgiev et al. 2024, eq. 4).
-    Values inside the window matter to the actor only where an episode ended, so without interruptions
-    only the last value carries gradient.
+    Gradient flows through rewards, values and the dynamics into the policy. ``lam`` 1 is the H-step return
+    plus gamma^H times the ensemble-min value (Georgiev et al. 2024, eq. 4): values inside the window then
+    matter only where an episode ended. A smaller ``lam`` weighs the k-step returns by lam^k (Hafner et al.
+    2020, eq. 6), so that the far end of the rollout, where the model is least reliable, counts less. It is
+    for rollouts without interruptions.
     """
+    if lam < 1.0:
+        values = critic.minimum(rollout.next_latents)
+        objective = td_lambda(rollout.rewards, values, rollout.ends, gamma, lam, rollout.survival)[0]
+        return ActorLoss(-objective, values.detach())
     if rollout.ends is None:
         with torch.no_grad():
             next_values = critic.minimum(rollout.next_latents)

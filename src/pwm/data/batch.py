@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -27,17 +26,6 @@ class Batch(NamedTuple):
     reward: Tensor
     terminated: Tensor
     valid: Tensor
-
-    def split(self, steps: int) -> Batch:
-        """Cut every window into H / ``steps`` windows of ``steps`` transitions (``steps`` must divide H)."""
-        pieces = len(self.action) // steps
-
-        def cut(x: Tensor) -> Tensor:
-            return x.unflatten(0, (pieces, steps)).transpose(0, 1).flatten(1, 2)
-
-        last = self.obs[steps::steps].flatten(0, 1)
-        obs = torch.cat([cut(self.obs[:-1]), last.unsqueeze(0)])
-        return Batch(obs, cut(self.action), cut(self.reward), cut(self.terminated), cut(self.valid))
 
 
 class Recorded(NamedTuple):
