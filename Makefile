@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench clean distclean
+.PHONY: help demo test test-slow lint bench cpu-suite clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ lint: $(STAMP) ## check style, format and types
 
 bench: $(STAMP) ## measure the speed of training and simulation
 	$(BIN)/pwm bench $(ARGS)
+
+cpu-suite: $(STAMP) ## train every dynamics on the small tasks, several seeds (hours; ARGS="--tasks ... --seeds 1" for a part)
+	$(BIN)/python benchmarks/cpu_suite.py $(ARGS)
 
 clean: ## remove caches and build products; keeps .venv and logs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

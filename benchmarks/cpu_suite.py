@@ -1,0 +1,268 @@
+"""Train MLP, residual and flow dynamics on small tasks over several seeds and keep the results as data.
+
+    make cpu-suite                                              all tasks, all seeds (hours)
+    make cpu-suite ARGS="--tasks dflex_hopper --seeds 1"        a part (minutes)
+
+Every run is a plain ``pwm train`` on one CPU thread, as many at a time as the machine has cores.
+Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite``:
+``runs.csv`` (one row per run), ``curves/`` (evaluations of each run) and ``summary.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pwm.analysis.visualization import load_records, load_reference
+from pwm.envs.engines.mujoco_cpu import usable_cores
+from pwm.experiment.checkpoints import write_text
+from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
+
+RESULTS = Path(__file__).parents[1] / "results" / "cpu_suite"
+TASKS = {
+    "gym_Pendulum-v1": ("env=gym", "env.id=Pendulum-v1", "general.epochs=150"),
+    "gym_Reacher-v5": ("env=gym", "env.id=Reacher-v5", "general.epochs=150"),
+    "gym_HalfCheetah-v5": ("env=gym", "env.id=HalfCheetah-v5", "general.epochs=500"),
+    "dflex_cartpole": ("env=dflex_cartpole", "env.num_threads=1", "general.epochs=250"),
+    "dflex_hopper": ("env=dflex_hopper", "env.num_threads=1", "general.epochs=500"),
+    "dflex_ant": ("env=dflex_ant", "env.num_threads=1", "general.epochs=500"),
+}
+ALGORITHMS = ("pwm_small", "pwm_small_residual", "pwm_small_flow")
+SEEDS = (1, 2, 3)
+EVALUATIONS = 25
+HELD_OUT_EPISODES = 64
+CURVE = (
+    "epoch",
+    "env_steps",
+    "wall_time",
+    "eval/episode_return",
+    "eval/episode_return_std",
+    "eval/episode_length",
+    "eval/value",
+    "eval/realised_value",
+    "eval/imagined_reward",
+    "eval/realised_reward",
+    "eval/latent_error_k1",
+    "eval/latent_error_k4",
+    "eval/latent_error_k16",
+    "actor/saturation",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the suite."""
+
+    task: str
+    algorithm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its curve file."""
+        return f"{self.task}_{self.algorithm}_seed{self.seed}"
+
+    def arguments(self, logdir: Path) -> list[str]:
+        """Arguments of ``pwm``."""
+        epochs = int(next(o for o in TASKS[self.task] if o.startswith("general.epochs=")).split("=")[1])
+        return [
+            "train",
+            f"alg={self.algorithm}",
+            *TASKS[self.task],
+            f"general.seed={self.seed}",
+            "general.threads=1",
+            f"general.eval_every={epochs // EVALUATIONS}",
+            "general.progress=false",
+            f"general.logdir={logdir}",
+        ]
+
+    def folder(self, logdir: Path) -> Path:
+        """Its run folder."""
+        return logdir / self.task / self.algorithm / f"seed{self.seed}"
+
+
+def execute(run: Run, logdir: Path) -> dict[str, Any]:
+    """Train (or continue, or recognise as finished) and return the row of ``runs.csv``.
+
+    Raises:
+        RuntimeError: the training command failed; the message ends with its last output.
+    """
+    arguments = run.arguments(logdir)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pwm.launch.cli", *arguments], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{run.name}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    folder = run.folder(logdir)
+    return row(run, folder, "pwm " + shlex.join(a for a in arguments if "logdir" not in a))
+
+
+def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
+    """Everything worth keeping of a finished run; also writes its curve."""
+    evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
+    write_text(RESULTS / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    returns = [r["eval/episode_return"] for r in evaluated]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    held_out = {
+        which: evaluate_policy(folder / f"{which}_policy.pt", HELD_OUT_EPISODES, HELD_OUT_SEED, "cpu", None)
+        for which in ("best", "final")
+    }
+    return {
+        "task": run.task,
+        "algorithm": run.algorithm,
+        "seed": run.seed,
+        "env_steps": int(evaluated[-1]["env_steps"]),
+        "wall_time": round(evaluated[-1]["wall_time"], 1),
+        "world_model_parameters": manifest["parameters"]["world_model"],
+        "peak": round(max(returns), 2),
+        "final": round(returns[-1], 2),
+        "last10": round(float(np.mean(returns[-10:])), 2),
+        "held_out_best": round(held_out["best"]["mean"], 2),
+        "held_out_final": round(held_out["final"]["mean"], 2),
+        **{key: round(value, 2) for key, value in load_reference(folder).items()},
+        "commit": manifest["git_commit"],
+        "command": command,
+        "machine": f"{manifest['device']}, 1 thread",
+    }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {k: f"{v:.6g}" if isinstance(v, float) and k in CURVE else v for k, v in r.items()} for r in rows
+    )
+    return text.getvalue()
+
+
+def load_rows() -> list[dict[str, Any]]:
+    """Rows of ``runs.csv`` (empty if there is none yet)."""
+    path = RESULTS / "runs.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def merge(new: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put ``new`` into ``runs.csv`` in place of an older row of the same run; returns all rows, sorted."""
+
+    def key(r: dict[str, Any]) -> tuple[str, str, int]:
+        return (r["task"], r["algorithm"], int(r["seed"]))
+
+    rows = {key(r): r for r in load_rows()} | {key(new): new}
+    ordered = [rows[k] for k in sorted(rows)]
+    write_text(RESULTS / "runs.csv", _csv(list(new), ordered))
+    return ordered
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per task and algorithm: medians over seeds, retention, and flow minus it with a bootstrap interval.
+
+    ``retention`` is the last-10 mean as a share of the peak, both measured from the zero-action or the
+    random-action score, whichever is lower, because returns can be negative; the worst seed is given.
+    """
+    table = []
+    for task in sorted({r["task"] for r in rows}):
+        arms = {a: [r for r in rows if r["task"] == task and r["algorithm"] == a] for a in ALGORITHMS}
+        flow = [float(r["last10"]) for r in arms["pwm_small_flow"]]
+        for algorithm, arm in arms.items():
+            if not arm:
+                continue
+            last = [float(r["last10"]) for r in arm]
+            retained = [_retention(r) for r in arm]
+            low, high = _difference_interval(flow, last)
+            table.append(
+                {
+                    "task": task,
+                    "algorithm": algorithm,
+                    "seeds": len(arm),
+                    "median_peak": np.median([float(r["peak"]) for r in arm]).round(1),
+                    "median_last10": np.median(last).round(1),
+                    "median_held_out_final": np.median([float(r["held_out_final"]) for r in arm]).round(1),
+                    "zero_action": arm[0]["zero_action"],
+                    "random_action": arm[0]["random_action"],
+                    "median_retention": round(float(np.median(retained)), 3),
+                    "worst_retention": round(min(retained), 3),
+                    "median_minutes": round(float(np.median([float(r["wall_time"]) for r in arm])) / 60, 1),
+                    "flow_minus_this_low95": low,
+                    "flow_minus_this_high95": high,
+                }
+            )
+    return table
+
+
+def _retention(r: dict[str, Any]) -> float:
+    floor = min(float(r["zero_action"]), float(r["random_action"]))
+    return (float(r["last10"]) - floor) / max(float(r["peak"]) - floor, 1e-9)
+
+
+def _difference_interval(a: list[float], b: list[float]) -> tuple[float | str, float | str]:
+    """95 % bootstrap interval of mean(a) - mean(b) over seeds; empty where there are fewer than two seeds."""
+    if len(a) < 2 or len(b) < 2 or a == b:
+        return "", ""
+    found = stats.bootstrap(
+        (np.array(a), np.array(b)),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return round(float(found.low), 1), round(float(found.high), 1)
+
+
+def main() -> None:
+    """Run the chosen part of the suite and print the summary of everything stored."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at the same time")
+    parser.add_argument("--logdir", type=Path, default=Path("logs/cpu_suite"))
+    chosen = parser.parse_args()
+    # Seeds outermost: after an interruption every task and algorithm has been seen equally often.
+    runs = [Run(t, a, s) for s in chosen.seeds for t in chosen.tasks for a in chosen.algorithms]
+    failed = 0
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        futures = {pool.submit(execute, run, chosen.logdir): run for run in runs}
+        for number, future in enumerate(as_completed(futures), 1):
+            run = futures[future]
+            try:
+                new = future.result()
+            except RuntimeError as error:
+                failed += 1
+                print(f"[{number}/{len(runs)}] FAILED {error}", flush=True)
+                continue
+            merge(new)
+            print(
+                f"[{number}/{len(runs)}] {run.name}: peak {new['peak']}, last 10 {new['last10']}, "
+                f"{new['wall_time'] / 60:.1f} min",
+                flush=True,
+            )
+    rows = load_rows()
+    if rows:
+        table = summarise(rows)
+        write_text(RESULTS / "summary.csv", _csv(list(table[0]), table))
+        print((RESULTS / "summary.csv").read_text())
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Diagnostics against answers known by construction, and losses that must not see padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pwm.algorithm.diagnostics import imagination_gap, open_loop_error, returns_to_go, value_calibration
+from pwm.algorithm.losses import Coefs, world_model_loss
+from pwm.data.batch import Batch, Recorded
+from pwm.envs.analytic import Options as AnalyticOptions
+from pwm.envs.analytic import build
+from pwm.experiment.config import compose_config
+from pwm.experiment.run import build_agent
+from pwm.models.dynamics.base import unroll
+from pwm.models.world_model import WorldModel
+from pwm.training.evaluation import Recording, evaluate
+
+H, B, OBS, ACT = 5, 7, 4, 2
+SIZES = [
+    "alg=pwm_small_flow",
+    "alg.latent_dim=16",
+    "alg.encoder_units=[16]",
+    "alg.reward_units=[16]",
+    "alg.critic_units=[16]",
+    "alg.dynamics.units=[16]",
+    "alg.actor.units=[16]",
+    "alg.horizon=5",
+]
+
+
+@pytest.fixture
+def recorded() -> Recorded:
+    """A copy that terminates after 4 of 6 steps, and one that the time limit stops."""
+    running = torch.tensor([[True, True]] * 4 + [[False, True]] * 2)
+    terminated = torch.zeros(6, 2, dtype=torch.bool)
+    terminated[3, 0] = True
+    reward = torch.arange(1.0, 7.0)[:, None].repeat(1, 2)
+    reward[4:, 0] = 1000.0
+    return Recorded(torch.randn(6, 2, OBS), torch.zeros(6, 2, ACT), reward, terminated, running)
+
+
+def batch(valid: Tensor | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.randn(H + 1, B, OBS, generator=generator)
+    action = torch.rand(H, B, ACT, generator=generator) * 2 - 1
+    reward = torch.randn(H, B, generator=generator)
+    never = torch.zeros(H, B, dtype=torch.bool)
+    return Batch(draw, action, reward, never, ~never if valid is None else valid)
+
+
+def small_agent(*overrides: str):
+    config = compose_config(["env=analytic", *SIZES, *overrides])
+    env = build(AnalyticOptions(), 6, torch.device("cpu"), 0)
+    return build_agent(config, env.spec, torch.device("cpu")), env
+
+
+def test_returns_to_go_stop_at_the_end_and_are_known_where_nothing_is_missing(recorded: Recorded) -> None:
+    gamma = 0.1
+    returns, known = returns_to_go(recorded, gamma)
+    assert torch.allclose(returns[:4, 0], torch.tensor([1.234, 2.34, 3.4, 4.0]))
+    assert torch.allclose(returns[0, 1], torch.tensor(1.23456))
+    # gamma^k <= 0.05 from two steps before the cut on.
+    assert known[:, 0].tolist() == [True] * 4 + [False] * 2
+    assert known[:, 1].tolist() == [True] * 5 + [False]
+
+
+def test_nothing_is_known_of_episodes_cut_too_early(recorded: Recorded) -> None:
+    agent, env = small_agent()
+    env.close()
+    cut = recorded._replace(terminated=torch.zeros_like(recorded.terminated))
+    assert not returns_to_go(cut, 0.99)[1].any()
+    assert value_calibration(agent, cut) == {}
+
+
+def test_value_calibration_compares_the_critic_with_the_return(recorded: Recorded) -> None:
+    agent, env = small_agent("alg.gamma=0.1")
+    env.close()
+    agent.reward_rms.var.fill_(4.0)
+    scale = float(agent.reward_scale)
+    for layer in agent.critic.layers:
+        torch.nn.init.zeros_(layer.weight)
+    agent.critic.layers[-1].bias.data.copy_(torch.tensor([3.0, 4.0, 5.0])[:, None])
+    found = value_calibration(agent, recorded)
+    returns, known = returns_to_go(recorded, 0.1)
+    assert found["value"] == pytest.approx(3.0 * scale)
+    assert found["critic_spread"] == pytest.approx(scale)
+    assert found["realised_value"] == pytest.approx(float(returns[known].mean()))
+
+
+def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:
+    agent, env = small_agent()
+    recording = Recording()
+    evaluate(env, lambda obs: agent.act(obs, deterministic=True), 6, recording=recording)
+    recorded = recording.stacked()
+    assert recorded.running.all()
+    found = imagination_gap(agent, recorded)
+    windows = recorded.reward.unfold(0, H, 1).sum(-1)[:-1]
+    assert found["realised_reward"] == pytest.approx(float(windows.mean()), rel=0.1)
+    # An untrained reward head predicts exactly zero.
+    assert found["imagined_reward"] == 0.0
+    assert set(found) == {"imagined_reward", "realised_reward"} | {f"latent_error_k{k}" for k in (1, 4, 5)}
+    env.close()
+
+
+class Frozen(torch.nn.Module):
+    """Dynamics that predict no change."""
+
+    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
+        return z
+
+
+def test_predicting_no_change_scores_one_and_padding_does_not_count() -> None:
+    agent, env = small_agent()
+    env.close()
+    model: WorldModel = agent.world_model
+    model.dynamics = Frozen()
+    valid = torch.ones(H, B, dtype=torch.bool)
+    valid[2:, 3] = False
+    torch.testing.assert_close(open_loop_error(model, batch(valid), [1, 4, 5]), torch.ones(3))
+
+
+def test_relative_error_is_squared_error_over_squared_change() -> None:
+    agent, env = small_agent()
+    env.close()
+    model, data = agent.world_model, batch()
+    with torch.no_grad():
+        z = model.encode(data.obs)
+        predicted = unroll(model.dynamics, z[0], data.action)
+    expected = (predicted - z)[4].square().sum() / (z[4] - z[0]).square().sum()
+    torch.testing.assert_close(open_loop_error(model, data, [4])[0], expected)
+
+
+@pytest.mark.parametrize("dynamics", ["mlp", "residual", "flow"])
+def test_padding_changes_neither_loss_nor_gradient(dynamics: str) -> None:
+    agent, env = small_agent(f"dynamics={dynamics}", "alg.dynamics.units=[16]")
+    env.close()
+    model = agent.world_model
+    valid = torch.ones(H, B, dtype=torch.bool)
+    valid[3:, 0] = valid[1:, 4] = False
+    results = []
+    for noise in (0.0, 5.0):
+        data = batch(valid)
+        # What lies behind the padding's first row is seen by nothing; its first row is a real observation.
+        obs, reward, terminated = data.obs.clone(), data.reward.clone(), data.terminated.clone()
+        for column, last in ((0, 3), (4, 1)):
+            obs[last + 1 :, column] += noise
+            reward[last:, column] += noise
+            terminated[last:, column] = noise > 0
+        changed = data._replace(obs=obs, reward=reward, terminated=terminated)
+        model.zero_grad()
+        generator = torch.Generator().manual_seed(1)
+        loss, _ = world_model_loss(model, changed, None, 0.9, Coefs(2.0, 0.5, 0.3), generator)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_padding_is_not_in_the_average() -> None:
+    """A batch whose second half is padding costs what its first half alone costs."""
+    agent, env = small_agent("dynamics=residual", "alg.dynamics.units=[16]")
+    env.close()
+    whole = batch()
+    short = Batch(whole.obs[:3], *(x[:2] for x in whole[1:]))
+    valid = torch.ones(H, B, dtype=torch.bool)
+    valid[2:] = False
+    padded, _ = world_model_loss(agent.world_model, batch(valid))
+    alone, _ = world_model_loss(agent.world_model, short)
+    torch.testing.assert_close(padded, alone)
