@@ -2,10 +2,11 @@
 
     make cpu-suite                                              all tasks, all seeds (hours)
     make cpu-suite ARGS="--tasks dflex_hopper --seeds 1"        a part (minutes)
+    make cpu-suite ARGS="--ablations --tasks dflex_hopper"      one change at a time to pwm_small_flow
 
 Every run is a plain ``pwm train`` on one CPU thread, as many at a time as the machine has cores.
-Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite``:
-``runs.csv`` (one row per run), ``curves/`` (evaluations of each run) and ``summary.csv``.
+Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite`` (or
+``results/ablations``): ``runs.csv`` (one row per run), ``curves/`` (its evaluations) and ``summary.csv``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plot_study import plot_study
 from scipy import stats
 
 from pwm.analysis.visualization import load_records, load_reference
@@ -32,7 +34,7 @@ from pwm.envs.engines.mujoco_cpu import usable_cores
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
 
-RESULTS = Path(__file__).parents[1] / "results" / "cpu_suite"
+RESULTS = Path(__file__).parents[1] / "results"
 TASKS = {
     "gym_Pendulum-v1": ("env=gym", "env.id=Pendulum-v1", "general.epochs=150"),
     "gym_Reacher-v5": ("env=gym", "env.id=Reacher-v5", "general.epochs=150"),
@@ -41,7 +43,31 @@ TASKS = {
     "dflex_hopper": ("env=dflex_hopper", "env.num_threads=1", "general.epochs=500"),
     "dflex_ant": ("env=dflex_ant", "env.num_threads=1", "general.epochs=500"),
 }
-ALGORITHMS = ("pwm_small", "pwm_small_residual", "pwm_small_flow")
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    name: (f"alg={name}",) for name in ("pwm_small", "pwm_small_residual", "pwm_small_flow")
+}
+FLOW = "pwm_small_flow"
+ABLATIONS: dict[str, tuple[str, ...]] = {
+    name: (f"alg={FLOW}", *overrides)
+    for name, overrides in {
+        FLOW: (),
+        "equal_loss_weights": ("alg.dynamics_coef=1",),
+        "no_warm_up": ("alg.warmup_env_steps=0", "alg.warmup_updates=0"),
+        "no_termination_predictor": ("alg.predict_termination=false",),
+        "no_target_critic": ("alg.target_rate=1",),
+        "no_value_scale": ("alg.value_rms=false",),
+        "no_saturation_penalty": ("alg.saturation_coef=0",),
+        "replay_starts": ("alg.replay_starts=0.5",),
+        "lockstep": ("alg.collect=lockstep", "alg.actor_iterations=1"),
+        "teacher_source": ("alg.flow_source=teacher",),
+        "tangent_head": ("alg.velocity_head=tangent",),
+        "simnorm_head": ("alg.velocity_head=simnorm",),
+        "midpoint_tau": ("alg.flow_tau_sampling=midpoint",),
+        "heun_2": ("alg.flow_integrator=heun", "alg.flow_substeps=2"),
+        "euler_4": ("alg.flow_substeps=4",),
+    }.items()
+}
+STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
 SEEDS = (1, 2, 3)
 EVALUATIONS = 25
 HELD_OUT_EPISODES = 64
@@ -67,6 +93,7 @@ CURVE = (
 class Run:
     """One cell of the suite."""
 
+    study: str
     task: str
     algorithm: str
     seed: int
@@ -81,18 +108,19 @@ class Run:
         epochs = int(next(o for o in TASKS[self.task] if o.startswith("general.epochs=")).split("=")[1])
         return [
             "train",
-            f"alg={self.algorithm}",
+            *STUDIES[self.study][self.algorithm],
+            f"general.name={self.algorithm}",
             *TASKS[self.task],
             f"general.seed={self.seed}",
             "general.threads=1",
             f"general.eval_every={epochs // EVALUATIONS}",
             "general.progress=false",
-            f"general.logdir={logdir}",
+            f"general.logdir={logdir / self.study}",
         ]
 
     def folder(self, logdir: Path) -> Path:
         """Its run folder."""
-        return logdir / self.task / self.algorithm / f"seed{self.seed}"
+        return logdir / self.study / self.task / self.algorithm / f"seed{self.seed}"
 
 
 def execute(run: Run, logdir: Path) -> dict[str, Any]:
@@ -115,7 +143,7 @@ def execute(run: Run, logdir: Path) -> dict[str, Any]:
 def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
     """Everything worth keeping of a finished run; also writes its curve."""
     evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
-    write_text(RESULTS / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
     returns = [r["eval/episode_return"] for r in evaluated]
     manifest = json.loads((folder / "manifest.json").read_text())
     held_out = {
@@ -151,28 +179,26 @@ def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def load_rows() -> list[dict[str, Any]]:
-    """Rows of ``runs.csv`` (empty if there is none yet)."""
-    path = RESULTS / "runs.csv"
+def load_rows(study: str) -> list[dict[str, Any]]:
+    """Rows of the study's ``runs.csv`` (empty if there is none yet)."""
+    path = RESULTS / study / "runs.csv"
     if not path.exists():
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def merge(new: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put ``new`` into ``runs.csv`` in place of an older row of the same run; returns all rows, sorted."""
+def merge(study: str, new: dict[str, Any]) -> None:
+    """Put ``new`` into ``runs.csv`` in place of an older row of the same run."""
 
     def key(r: dict[str, Any]) -> tuple[str, str, int]:
         return (r["task"], r["algorithm"], int(r["seed"]))
 
-    rows = {key(r): r for r in load_rows()} | {key(new): new}
-    ordered = [rows[k] for k in sorted(rows)]
-    write_text(RESULTS / "runs.csv", _csv(list(new), ordered))
-    return ordered
+    rows = {key(r): r for r in load_rows(study)} | {key(new): new}
+    write_text(RESULTS / study / "runs.csv", _csv(list(new), [rows[k] for k in sorted(rows)]))
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[dict[str, Any]], algorithms: Iterable[str]) -> list[dict[str, Any]]:
     """Per task and algorithm: medians over seeds, retention, and flow minus it with a bootstrap interval.
 
     ``retention`` is the last-10 mean as a share of the peak, both measured from the zero-action or the
@@ -180,8 +206,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     table = []
     for task in sorted({r["task"] for r in rows}):
-        arms = {a: [r for r in rows if r["task"] == task and r["algorithm"] == a] for a in ALGORITHMS}
-        flow = [float(r["last10"]) for r in arms["pwm_small_flow"]]
+        arms = {a: [r for r in rows if r["task"] == task and r["algorithm"] == a] for a in algorithms}
+        flow = [float(r["last10"]) for r in arms[FLOW]]
         for algorithm, arm in arms.items():
             if not arm:
                 continue
@@ -232,13 +258,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=list(ALGORITHMS))
+    parser.add_argument(
+        "--ablations", action="store_true", help="changes to pwm_small_flow instead of the suite"
+    )
+    parser.add_argument("--algorithms", nargs="+", help="default: all of the study")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--jobs", type=int, default=usable_cores(), help="runs at the same time")
-    parser.add_argument("--logdir", type=Path, default=Path("logs/cpu_suite"))
+    parser.add_argument("--logdir", type=Path, default=Path("logs"))
     chosen = parser.parse_args()
+    study = "ablations" if chosen.ablations else "cpu_suite"
+    algorithms = chosen.algorithms or list(STUDIES[study])
+    if unknown := set(algorithms) - set(STUDIES[study]):
+        parser.error(f"unknown algorithms {sorted(unknown)}; choose from {', '.join(STUDIES[study])}")
     # Seeds outermost: after an interruption every task and algorithm has been seen equally often.
-    runs = [Run(t, a, s) for s in chosen.seeds for t in chosen.tasks for a in chosen.algorithms]
+    runs = [Run(study, t, a, s) for s in chosen.seeds for t in chosen.tasks for a in algorithms]
     failed = 0
     with ThreadPoolExecutor(chosen.jobs) as pool:
         futures = {pool.submit(execute, run, chosen.logdir): run for run in runs}
@@ -250,17 +283,18 @@ def main() -> None:
                 failed += 1
                 print(f"[{number}/{len(runs)}] FAILED {error}", flush=True)
                 continue
-            merge(new)
+            merge(study, new)
             print(
                 f"[{number}/{len(runs)}] {run.name}: peak {new['peak']}, last 10 {new['last10']}, "
                 f"{new['wall_time'] / 60:.1f} min",
                 flush=True,
             )
-    rows = load_rows()
+    rows = load_rows(study)
     if rows:
-        table = summarise(rows)
-        write_text(RESULTS / "summary.csv", _csv(list(table[0]), table))
-        print((RESULTS / "summary.csv").read_text())
+        summary = _csv(list((table := summarise(rows, STUDIES[study]))[0]), table)
+        write_text(RESULTS / study / "summary.csv", summary)
+        plot_study(RESULTS / study)
+        print(summary)
     sys.exit(1 if failed else 0)
 
 

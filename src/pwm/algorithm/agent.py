@@ -37,9 +37,7 @@ class Options(WorldModelOptions):
 
     Attributes:
         horizon: imagined steps H, and environment steps per epoch.
-        gamma, lam: discount and TD(lambda) trace decay of the critic's targets.
-        actor_lam: weight decay lambda of the k-step returns the actor maximises, k = 1..H; 1 is the H-step
-            return alone (published PWM).
+        gamma, lam: discount and TD(lambda) trace decay.
         num_critics, critic_units: ensemble size and hidden widths.
         activation_first: critics apply the activation before LayerNorm (published PWM).
         actor_lr, critic_lr, model_lr: initial learning rates.
@@ -57,8 +55,6 @@ class Options(WorldModelOptions):
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
-        acting_rate: share of the actor that moves into its slow copy after every actor step; the slow copy
-            acts in the environment and is what gets evaluated. 1 means no slow copy (published PWM).
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
@@ -66,7 +62,6 @@ class Options(WorldModelOptions):
     horizon: int = 16
     gamma: float = 0.99
     lam: float = 0.95
-    actor_lam: float = 1.0
     num_critics: int = 3
     critic_units: list[int] = field(default_factory=lambda: [400, 200])
     activation_first: bool = False
@@ -89,7 +84,6 @@ class Options(WorldModelOptions):
     ret_rms: bool = True
     target_rate: float = 1.0
     value_rms: bool = True
-    acting_rate: float = 1.0
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
 
@@ -109,7 +103,7 @@ class Options(WorldModelOptions):
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
             if getattr(self, key) < 0.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
-        for key in ("gamma", "lam", "actor_lam", "target_rate", "acting_rate"):
+        for key in ("gamma", "lam", "target_rate"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
 
@@ -147,7 +141,6 @@ class Agent(nn.Module):
             options.num_critics,
             activation_first=options.activation_first,
         )
-        self.acting_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.reward_rms = RunningMeanStd()
         self.return_rms = RunningMeanStd()
@@ -176,7 +169,7 @@ class Agent(nn.Module):
     def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
         """Actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh."""
         noise = None if deterministic else self.noise(len(obs))
-        return self.acting_actor.act(self.world_model.encode(obs), noise)
+        return self.actor.act(self.world_model.encode(obs), noise)
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal policy noise [*shape, noise_dim]."""
@@ -215,7 +208,7 @@ class Agent(nn.Module):
         rollout = imagine(
             self.world_model, self.actor, z, self.noise(opts.horizon, len(z)), opts.horizon, None, interrupt
         )
-        result = actor_loss(rollout, self.target_critic, opts.gamma, opts.actor_lam)
+        result = actor_loss(rollout, self.target_critic, opts.gamma)
         if opts.ret_rms:
             self.return_rms.update(result.per_entry.detach())
             loss = (result.per_entry / self.return_rms.std).mean()
@@ -227,7 +220,6 @@ class Agent(nn.Module):
             loss = loss + opts.saturation_coef * excess.square().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
-        self._move(self.acting_actor, self.actor, opts.acting_rate)
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
         metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
         metrics |= self.actor.report(rollout.latents.detach())
@@ -246,7 +238,7 @@ class Agent(nn.Module):
             for index in order.chunk(opts.critic_batches):
                 loss = critic_loss(self.critic, z[index], targets[index], weights[index])
                 norms.append(self.updaters["critic"].step(loss))
-                self._move(self.target_critic, self.critic, opts.target_rate)
+                self._move_target_critic()
                 losses.append(loss.detach())
         return {
             "loss": torch.stack(losses).mean(),
@@ -255,13 +247,11 @@ class Agent(nn.Module):
             "target_std": targets.std(),
         }
 
-    @staticmethod
     @torch.no_grad()
-    def _move(slow: nn.Module, fast: nn.Module, rate: float) -> None:
-        """Move every parameter of ``slow`` by ``rate`` of its way to ``fast``."""
-        targets: list[Tensor] = list(slow.parameters())
-        sources: list[Tensor] = list(fast.parameters())
-        torch._foreach_lerp_(targets, sources, rate)
+    def _move_target_critic(self) -> None:
+        slow: list[Tensor] = list(self.target_critic.parameters())
+        fast: list[Tensor] = list(self.critic.parameters())
+        torch._foreach_lerp_(slow, fast, self.options.target_rate)
 
     def set_lr_fraction(self, fraction: float, final: float) -> dict[str, float]:
         """Set every learning rate to ``fraction`` of the way from its initial value down to ``final``."""

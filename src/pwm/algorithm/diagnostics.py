@@ -104,7 +104,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
     realised = (summed[horizon:] - summed[:-horizon])[:-1].flatten()[chosen]
     model = agent.world_model
     z = model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(model, agent.acting_actor, z, None, horizon)
+    rollout = imagine(model, agent.actor, z, None, horizon)
     alive = torch.ones_like(rollout.rewards)
     if rollout.survival is not None:
         alive = torch.cat([alive[:1], rollout.survival.cumprod(0)[:-1]])

@@ -175,19 +175,13 @@ class ActorLoss(NamedTuple):
     next_values: Tensor
 
 
-def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float, lam: float = 1.0) -> ActorLoss:
-    """First-order actor loss: minus the lambda-return of the imagined rollout's first state.
+def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float) -> ActorLoss:
+    """First-order actor loss: minus the imagined return plus gamma^H times the ensemble-min value.
 
-    Gradient flows through rewards, values and the dynamics into the policy. ``lam`` 1 is the H-step return
-    plus gamma^H times the ensemble-min value (Georgiev et al. 2024, eq. 4): values inside the window then
-    matter only where an episode ended. A smaller ``lam`` weighs the k-step returns by lam^k (Hafner et al.
-    2020, eq. 6), so that the far end of the rollout, where the model is least reliable, counts less. It is
-    for rollouts without interruptions.
+    Gradient flows through rewards, values and the dynamics into the policy (Georgiev et al. 2024, eq. 4).
+    Values inside the window matter to the actor only where an episode ended, so without interruptions
+    only the last value carries gradient.
     """
-    if lam < 1.0:
-        values = critic.minimum(rollout.next_latents)
-        objective = td_lambda(rollout.rewards, values, rollout.ends, gamma, lam, rollout.survival)[0]
-        return ActorLoss(-objective, values.detach())
     if rollout.ends is None:
         with torch.no_grad():
             next_values = critic.minimum(rollout.next_latents)

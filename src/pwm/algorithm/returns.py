@@ -34,7 +34,7 @@ def td_lambda(
         Targets [H, B].
     """
     steps = len(rewards)
-    targets = []
+    targets = torch.empty_like(rewards)
     following = next_values[-1]
     for t in reversed(range(steps)):
         blend = torch.lerp(next_values[t], following, lam)
@@ -43,8 +43,8 @@ def td_lambda(
         if survival is not None:
             blend = survival[t] * blend
         following = torch.add(rewards[t], blend, alpha=gamma)
-        targets.append(following)
-    return torch.stack(targets[::-1])
+        targets[t] = following
+    return targets
 
 
 def trajectory_objective(
