@@ -28,7 +28,6 @@ ARMS = {
 # The same for both arms: a short run on an easy task can learn faster than the presets dare to.
 COMMON = [
     "alg.actor_lr=5e-4",
-    "alg.replay_starts=0.5",
     "alg.warmup_env_steps=16000",
     "alg.warmup_updates=4000",
     "general.eval_every=5",

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pwm.algorithm.returns import td_lambda, trajectory_objective
+from pwm.errors import ConfigError
 from pwm.models.dynamics import flow, residual
 from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
+from pwm.models.encoder import build_encoder
 from pwm.models.integrators import euler_step
 from pwm.models.layers import SimNorm
 from pwm.models.scalar_heads import RegressionHead, ScalarHead, TwoHotHead, symexp, symlog
@@ -194,7 +196,7 @@ def fit(head: str) -> float:
     """Flow loss that a small velocity network reaches on the toy transition, relative to predicting 0."""
     torch.manual_seed(0)
     z, a, target = toy_transition(16, 8)
-    dynamics = flow.build(flow.Options(units=[32], velocity_head=head), 16, 2, 0, 8)
+    dynamics = flow.build(flow.Options(units=[32], velocity_head=head), 16, 2, 0, SimNorm(8))
     optimizer = torch.optim.Adam(dynamics.parameters(), lr=1e-2)
     for _ in range(250):
         optimizer.zero_grad()
@@ -240,16 +242,44 @@ def group_sums(dynamics: nn.Module, steps: int = 6) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("substeps", [1, 3])
 def test_tangent_flow_keeps_group_sums(integrator: str, substeps: int) -> None:
     options = flow.Options(units=[16], velocity_head="tangent", integrator=integrator, substeps=substeps)
-    _, sums = group_sums(flow.build(options, 24, 2, 0, 8))
+    _, sums = group_sums(flow.build(options, 24, 2, 0, SimNorm(8)))
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-5)
 
 
 def test_residual_dynamics_keep_group_sums() -> None:
-    _, sums = group_sums(residual.build(residual.Options(units=[16]), 24, 2, 0, 8))
+    _, sums = group_sums(residual.build(residual.Options(units=[16]), 24, 2, 0, SimNorm(8)))
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-5)
 
 
 def test_simnorm_velocity_leaves_the_simplex() -> None:
-    _, sums = group_sums(flow.build(flow.Options(units=[16], velocity_head="simnorm"), 24, 2, 0, 8))
+    _, sums = group_sums(flow.build(flow.Options(units=[16], velocity_head="simnorm"), 24, 2, 0, SimNorm(8)))
     expected = torch.arange(1.0, 8.0)[:, None, None].expand_as(sums)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["flow", "residual"])
+def test_output_gain_scales_the_predicted_change(name: str) -> None:
+    module = {"flow": flow, "residual": residual}[name]
+    z = SimNorm(8)(torch.randn(5, 24))
+    a = torch.rand(5, 2)
+    changes = []
+    for gain in (1.0, 0.25):
+        torch.manual_seed(3)
+        dynamics = randomised(
+            module.build(module.Options(units=[16], output_gain=gain), 24, 2, 0, SimNorm(8))
+        )
+        changes.append(dynamics.next(z, a) - z)
+    torch.testing.assert_close(changes[1], 0.25 * changes[0])
+    with pytest.raises(ConfigError, match="output_gain=0"):
+        module.Options(output_gain=0.0)
+
+
+def test_encoder_of_centred_inputs_is_smooth_at_zero() -> None:
+    """LayerNorm of a layer without biases jumps at 0; the first layer's random biases remove the jump."""
+    jumps = []
+    for centred in (False, True):
+        torch.manual_seed(0)
+        encoder = build_encoder(4, [64], 16, SimNorm(8), centred)
+        step = torch.full((1, 4), 1e-2)
+        jumps.append(float((encoder(step) - encoder(-step)).abs().mean().detach()))
+    assert jumps[0] > 20 * jumps[1]

@@ -63,3 +63,4 @@ def test_simnorm_is_a_softmax_in_consecutive_groups() -> None:
     x = torch.randn(3, 4, 24, dtype=torch.float64)
     expected = torch.cat([torch.softmax(group, -1) for group in x.split(8, -1)], -1)
     torch.testing.assert_close(SimNorm(8)(x), expected)
+    torch.testing.assert_close(SimNorm(8, 8.0)(x), 8 * expected)

@@ -163,6 +163,19 @@ def test_state_continues_bit_identically() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
 
 
+def test_slow_parameters_move_at_their_share_of_every_rate() -> None:
+    net = network()
+    step = Updater("toy", net.parameters(), LR, BETAS, 1e6, 3, net[0].parameters(), 0.1)
+    for rate in (LR, LR / 2):
+        step.set_lr(rate)
+        before = [p.detach().clone() for p in net.parameters()]
+        step.optimizer.state.clear()
+        step.step(loss_of(net, batches(1)[0]))
+        # The first step of Adam is the learning rate in every entry, whatever the gradient.
+        moved = [float((p - b).abs().max().detach()) for p, b in zip(net.parameters(), before, strict=True)]
+        assert moved == pytest.approx([0.1 * rate, 0.1 * rate, rate, rate], rel=1e-3)
+
+
 # --- losses refuse wrong shapes -------------------------------------------------------------------
 
 

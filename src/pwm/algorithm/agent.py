@@ -41,6 +41,8 @@ class Options(WorldModelOptions):
         num_critics, critic_units: ensemble size and hidden widths.
         activation_first: critics apply the activation before LayerNorm (published PWM).
         actor_lr, critic_lr, model_lr: initial learning rates.
+        encoder_lr_scale: learning rate of the encoder as a share of ``model_lr``. The encoder makes the
+            targets of the dynamics; a slow one lets them be met, and shrinks less to make them easy.
         adam_betas: Adam decay rates of actor and critic.
         actor_grad_norm, critic_grad_norm, wm_grad_norm: gradient-norm clips.
         critic_iterations, critic_batches: passes over the imagined states per epoch, minibatches per pass.
@@ -68,6 +70,7 @@ class Options(WorldModelOptions):
     actor_lr: float = 5e-4
     critic_lr: float = 5e-4
     model_lr: float = 3e-4
+    encoder_lr_scale: float = 1.0
     adam_betas: list[float] = field(default_factory=lambda: [0.7, 0.95])
     actor_grad_norm: float = 1.0
     critic_grad_norm: float = 100.0
@@ -94,7 +97,7 @@ class Options(WorldModelOptions):
         for key in (*counts, "max_skipped_updates"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
-        rates = ("actor_lr", "critic_lr", "model_lr")
+        rates = ("actor_lr", "critic_lr", "model_lr", "encoder_lr_scale")
         for key in (*rates, "actor_grad_norm", "critic_grad_norm", "wm_grad_norm"):
             if not getattr(self, key) > 0.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive")
@@ -156,6 +159,8 @@ class Agent(nn.Module):
                 (0.9, 0.999),
                 options.wm_grad_norm,
                 skips,
+                self.world_model.encoder.parameters(),
+                options.encoder_lr_scale,
             ),
             "actor": Updater(
                 "actor", self.actor.parameters(), options.actor_lr, betas, options.actor_grad_norm, skips

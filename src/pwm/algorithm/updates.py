@@ -25,6 +25,8 @@ class Updater:
         betas: Adam's decay rates.
         max_norm: gradient norm above which gradients are scaled down.
         max_skipped: non-finite steps in a row before ``check_finite`` raises.
+        slow: those of the parameters that learn at ``slow_scale`` times the rate.
+        slow_scale: see ``slow``.
     """
 
     def __init__(
@@ -35,12 +37,21 @@ class Updater:
         betas: tuple[float, float],
         max_norm: float,
         max_skipped: int,
+        slow: Iterable[nn.Parameter] = (),
+        slow_scale: float = 1.0,
     ) -> None:
         self.name = name
         self.parameters = list(parameters)
         self.max_norm = max_norm
         self.max_skipped = max_skipped
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas, fused=True)
+        slow = list(slow)
+        rest = set(self.parameters) - set(slow)
+        groups = [
+            {"params": [p for p in self.parameters if p in rest], "scale": 1.0},
+            {"params": slow, "scale": slow_scale},
+        ]
+        self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+        self.set_lr(lr)
         device = self.parameters[0].device
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_row = torch.zeros((), dtype=torch.int64, device=device)
@@ -48,7 +59,7 @@ class Updater:
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next steps."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
 
     def step(self, loss: Tensor) -> Tensor:
         """Back-propagate ``loss`` and update; returns the gradient norm before clipping (detached scalar)."""

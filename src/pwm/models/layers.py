@@ -70,23 +70,32 @@ def check_units(key: str, units: Sequence[int]) -> None:
 
 
 class SimNorm(nn.Module):
-    """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax in groups of ``dim`` entries."""
+    """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax in groups of ``dim`` entries.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        dim: group size V.
+        scale: what every group sums to. TD-MPC2 and PWM use 1; V makes the average entry 1, so that latents
+            and their changes have the size that initial weights and Adam's steps are made for.
+    """
+
+    def __init__(self, dim: int, scale: float = 1.0) -> None:
         super().__init__()
         self.dim = dim
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [..., L] to [..., L]; each consecutive group of ``dim`` entries is positive and sums to 1."""
+        """Map [..., L] to [..., L]; groups of ``dim`` entries are positive and sum to ``scale``."""
         groups = x.unflatten(-1, (-1, self.dim))
         if x.is_cuda:
-            return torch.softmax(groups, dim=-1).flatten(-2)
-        # PyTorch's CPU softmax is vectorised across the last axis only: groups there are 10 times faster.
-        return torch.softmax(groups.mT.contiguous(), dim=-2).mT.flatten(-2)
+            shares = torch.softmax(groups, dim=-1).flatten(-2)
+        else:
+            # PyTorch's CPU softmax is vectorised across the last axis only: groups there are 10 times faster.
+            shares = torch.softmax(groups.mT.contiguous(), dim=-2).mT.flatten(-2)
+        return shares if self.scale == 1.0 else self.scale * shares
 
     def extra_repr(self) -> str:
-        """Show the group size."""
-        return f"dim={self.dim}"
+        """Show the group size and the scale."""
+        return f"dim={self.dim}, scale={self.scale}"
 
 
 class NormedLinear(nn.Module):
@@ -123,10 +132,19 @@ def mlp(
     return nn.Sequential(*layers, head)
 
 
+def check_gain(gain: float) -> None:
+    """Raise ConfigError unless an output gain is positive."""
+    if not gain > 0.0:
+        raise ConfigError(f"alg.dynamics.output_gain={gain}; it must be positive")
+
+
+INIT_STD = 0.02
+
+
 def init_weights(module: nn.Module) -> None:
     """Truncated normal weights (std 0.02) and zero biases, as TD-MPC2 and PWM start their world models."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
         nn.init.zeros_(module.bias)
 
 

@@ -14,7 +14,7 @@ from pwm.errors import ConfigError
 from pwm.models import scalar_heads
 from pwm.models.dynamics.base import Dynamics
 from pwm.models.encoder import build_encoder
-from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
+from pwm.models.layers import SimNorm, check_units, concat_inputs, init_weights, mlp
 from pwm.models.normalization import RunningMeanStd
 from pwm.models.scalar_heads import ScalarHead
 
@@ -29,6 +29,8 @@ class Options:
         encoder_units: hidden widths of the encoder.
         reward_units: hidden widths of the reward network.
         task_dim: width of the task embedding; 0 for a single task.
+        simnorm_scale: what every SimNorm group sums to: 1 as published, or ``simnorm_dim`` to give latents
+            the average 1.
         obs_rms: normalise observations by their running mean and standard deviation.
         predict_termination: learn where episodes terminate, so that imagination can end there.
         termination_units: hidden widths of that predictor.
@@ -44,10 +46,13 @@ class Options:
     predict_termination: bool = True
     termination_units: list[int] = field(default_factory=lambda: [128])
     reward_head: scalar_heads.Options = field(default_factory=scalar_heads.Options)
+    simnorm_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for key in ("encoder_units", "reward_units", "termination_units"):
             check_units(f"alg.{key}", getattr(self, key))
+        if not self.simnorm_scale > 0.0:
+            raise ConfigError(f"alg.simnorm_scale={self.simnorm_scale}; it must be positive")
         if self.simnorm_dim < 2 or self.latent_dim < 1 or self.latent_dim % self.simnorm_dim:
             raise ConfigError(
                 f"alg.latent_dim={self.latent_dim} must be a multiple of "
@@ -179,14 +184,15 @@ def build_world_model(
         nn.init.uniform_(embedding.weight, -0.02, 0.02)
     head = scalar_heads.build(options.reward_head)
     latent = options.latent_dim
+    simnorm = SimNorm(options.simnorm_dim, options.simnorm_scale)
     in_dim = latent + act_dim + task_dim
     termination = None
     if options.predict_termination:
         # Terminations are rare: start at the odds of 1 in 150 transitions.
         termination = build_prediction_net(in_dim, options.termination_units, 1, bias=-5.0)
     return module.WORLD_MODEL(
-        build_encoder(obs_dim + task_dim, options.encoder_units, latent, options.simnorm_dim),
-        module.build(dynamics_options, latent, act_dim, task_dim, options.simnorm_dim),
+        build_encoder(obs_dim + task_dim, options.encoder_units, latent, simnorm, options.obs_rms),
+        module.build(dynamics_options, latent, act_dim, task_dim, simnorm),
         build_prediction_net(in_dim, options.reward_units, head.width),
         head,
         embedding,

@@ -17,7 +17,7 @@ from pwm.errors import ConfigError
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.integrators.explicit_rk import VelocityFn, integrate
-from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, init_weights, mlp
+from pwm.models.layers import NormedLinear, SimNorm, check_gain, check_units, concat_inputs, init_weights, mlp
 
 WORLD_MODEL = FlowWorldModel
 
@@ -38,6 +38,8 @@ class Options:
         tau_sampling: flow time in training, ``uniform`` in [0, 1] or the constant ``midpoint`` 0.5.
         flow_source: start of the training path, the model's own ``rollout`` or ``teacher`` (the encoded
             observation: no unrolling, all H transitions in one batch).
+        output_gain: factor on the network's output. Velocities are small beside what one step of Adam does to
+            the output of a network; a gain below 1 makes those steps finer.
         integrator: name of an integrator component.
         substeps: integration steps K per environment step.
     """
@@ -47,11 +49,13 @@ class Options:
     velocity_head: str = "linear"
     tau_sampling: str = "uniform"
     flow_source: str = "rollout"
+    output_gain: float = 1.0
     integrator: str = "euler"
     substeps: int = 1
 
     def __post_init__(self) -> None:
         check_units("alg.dynamics.units", self.units)
+        check_gain(self.output_gain)
         for key, allowed in (
             ("velocity_head", VELOCITY_HEADS),
             ("tau_sampling", TAU_SAMPLING),
@@ -115,7 +119,7 @@ class FlowDynamics(Dynamics):
     """Integrates a learned velocity network over flow time."""
 
     def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
     ) -> None:
         super().__init__()
         self.options = options
@@ -125,9 +129,9 @@ class FlowDynamics(Dynamics):
         hidden = [in_dim, *options.units][-1]
         head: nn.Module = nn.Linear(hidden, latent_dim)
         if options.velocity_head == "simnorm":
-            head = NormedLinear(hidden, latent_dim, SimNorm(simnorm_dim))
+            head = NormedLinear(hidden, latent_dim, simnorm)
         elif options.velocity_head == "tangent":
-            head = nn.Sequential(head, GroupTangent(simnorm_dim))
+            head = nn.Sequential(head, GroupTangent(simnorm.dim))
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
 
     @property
@@ -137,7 +141,9 @@ class FlowDynamics(Dynamics):
 
     def velocity(self, z: Tensor, a: Tensor, tau: Tensor, e: Tensor | None = None) -> Tensor:
         """dz/dtau [..., L] at latents [..., L], actions [..., A], flow time [..., 1], embedding [..., E]."""
-        return self.net(concat_inputs(z, a, tau, e))
+        velocity = self.net(concat_inputs(z, a, tau, e))
+        gain = self.options.output_gain
+        return velocity if gain == 1.0 else gain * velocity
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Latents at tau = 1, by the configured integrator and substeps."""
@@ -169,6 +175,6 @@ class FlowDynamics(Dynamics):
         return DynamicsLoss(loss, source)
 
 
-def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> FlowDynamics:
+def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> FlowDynamics:
     """Return the dynamics described by ``options``."""
-    return FlowDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)
+    return FlowDynamics(options, latent_dim, act_dim, task_dim, simnorm)

@@ -29,15 +29,15 @@ class MLPDynamics(Dynamics):
     """z' = SimNorm(LayerNorm(W h(z, a, e)))."""
 
     def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
     ) -> None:
         super().__init__()
         in_dim = latent_dim + act_dim + task_dim
-        head = NormedLinear([in_dim, *options.units][-1], latent_dim, SimNorm(simnorm_dim))
+        head = NormedLinear([in_dim, *options.units][-1], latent_dim, simnorm)
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
-        """Next latents; every SimNorm group sums to 1."""
+        """Next latents; every SimNorm group keeps its sum."""
         return self.net(concat_inputs(z, a, e))
 
     def loss(
@@ -53,6 +53,6 @@ class MLPDynamics(Dynamics):
         return rollout_regression_loss(self, z, action, target, weights, e)
 
 
-def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int) -> MLPDynamics:
+def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> MLPDynamics:
     """Return the dynamics described by ``options``."""
-    return MLPDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)
+    return MLPDynamics(options, latent_dim, act_dim, task_dim, simnorm)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, rollout_regression_loss
-from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
+from pwm.models.layers import SimNorm, check_gain, check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
 
 WORLD_MODEL = WorldModel
@@ -19,30 +19,39 @@ WORLD_MODEL = WorldModel
 
 @dataclass
 class Options:
-    """``units``: hidden widths of the network that predicts the change."""
+    """Configuration of the residual MLP.
+
+    Attributes:
+        units: hidden widths of the network that predicts the change.
+        output_gain: factor on its output. Changes of a latent are small beside what one step of Adam does
+            to the output of a network; a gain below 1 makes those steps finer.
+    """
 
     name: str = "residual"
     units: list[int] = field(default_factory=lambda: [512, 512])
+    output_gain: float = 1.0
 
     def __post_init__(self) -> None:
         check_units("alg.dynamics.units", self.units)
+        check_gain(self.output_gain)
 
 
 class ResidualDynamics(Dynamics):
     """z' = z + P f(z, a, e), trained by squared error along its own rollout like the MLP."""
 
     def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
     ) -> None:
         super().__init__()
         in_dim = latent_dim + act_dim + task_dim
         head = nn.Linear([in_dim, *options.units][-1], latent_dim)
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
-        self.project = GroupTangent(simnorm_dim)
+        self.output_gain = options.output_gain
+        self.project = GroupTangent(simnorm.dim)
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Next latents; every SimNorm group keeps its sum."""
-        return z + self.project(self.net(concat_inputs(z, a, e)))
+        return torch.add(z, self.project(self.net(concat_inputs(z, a, e))), alpha=self.output_gain)
 
     def loss(
         self,
@@ -58,7 +67,7 @@ class ResidualDynamics(Dynamics):
 
 
 def build(
-    options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm_dim: int
+    options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
 ) -> ResidualDynamics:
     """Return the dynamics described by ``options``."""
-    return ResidualDynamics(options, latent_dim, act_dim, task_dim, simnorm_dim)
+    return ResidualDynamics(options, latent_dim, act_dim, task_dim, simnorm)
