@@ -51,13 +51,17 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     name: (f"alg={FLOW}", *overrides)
     for name, overrides in {
         FLOW: (),
-        "equal_loss_weights": ("alg.dynamics_coef=1",),
+        # What equal weights are for latents that sum to 1: the loss grows with the square of the scale.
+        "equal_loss_weights": ("alg.dynamics_coef=0.015625",),
+        "unscaled_latents": ("alg.simnorm_scale=1", "alg.dynamics_coef=1024"),
+        "fast_encoder": ("alg.encoder_lr_scale=1",),
+        "unit_output_gain": ("alg.dynamics.output_gain=1",),
         "no_warm_up": ("alg.warmup_env_steps=0", "alg.warmup_updates=0"),
         "no_termination_predictor": ("alg.predict_termination=false",),
         "no_target_critic": ("alg.target_rate=1",),
         "no_value_scale": ("alg.value_rms=false",),
         "no_saturation_penalty": ("alg.saturation_coef=0",),
-        "replay_starts": ("alg.replay_starts=0.5",),
+        "no_replay_starts": ("alg.replay_starts=0",),
         "lockstep": ("alg.collect=lockstep", "alg.actor_iterations=1"),
         "teacher_source": ("alg.flow_source=teacher",),
         "tangent_head": ("alg.velocity_head=tangent",),
