@@ -35,13 +35,14 @@ from pwm.experiment.checkpoints import write_text
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
 
 RESULTS = Path(__file__).parents[1] / "results"
-TASKS = {
-    "gym_Pendulum-v1": ("env=gym", "env.id=Pendulum-v1", "general.epochs=150"),
-    "gym_Reacher-v5": ("env=gym", "env.id=Reacher-v5", "general.epochs=150"),
-    "gym_HalfCheetah-v5": ("env=gym", "env.id=HalfCheetah-v5", "general.epochs=500"),
-    "dflex_cartpole": ("env=dflex_cartpole", "env.num_threads=1", "general.epochs=250"),
-    "dflex_hopper": ("env=dflex_hopper", "env.num_threads=1", "general.epochs=500"),
-    "dflex_ant": ("env=dflex_ant", "env.num_threads=1", "general.epochs=500"),
+# Epochs and overrides of every task.
+TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "gym_Pendulum-v1": (150, ("env=gym", "env.id=Pendulum-v1")),
+    "gym_Reacher-v5": (150, ("env=gym", "env.id=Reacher-v5")),
+    "gym_HalfCheetah-v5": (500, ("env=gym", "env.id=HalfCheetah-v5")),
+    "dflex_cartpole": (250, ("env=dflex_cartpole", "env.num_threads=1")),
+    "dflex_hopper": (500, ("env=dflex_hopper", "env.num_threads=1")),
+    "dflex_ant": (500, ("env=dflex_ant", "env.num_threads=1")),
 }
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     name: (f"alg={name}",) for name in ("pwm_small", "pwm_small_residual", "pwm_small_flow")
@@ -109,12 +110,13 @@ class Run:
 
     def arguments(self, logdir: Path) -> list[str]:
         """Arguments of ``pwm``."""
-        epochs = int(next(o for o in TASKS[self.task] if o.startswith("general.epochs=")).split("=")[1])
+        epochs, overrides = TASKS[self.task]
         return [
             "train",
             *STUDIES[self.study][self.algorithm],
             f"general.name={self.algorithm}",
-            *TASKS[self.task],
+            *overrides,
+            f"general.epochs={epochs}",
             f"general.seed={self.seed}",
             "general.threads=1",
             f"general.eval_every={epochs // EVALUATIONS}",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.losses import imagine
+from pwm.algorithm.losses import imagine, reach_weights
 from pwm.data.batch import Batch, Recorded
 from pwm.models.dynamics.base import unroll
 from pwm.models.world_model import WorldModel
@@ -105,10 +105,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
     model = agent.world_model
     z = model.encode(recorded.obs.flatten(0, 1)[chosen])
     rollout = imagine(model, agent.actor, z, None, horizon)
-    alive = torch.ones_like(rollout.rewards)
-    if rollout.survival is not None:
-        alive = torch.cat([alive[:1], rollout.survival.cumprod(0)[:-1]])
-    imagined = (alive * rollout.rewards).sum(0) * agent.reward_scale
+    imagined = (reach_weights(rollout) * rollout.rewards).sum(0) * agent.reward_scale
     return {
         "imagined_reward": float(imagined.mean()),
         "realised_reward": float(realised.mean()),

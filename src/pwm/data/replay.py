@@ -92,10 +92,9 @@ class ReplayBuffer:
         self._rows = torch.zeros(slots, width, device=device)
         self._is_transition = torch.zeros(slots, dtype=torch.bool, device=device)
         # Queue of the live transitions of each environment: a ring of row numbers. Its head and tail never
-        # wrap; every environment gains one transition per add, so all tails are one number.
+        # wrap; every environment gains one transition per add, so all tails are one number (``_tail``).
         self._queue = torch.zeros(slots, dtype=torch.int64, device=device)
         self._head = torch.zeros(n, dtype=torch.int64, device=device)
-        self._tail = 0
         # Number of the row that takes the next transition, and transitions in the running episode.
         self._cursor = torch.zeros(n, dtype=torch.int64, device=device)
         self._episode_step = torch.zeros(n, dtype=torch.int64, device=device)
@@ -160,7 +159,6 @@ class ReplayBuffer:
         self._cursor += 1
         self._cursor += finished
         self._episode_step.masked_fill_(finished, 0)
-        self.total_added += self.num_envs
         self._forget_caches()
 
     def _check_step(
@@ -193,7 +191,7 @@ class ReplayBuffer:
         """Queue the transitions in rows ``added`` [N]; drop those that row ``newest`` [N] overwrote."""
         place = self._tail % self.rows_per_env
         self._queue.index_copy_(0, self._ring_start + place, added)
-        self._tail += 1
+        self.total_added += self.num_envs
 
         oldest = self._head + self._pair  # [2, N], the only transitions that can die
         slot = (oldest % self.rows_per_env) + self._ring_start
@@ -284,6 +282,10 @@ class ReplayBuffer:
         return self._cumulative
 
     @property
+    def _tail(self) -> int:
+        return self.total_added // self.num_envs
+
+    @property
     def num_transitions(self) -> int:
         """Transitions stored now, each the start of one window; END rows do not count."""
         self._cumulative_transitions()
@@ -345,7 +347,6 @@ class ReplayBuffer:
     def _rebuild_queue(self) -> None:
         """List the live transitions anew from the stored rows: the last ``rows_per_env`` of every ring."""
         c = self.rows_per_env
-        self._tail = self.total_added // self.num_envs
         # The newest row is the END row: at the cursor while an episode runs, else just before it.
         newest = self._cursor - (self._episode_step == 0).to(torch.int64)
         row = newest.unsqueeze(1) + torch.arange(1 - c, 1, device=self.device)  # [N, C], oldest first

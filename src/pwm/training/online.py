@@ -177,9 +177,8 @@ class OnlineTrainer:
                 visited = self._collect()
             for _ in range(self.options.actor_iterations):
                 self._policy_update(phases, timer, self._starts(visited))
-        if len(self.replay):
-            with timer("wm"):
-                phases += [("wm", self._update_world_model()) for _ in range(self.options.wm_iterations)]
+        with timer("wm"):
+            phases += [("wm", self._update_world_model()) for _ in range(self.options.wm_iterations)]
         self.epoch += 1
         self.agent.check_finite()
         record |= average(phases)
@@ -228,7 +227,7 @@ class OnlineTrainer:
     def _starts(self, visited: Tensor) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
         total = self.options.actor_batch_size
-        replayed = round(self.options.replay_starts * total) if len(self.replay) else 0
+        replayed = round(self.options.replay_starts * total)
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
         obs = visited[order[: total - replayed]]
         if replayed:
