@@ -74,7 +74,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
 }
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
 SEEDS = (1, 2, 3)
-EVALUATIONS = 25
+EVALUATIONS = 50
 HELD_OUT_EPISODES = 64
 CURVE = (
     "epoch",

@@ -272,7 +272,7 @@ def test_changed_configuration_is_refused_with_the_difference(
     capsys.readouterr()
     assert train(tmp_path, *ANALYTIC, "alg.gamma=0.9", "general.epochs=5") == 2
     message = capsys.readouterr().err
-    assert "alg.gamma: 0.99 -> 0.9" in message
+    assert "alg.gamma: 0.995 -> 0.9" in message
     assert "general.epochs" not in message
     assert "general.resume=force" in message
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
