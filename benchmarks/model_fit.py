@@ -24,7 +24,8 @@ from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import VectorEnv
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.run import build_agent, build_env
+from pwm.experiment.policies import build_agent
+from pwm.experiment.run import build_env
 
 RESULTS = Path(__file__).parents[1] / "results" / "model_fit"
 STEPS = 900

@@ -15,8 +15,9 @@ import torch
 
 from pwm.analysis.visualization import plot_comparison
 from pwm.experiment.config import ExperimentConfig, compose_config
+from pwm.experiment.policies import build_agent
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
-from pwm.experiment.run import build_agent, build_env, train
+from pwm.experiment.run import build_env, train
 from pwm.training.evaluation import evaluate
 
 TASK = "gym_Pendulum-v1"

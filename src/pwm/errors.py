@@ -31,3 +31,7 @@ class DataError(PwmError):
 
 class NonFiniteError(PwmError):
     """Losses or gradients stayed non-finite for more updates in a row than allowed."""
+
+
+class StorageError(PwmError):
+    """A file of a run could not be written; what was written before is intact."""

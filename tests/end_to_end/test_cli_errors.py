@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, only_run, overrides, train, trained
+from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, contents, only_run, overrides, train, trained
 
 from pwm.launch.cli import main
 
@@ -151,11 +151,11 @@ def test_damaged_state_leaves_the_run_as_it_is(tmp_path: Path, capsys: pytest.Ca
     folder = only_run(tmp_path)
     state = folder / "latest.pt"
     state.write_bytes(state.read_bytes()[:1000])
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     capsys.readouterr()
     assert train(tmp_path, *ANALYTIC, "general.epochs=2") == 2
     assert f"{state} cannot be read" in the_message(capsys)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
 
 
 def test_evaluate_refuses_another_task(hopper_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import torch
 from pwm.envs.analytic import LqrEnv
 from pwm.experiment.config import compose_config
 from pwm.experiment.loggers import read_metrics
-from pwm.experiment.run import build_env, load_policy, train
+from pwm.experiment.policies import load_policy
+from pwm.experiment.run import build_env, train
 from pwm.training.evaluation import evaluate, zero_policy
 
 EPISODES = 256

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
+from pwm.experiment.checkpoints import POLICY_FORMAT, load
 from pwm.experiment.loggers import read_metrics
 from pwm.launch.cli import main
 
@@ -35,6 +38,8 @@ SIZES = [
 ]
 HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
 ANALYTIC = ["env=analytic"]
+# What depends on the clock or on the process, not on the computation.
+MEASURED = ("wall_time", "fps", "time/", "memory/")
 FLOW = ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2", "alg.replay_starts=0.5"]
 
 
@@ -67,6 +72,36 @@ def only_run(logdir: Path) -> Path:
 def status(folder: Path) -> dict[str, object]:
     """Contents of ``status.json``."""
     return json.loads((folder / "status.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder``."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights of a policy file."""
+    return load(path, POLICY_FORMAT)["modules"]
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """Every tensor of two policy files is equal bit by bit."""
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two run folders hold the same metrics and the same policies."""
+    assert computed(a) == computed(b)
+    for name in ("best_policy.pt", "final_policy.pt"):
+        assert_same_weights(a / name, b / name)
+
+
+def computed(folder: Path) -> list[dict[str, float]]:
+    """Metrics without those that depend on the clock."""
+    return [{k: v for k, v in record.items() if not k.startswith(MEASURED)} for record in metrics(folder)]
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

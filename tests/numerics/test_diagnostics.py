@@ -12,7 +12,7 @@ from pwm.data.batch import Batch, Recorded
 from pwm.envs.analytic import Options as AnalyticOptions
 from pwm.envs.analytic import build
 from pwm.experiment.config import compose_config
-from pwm.experiment.run import build_agent
+from pwm.experiment.policies import build_agent
 from pwm.models.dynamics.base import unroll
 from pwm.models.world_model import WorldModel
 from pwm.training.evaluation import Recording, evaluate

@@ -297,6 +297,55 @@ def test_restored_buffer_samples_and_evolves_identically(
         restored.add(**step)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    gaps=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    rows_per_env=st.integers(6, 40),
+    mean_length=st.floats(1.5, 30.0),
+    cut=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_increments_add_up_to_the_buffer(
+    gaps: list[int], rows_per_env: int, mean_length: float, cut: bool, seed: int
+) -> None:
+    """Increments that were overwritten by the end may be missing, any other one is missed."""
+    naive = Naive(3, 2, rows_per_env)
+    buffer = _buffer(naive)
+    states, since = [], None
+    for number, steps in enumerate(gaps):
+        _run(naive, buffer, steps, mean_length, seed + number)
+        states.append(buffer.state_dict(since))
+        since = buffer.cursor
+    if cut:
+        needed = since - (buffer._episode_step == 0).long() + 1 - rows_per_env
+        while len(states) > 1 and bool((states[1]["first"] <= needed.clamp(min=0)).all()):
+            states.pop(0)
+    restored = _buffer(naive)
+    restored.load_state_dict(*states)
+    assert _stored(restored) == _stored(buffer) == naive.windows()
+    assert restored.total_added == buffer.total_added
+    steps = naive.advance(_kinds(torch.Generator().manual_seed(seed), 3, mean_length))
+    buffer.add(**steps)
+    restored.add(**steps)
+    assert _stored(restored) == _stored(buffer)
+
+
+def test_a_missing_increment_is_noticed() -> None:
+    naive = Naive(2, 2, 40)
+    buffer = _buffer(naive)
+    states, since = [], None
+    for seed in range(3):
+        _run(naive, buffer, 5, 1e9, seed)
+        states.append(buffer.state_dict(since))
+        since = buffer.cursor
+    restored = _buffer(naive)
+    with pytest.raises(DataError, match="increment is missing"):
+        restored.load_state_dict(states[0], states[2])
+    with pytest.raises(DataError, match="increment is missing"):
+        restored.load_state_dict(states[1], states[2])
+    assert len(restored) == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_stores_the_same_windows_and_adds_without_waiting_for_the_device() -> None:

@@ -288,4 +288,4 @@ class Agent(nn.Module):
         self.load_state_dict(state["modules"])
         for name, updater in self.updaters.items():
             updater.load_state_dict(state["updaters"][name])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())

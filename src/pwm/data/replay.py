@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pwm.data.batch import Batch
+from pwm.data.replay_state import check_states
 from pwm.errors import ConfigError, DataError
 
 # An add writes two rows per environment (transition and END row), and moves the newest row forward by
@@ -300,85 +301,82 @@ class ReplayBuffer:
         """Bytes of device memory held by the stored data."""
         return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._queue))
 
+    @property
+    def cursor(self) -> Tensor:
+        """Copy of the number of the row that takes each environment's next transition, [N] int64."""
+        return self._cursor.clone()
+
+    def state_dict(self, since: Tensor | None = None) -> dict[str, Any]:
+        """Return a CPU copy of the stored rows; tensors and numbers only.
+
+        Args:
+            since: ``cursor`` at an earlier moment, [N] int64; only what was written from then on is copied.
+
+        Returns:
+            The sizes (int), ``total_added`` (int), ``cursor`` and ``episode_step`` [N] int64, and the rows
+            ``first``..newest of every environment one after the other: ``first`` [N] int64, ``rows``
+            [M, obs_dim + act_dim + 2] float32, ``is_transition`` [M] bool.
+        """
+        oldest = (self._newest() + 1 - self.rows_per_env).clamp(min=0)
+        first = oldest if since is None else torch.maximum(since.to(self.device), oldest)
+        slot = self._slots(first)
+        tensors = {
+            "rows": self._rows[slot],
+            "is_transition": self._is_transition[slot],
+            "first": first,
+            "cursor": self._cursor,
+            "episode_step": self._episode_step,
+        }
+        copies = {key: value.to("cpu", copy=True) for key, value in tensors.items()}
+        return {**self._sizes(), "total_added": self.total_added, **copies}
+
+    @torch.no_grad()
+    def load_state_dict(self, *states: dict[str, Any]) -> None:
+        """Continue from a state and its increments: same samples from the same generator, same evolution.
+
+        Args:
+            states: what ``state_dict`` returned at successive moments, oldest first, each with ``since``
+                the ``cursor`` of the one before.
+
+        Raises:
+            DataError: a state was saved by a buffer of other sizes, is incomplete or inconsistent, or does
+                not follow the one before; the buffer is then unchanged.
+        """
+        check_states(states, self._sizes())
+        self._is_transition.zero_()
+        for state in states:
+            self._cursor.copy_(state["cursor"])
+            self._episode_step.copy_(state["episode_step"])
+            slot = self._slots(state["first"].to(self.device))
+            self._rows[slot] = state["rows"].to(self.device)
+            self._is_transition[slot] = state["is_transition"].to(self.device)
+        self.total_added = int(states[-1]["total_added"])
+        self._rebuild_queue()
+        self._forget_caches()
+
     def _sizes(self) -> dict[str, int]:
         keys = ("num_envs", "obs_dim", "act_dim", "horizon", "rows_per_env")
         return {key: getattr(self, key) for key in keys}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return a CPU copy of the filled part; tensors and numbers only.
+    def _newest(self) -> Tensor:
+        """Number of the newest row, [N]: the END row, at the cursor while an episode runs, else before it."""
+        return self._cursor - (self._episode_step == 0).to(torch.int64)
 
-        Keys: the sizes (int), ``total_added`` (int), ``rows`` [N, F, obs_dim + act_dim + 2] float32 and
-        ``is_transition`` [N, F] bool with F filled positions, ``cursor`` and ``episode_step`` [N] int64.
-        """
-        n, c = self.num_envs, self.rows_per_env
-        # Before the first wrap an END row can lie at the cursor itself, hence the + 1.
-        filled = min(c, int(self._cursor.max()) + 1) if self.total_added else 0
-        tensors = {
-            "rows": self._rows.view(n, c, -1)[:, :filled],
-            "is_transition": self._is_transition.view(n, c)[:, :filled],
-            "cursor": self._cursor,
-            "episode_step": self._episode_step,
-        }
-        copies = {
-            key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for key, value in tensors.items()
-        }
-        return {**self._sizes(), "total_added": self.total_added, **copies}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``: same samples from the same generator, same evolution.
-
-        Raises:
-            DataError: ``state`` was saved by a buffer of other sizes, or is incomplete or inconsistent;
-                the buffer is then unchanged.
-        """
-        self._check_state(state)
-        n, c, filled = self.num_envs, self.rows_per_env, state["rows"].shape[1]
-        self._rows.view(n, c, -1)[:, :filled].copy_(state["rows"])
-        self._is_transition.zero_()
-        self._is_transition.view(n, c)[:, :filled].copy_(state["is_transition"])
-        self._cursor.copy_(state["cursor"])
-        self._episode_step.copy_(state["episode_step"])
-        self.total_added = int(state["total_added"])
-        self._rebuild_queue()
-        self._forget_caches()
+    def _slots(self, first: Tensor) -> Tensor:
+        """Places [M] of rows ``first`` [N] to the newest, one environment after the other."""
+        count = self._newest() + 1 - first
+        env = torch.arange(self.num_envs, device=self.device).repeat_interleave(count)
+        # Position in the packed rows, minus the number of rows of the environments before.
+        offset = torch.arange(len(env), device=self.device) - (count.cumsum(0) - count)[env]
+        return (first[env] + offset) % self.rows_per_env + self._ring_start[env]
 
     def _rebuild_queue(self) -> None:
         """List the live transitions anew from the stored rows: the last ``rows_per_env`` of every ring."""
         c = self.rows_per_env
-        # The newest row is the END row: at the cursor while an episode runs, else just before it.
-        newest = self._cursor - (self._episode_step == 0).to(torch.int64)
-        row = newest.unsqueeze(1) + torch.arange(1 - c, 1, device=self.device)  # [N, C], oldest first
+        row = self._newest().unsqueeze(1) + torch.arange(1 - c, 1, device=self.device)  # [N, C], oldest first
         slot = (row % c) + self._ring_start.unsqueeze(1)
         live = self._is_transition[slot] & (row >= 0)
         count = live.sum(1, keepdim=True)
         self._head.copy_(self._tail - count.squeeze(1))
         place = (self._tail - count + live.cumsum(1) - 1) % c
         self._queue.index_copy_(0, (place + self._ring_start.unsqueeze(1))[live], row[live])
-
-    def _check_state(self, state: dict[str, Any]) -> None:
-        """Raise DataError unless ``state`` fits this buffer."""
-        n, c, sizes = self.num_envs, self.rows_per_env, self._sizes()
-        saved = {key: state.get(key) for key in sizes}
-        if saved != sizes:
-            differing = [k for k in sizes if saved[k] != sizes[k]]
-            raise DataError(
-                "the saved replay buffer has other sizes: "
-                + ", ".join(f"{k} is {saved[k]} in the saved state but {sizes[k]} here" for k in differing)
-            )
-        names = ("rows", "is_transition", "cursor", "episode_step")
-        missing = [k for k in names if not isinstance(state.get(k), Tensor)]
-        if missing or not isinstance(state.get("total_added"), int):
-            raise DataError(f"the saved replay buffer is incomplete: {', '.join(missing) or 'total_added'}")
-        filled = state["rows"].shape[1] if state["rows"].dim() == 3 else -1
-        fits = (
-            0 <= filled <= c
-            and state["rows"].shape == (n, filled, self._rows.shape[1])
-            and state["is_transition"].shape == (n, filled)
-            and all(state[k].shape == (n,) for k in ("cursor", "episode_step"))
-            and state["total_added"] % n == 0
-        )
-        if not fits:
-            shapes = ", ".join(f"{k} {tuple(state[k].shape)}" for k in names)
-            raise DataError(f"the saved replay buffer is inconsistent: {shapes}")

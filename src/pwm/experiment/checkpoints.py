@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -54,13 +55,28 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
     """Read a file written by ``save``; no code in the file is ever executed.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another format, or of an unknown version.
+        CheckpointError: the file is missing, damaged (every part has a CRC-32), of another format, or of an
+            unknown version.
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     try:
+        # torch does not look at the checksums it writes; a flipped bit would pass unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} cannot be read: {first}") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -56,7 +56,11 @@ class General:
         checkpoint: policy file to start from; null starts from scratch.
         eval_every: epochs between evaluations.
         eval_runs: episodes per evaluation.
+        patience: stop after this many evaluations without a new best return; null trains to the end.
         save_interval: seconds between saves of the resumable state.
+        checkpoint_every: epochs between policies that are kept beside the best and the final one; null
+            keeps none.
+        keep_checkpoints: how many of those to keep, the latest ones.
         progress: show a progress bar.
     """
 
@@ -70,7 +74,10 @@ class General:
     checkpoint: str | None = None
     eval_every: int = 20
     eval_runs: int = 16
+    patience: int | None = None
     save_interval: float = 300.0
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 3
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -82,11 +89,12 @@ class General:
             )
         if self.save_interval < 0:
             raise ConfigError(f"general.save_interval={self.save_interval}; it must not be negative")
-        for key in ("eval_every", "eval_runs"):
+        for key in ("eval_every", "eval_runs", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
-        if self.epochs is not None and self.epochs < 1:
-            raise ConfigError(f"general.epochs={self.epochs}; it must be at least 1, or null")
+        for key in ("epochs", "patience", "checkpoint_every"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
         if self.seed < 0 or self.threads < 0:
             raise ConfigError(
                 f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
@@ -115,7 +123,18 @@ class ExperimentConfig:
     actor: Any
     # What an experiment may change without becoming another experiment.
     operational: tuple[str, ...] = field(
-        default=("device", "threads", "logdir", "name", "resume", "save_interval", "progress"), repr=False
+        default=(
+            "device",
+            "threads",
+            "logdir",
+            "name",
+            "resume",
+            "save_interval",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "progress",
+        ),
+        repr=False,
     )
 
     @classmethod

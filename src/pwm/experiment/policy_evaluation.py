@@ -9,7 +9,8 @@ from typing import Any
 
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
-from pwm.experiment.run import EVAL_ENVS, build_env, load_policy, pick_device
+from pwm.experiment.policies import load_policy
+from pwm.experiment.run import EVAL_ENVS, build_env, pick_device
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.

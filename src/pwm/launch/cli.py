@@ -64,23 +64,27 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_train(args: argparse.Namespace) -> None:
-    """``pwm train``."""
+def run_train(args: argparse.Namespace) -> int:
+    """``pwm train``; returns the exit code."""
     from pwm.experiment.config import compose_config
 
     config = compose_config(args.overrides)
     if args.print_config:
         print(config.to_yaml(), end="")
-        return
+        return 0
     from pwm.analysis.visualization import TrainingVisualizer
+    from pwm.experiment import preemption
     from pwm.experiment.run import train
 
     result = train(config)
-    if result.already_finished:
+    if result.outcome == "preempted":
+        print(f"{result.folder} was preempted; the same command continues it")
+        return preemption.EXIT_CODE
+    if result.outcome == "already finished":
         print(f"{result.folder} is already finished; raise general.epochs to train it further")
-    else:
-        TrainingVisualizer(result.folder).generate_all_plots()
+    TrainingVisualizer(result.folder).generate_all_plots()
     print(f"best evaluated return {result.best_return:.1f} at epoch {result.best_epoch}: {result.folder}")
+    return 0
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -111,14 +115,13 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; user errors are printed in one message and end with exit code 2."""
+    """Entry point; returns the exit code: 0, 2 after an error a user can fix, 75 after a preemption."""
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except PwmError as error:
         print(f"pwm: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
+
+# Called between two updates, where a run can be interrupted and continued bit-identically; raises
+# Preempted when the run has to give way.
+SafePoint = Callable[[], None]
+
+
+class Preempted(Exception):
+    """The run was asked to stop; it did so between two updates."""
 
 
 class MetricSink(Protocol):
@@ -18,6 +27,10 @@ class CheckpointStore(Protocol):
 
     def save_policy(self, name: str, record: dict[str, float]) -> None:
         """Store the current policy under ``name`` (``best`` or ``final``)."""
+        ...
+
+    def save_epoch(self, epoch: int, record: dict[str, float]) -> None:
+        """Store the current policy as that of ``epoch``, if policies of that epoch are to be kept."""
         ...
 
     def save_state(self, loop: dict[str, Any]) -> None:

@@ -1,17 +1,21 @@
-"""The outer loop: epochs, evaluations, best policy, resumable state. Services come in as hooks."""
+"""The outer loop: epochs, evaluations, best policy, early stopping, resumable state.
+
+Services come in as hooks. Everything the loop remembers is in ``LoopState``, so a run that was interrupted
+between any two updates continues where it stopped.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
-from pwm.data.batch import Recorded
+from torch import Tensor
+
 from pwm.envs.base import VectorEnv
-from pwm.training.evaluation import Evaluation, Recording, evaluate
-from pwm.training.hooks import CheckpointStore, MetricSink, Progress
+from pwm.training.evaluation import Recording, evaluate
+from pwm.training.hooks import CheckpointStore, MetricSink, Preempted, Progress, SafePoint
 from pwm.training.online import OnlineTrainer
 
 
@@ -22,12 +26,17 @@ class LoopState:
     Attributes:
         best_return: best evaluated return so far.
         best_epoch: its epoch.
-        wall_time: seconds spent in earlier sittings of this run.
+        evaluations_since_best: evaluations after it.
+        wall_time: seconds spent on this run, over all sittings.
+        pending: record of an epoch that is trained but neither evaluated nor written yet; at first that of
+            the untrained policy.
     """
 
     best_return: float = float("-inf")
     best_epoch: int = 0
+    evaluations_since_best: int = 0
     wall_time: float = 0.0
+    pending: dict[str, float] | None = field(default_factory=lambda: {"epoch": 0.0, "env_steps": 0.0})
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Hooks:
         progress: shows progress.
         timer: phase timer with ``flush``.
         memory: returns memory metrics.
+        safe_point: raises Preempted when the run has to give way.
     """
 
     sink: MetricSink
@@ -47,75 +57,112 @@ class Hooks:
     progress: Progress
     timer: Any
     memory: Callable[[], dict[str, float]]
+    safe_point: SafePoint
 
 
-def run_loop(
-    trainer: OnlineTrainer,
-    eval_env: VectorEnv,
-    hooks: Hooks,
-    epochs: int,
-    eval_every: int,
-    eval_runs: int,
-    save_interval: float,
-    state: LoopState,
-) -> LoopState:
-    """Train until ``epochs``; evaluates the untrained policy first, and the final one last.
+@dataclass(frozen=True)
+class Plan:
+    """How long to train and how often to look.
+
+    Attributes:
+        epochs: epochs of the whole run.
+        eval_every: epochs between evaluations; the untrained and the final policy are always evaluated.
+        eval_runs: episodes per evaluation.
+        patience: stop after this many evaluations without a new best return; None trains to the end.
+        save_interval: seconds between saves of the resumable state.
+    """
+
+    epochs: int
+    eval_every: int
+    eval_runs: int
+    patience: int | None = None
+    save_interval: float = 300.0
+
+    def fulfilled(self, epoch: int, state: LoopState) -> bool:
+        """Whether nothing is left to do after ``epoch`` epochs."""
+        stopped_early = self.patience is not None and state.evaluations_since_best >= self.patience
+        return state.pending is None and (epoch >= self.epochs or stopped_early)
+
+
+class TrainingLoop:
+    """Trains, evaluates, records and saves until the plan is fulfilled.
 
     Args:
         trainer: may already have done some epochs (resume).
         eval_env: environment for evaluation only.
         hooks: services.
-        epochs: epochs of the whole run.
-        eval_every: epochs between evaluations.
-        eval_runs: episodes per evaluation.
-        save_interval: seconds between saves of the resumable state.
+        plan: what to do.
         state: progress so far; updated in place.
-
-    Returns:
-        ``state``.
     """
-    started, saved = time.monotonic(), time.monotonic()
-    before = state.wall_time
 
-    def finish_epoch(record: dict[str, float], evaluation: tuple[Evaluation, Recorded] | None) -> None:
-        state.wall_time = before + time.monotonic() - started
-        record["wall_time"] = state.wall_time
-        if evaluation is not None:
-            evaluated, recorded = evaluation
-            record |= {
-                "eval/episode_return": evaluated.mean,
-                "eval/episode_return_std": evaluated.std,
-                "eval/episode_length": evaluated.mean_length,
-            }
-            with hooks.timer("eval"):
-                record |= trainer.diagnose(recorded)
-            if evaluated.mean > state.best_return:
-                state.best_return, state.best_epoch = evaluated.mean, trainer.epoch
-                hooks.store.save_policy("best", record)
-        hooks.sink.write(record)
-        hooks.progress.update(trainer.epoch, record)
+    def __init__(
+        self, trainer: OnlineTrainer, eval_env: VectorEnv, hooks: Hooks, plan: Plan, state: LoopState
+    ) -> None:
+        self.trainer, self.eval_env, self.hooks, self.plan, self.state = trainer, eval_env, hooks, plan, state
 
-    def evaluate_now() -> tuple[Evaluation, Recorded]:
-        recording = Recording()
-        with hooks.timer("eval"):
-            act = partial(trainer.agent.act, deterministic=True)
-            return evaluate(eval_env, act, eval_runs, recording=recording), recording.stacked()
+    def run(self) -> None:
+        """Do what is left of the plan.
 
-    if trainer.epoch == 0:
+        Raises:
+            Preempted: the run was asked to stop; its state is saved.
+        """
+        before, started = self.state.wall_time, time.monotonic()
+        saved = started
+        try:
+            while not self.plan.fulfilled(self.trainer.epoch, self.state):
+                if self.state.pending is None:
+                    self.state.pending = self._train_epoch()
+                record = self.state.pending | self._evaluate_if_due()
+                record |= self.hooks.timer.flush() | self.hooks.memory()
+                self.state.wall_time = before + time.monotonic() - started
+                self._write(record | {"wall_time": self.state.wall_time})
+                self.state.pending = None
+                if time.monotonic() - saved >= self.plan.save_interval:
+                    with self.hooks.timer("save"):
+                        self.hooks.store.save_state(vars(self.state))
+                    saved = time.monotonic()
+        except Preempted:
+            self.state.wall_time = before + time.monotonic() - started
+            self.hooks.store.save_state(vars(self.state))
+            raise
+        progress: dict[str, float] = {"epoch": self.trainer.epoch, "env_steps": self.trainer.env_steps}
+        self.hooks.store.save_policy("final", progress)
+        self.hooks.store.save_state(vars(self.state))
+
+    def _train_epoch(self) -> dict[str, float]:
+        trainer, hooks = self.trainer, self.hooks
         with hooks.timer("warmup"):
-            untrained = evaluate_now()
-            trainer.warm_up()
-        finish_epoch({"epoch": 0, "env_steps": trainer.env_steps}, untrained)
-    while trainer.epoch < epochs:
-        epoch_start, steps_before = time.monotonic(), trainer.env_steps
-        record = trainer.run_epoch(trainer.epoch / epochs, hooks.timer)
-        due = trainer.epoch % eval_every == 0 or trainer.epoch == epochs
-        record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - epoch_start)
-        evaluated = evaluate_now() if due else None
-        finish_epoch(record | hooks.timer.flush() | hooks.memory(), evaluated)
-        if time.monotonic() - saved >= save_interval and trainer.epoch < epochs:
-            hooks.store.save_state(vars(state))
-            saved = time.monotonic()
-    hooks.store.save_policy("final", {"epoch": trainer.epoch, "env_steps": trainer.env_steps})
-    hooks.store.save_state(vars(state))
-    return state
+            trainer.warm_up(hooks.safe_point)
+        start, steps_before = time.monotonic(), trainer.env_steps
+        record = trainer.run_epoch(trainer.epoch / self.plan.epochs, hooks.timer, hooks.safe_point)
+        record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)
+        return record | hooks.timer.flush()
+
+    def _evaluate_if_due(self) -> dict[str, float]:
+        epoch, plan = self.trainer.epoch, self.plan
+        if epoch % plan.eval_every and epoch != plan.epochs:
+            return {}
+        with self.hooks.timer("eval"):
+            recording = Recording()
+            result = evaluate(self.eval_env, self._act, plan.eval_runs, recording=recording)
+            return {
+                "eval/episode_return": result.mean,
+                "eval/episode_return_std": result.std,
+                "eval/episode_length": result.mean_length,
+            } | self.trainer.diagnose(recording.stacked())
+
+    def _act(self, obs: Tensor) -> Tensor:
+        # An evaluation changes nothing: interrupted, it is simply repeated.
+        self.hooks.safe_point()
+        return self.trainer.agent.act(obs, deterministic=True)
+
+    def _write(self, record: dict[str, float]) -> None:
+        epoch, state = self.trainer.epoch, self.state
+        if (found := record.get("eval/episode_return")) is not None:
+            state.evaluations_since_best += 1
+            if found > state.best_return:
+                state.best_return, state.best_epoch, state.evaluations_since_best = found, epoch, 0
+                self.hooks.store.save_policy("best", record)
+        self.hooks.store.save_epoch(epoch, record)
+        self.hooks.sink.write(record)
+        self.hooks.progress.update(epoch, record)

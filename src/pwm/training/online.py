@@ -7,6 +7,8 @@ in the environment, whose episode ends cut the rollout.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,22 @@ from torch import Tensor
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
-from pwm.algorithm.losses import Feedback, Metrics, reach_weights
+from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
 from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError, EnvError
+from pwm.training.episode_statistics import EpisodeStatistics
+from pwm.training.hooks import SafePoint
 
 COLLECT_MODES = ("closed_loop", "lockstep")
+# Share of the decay that is done, from the share of its time that has passed.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda passed: passed,
+    "cosine": lambda passed: 0.5 - 0.5 * math.cos(math.pi * passed),
+    "constant": lambda passed: 0.0,
+}
+COUNTERS = ("env_steps", "epoch", "velocity_evals", "warmup_updates")
 
 
 @dataclass
@@ -39,7 +50,9 @@ class Options(agent_module.Options):
             in the same epoch.
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
-        lr_final: learning rate that the linear schedule reaches at the last epoch.
+        lr_schedule: ``linear`` or ``cosine`` decay to ``lr_final`` at the last epoch, or ``constant``.
+        lr_decay_start: share of the run after which the decay begins.
+        lr_final: learning rate at the end of the decay.
     """
 
     max_epochs: int = 1000
@@ -50,12 +63,18 @@ class Options(agent_module.Options):
     replay_starts: float = 0.0
     warmup_env_steps: int = 0
     warmup_updates: int = 0
+    lr_schedule: str = "linear"
+    lr_decay_start: float = 0.0
     lr_final: float = 1e-5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.collect not in COLLECT_MODES:
             raise ConfigError(f"alg.collect={self.collect!r}; choose one of: {', '.join(COLLECT_MODES)}")
+        if self.lr_schedule not in SCHEDULES:
+            raise ConfigError(f"alg.lr_schedule={self.lr_schedule!r}; choose one of: {', '.join(SCHEDULES)}")
+        if not 0.0 <= self.lr_decay_start < 1.0:
+            raise ConfigError(f"alg.lr_decay_start={self.lr_decay_start}; it must lie in [0, 1)")
         for key in ("max_epochs", "num_envs", "actor_batch_size", "actor_iterations"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
@@ -81,39 +100,6 @@ class Options(agent_module.Options):
                 f"alg.actor_iterations={self.actor_iterations} needs alg.collect=closed_loop: "
                 "lockstep executes the one imagined rollout it learns from"
             )
-
-
-class EpisodeStatistics:
-    """Return and length of finished training episodes, accumulated without host synchronisation."""
-
-    def __init__(self, num_envs: int, device: torch.device) -> None:
-        self.running_return = torch.zeros(num_envs, device=device)
-        self.running_length = torch.zeros(num_envs, device=device)
-        self.sums = torch.zeros(3, device=device)
-
-    def add(self, result: StepResult) -> None:
-        """Count one step of every environment."""
-        done = result.terminated | result.truncated
-        self.running_return += result.reward
-        self.running_length += 1
-        finished = done.to(self.sums.dtype)
-        self.sums += torch.stack(
-            [finished @ self.running_return, finished @ self.running_length, finished.sum()]
-        )
-        self.running_return.masked_fill_(done, 0.0)
-        self.running_length.masked_fill_(done, 0.0)
-
-    def flush(self) -> dict[str, float]:
-        """Means over the episodes finished since the last call; empty if none finished."""
-        total_return, total_length, count = self.sums.tolist()
-        self.sums.zero_()
-        if not count:
-            return {}
-        return {
-            "train/episode_return": total_return / count,
-            "train/episode_length": total_length / count,
-            "train/episodes": count,
-        }
 
 
 class OnlineTrainer:
@@ -142,55 +128,56 @@ class OnlineTrainer:
         self.env_steps = 0
         self.epoch = 0
         self.velocity_evals = 0
+        self.warmup_updates = 0
+        # Where the running epoch is: metrics of every part of it that is done, observations visited in it.
+        self.done: list[Metrics] = []
+        self.visited = self.obs
 
-    def warm_up(self) -> None:
-        """Act at random, then train the world model alone, as configured; does nothing a second time."""
+    def warm_up(self, safe_point: SafePoint) -> None:
+        """Act at random, then train the world model alone, as configured; does what is left of it."""
         opts, n = self.options, self.env.num_envs
+        if self.epoch:
+            return
         while self.env_steps < opts.warmup_env_steps:
+            safe_point()
             uniform = torch.rand(
                 n, self.env.spec.act_dim, generator=self.agent.generator, device=self.env.device
             )
             self._step(uniform * 2 - 1)
-        if self.epoch == 0:
-            for _ in range(opts.warmup_updates):
-                self._update_world_model()
-            self.agent.check_finite()
+        while self.warmup_updates < opts.warmup_updates:
+            safe_point()
+            self._update_world_model()
+            self.warmup_updates += 1
+        self.agent.check_finite()
 
-    def run_epoch(self, lr_fraction: float, timer: Any) -> dict[str, float]:
-        """One epoch: ``horizon`` steps of every environment and all updates.
+    def run_epoch(self, progress: float, timer: Any, safe_point: SafePoint) -> dict[str, float]:
+        """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 
         Args:
-            lr_fraction: position in the learning-rate schedule, 0 at the start and 1 at the end.
+            progress: share of the run that is done, for the learning-rate schedule.
             timer: context-manager factory ``timer(name)`` for the phases sim, wm, actor and critic.
+            safe_point: called before every update.
 
         Returns:
             Flat record of metrics.
         """
-        record = {
-            f"lr/{k}": v for k, v in self.agent.set_lr_fraction(lr_fraction, self.options.lr_final).items()
-        }
-        phases: list[tuple[str, Metrics]] = []
-        if self.options.collect == "lockstep":
-            self._policy_update(phases, timer, self.agent.world_model.encode(self.obs), self._execute)
-        else:
-            with timer("sim"):
-                visited = self._collect()
-            for _ in range(self.options.actor_iterations):
-                self._policy_update(phases, timer, self._starts(visited))
-        with timer("wm"):
-            phases += [("wm", self._update_world_model()) for _ in range(self.options.wm_iterations)]
-        self.epoch += 1
+        rates = self.agent.set_lr_fraction(self._decay(progress), self.options.lr_final)
+        for part in self._parts()[len(self.done) :]:
+            safe_point()
+            self.done.append(part(timer))
         self.agent.check_finite()
-        record |= average(phases)
+        self.epoch += 1
+        record = {f"lr/{name}": rate for name, rate in rates.items()}
+        record |= average(self.done)
         record |= self.episodes.flush()
-        record |= {
+        self.done = []
+        return record | {
             "epoch": self.epoch,
             "env_steps": self.env_steps,
             "velocity_evals": self.velocity_evals,
             "reward_scale": float(self.agent.reward_scale),
             "skipped_updates": float(sum(int(u.skipped) for u in self.agent.updaters.values())),
         }
-        return record
 
     def diagnose(self, recorded: Recorded) -> dict[str, float]:
         """Errors of model and critic: on replayed windows (``wm/``), on ``recorded`` episodes (``eval/``)."""
@@ -216,16 +203,37 @@ class OnlineTrainer:
         self.env_steps += self.env.num_envs
         return result
 
-    def _collect(self) -> Tensor:
-        """H closed-loop steps; returns the visited observations [H * N, obs_dim]."""
-        visited = []
-        for _ in range(self.options.horizon):
-            visited.append(self.obs)
-            self._step(self.agent.act(self.obs))
-        return torch.cat(visited)
+    def _parts(self) -> list[Callable[[Any], Metrics]]:
+        """The parts of an epoch in order; between two of them a run can be interrupted."""
+        opts = self.options
+        models = [self._improve_model] * opts.wm_iterations
+        if opts.collect == "lockstep":
+            return [self._execute_imagined, *models]
+        return [self._collect, *[self._improve_policy] * opts.actor_iterations, *models]
 
-    def _starts(self, visited: Tensor) -> Tensor:
+    def _collect(self, timer: Any) -> Metrics:
+        """H closed-loop steps; keeps the visited observations [H * N, obs_dim]."""
+        visited = []
+        with timer("sim"):
+            for _ in range(self.options.horizon):
+                visited.append(self.obs)
+                self._step(self.agent.act(self.obs))
+        self.visited = torch.cat(visited)
+        self._check_env()
+        return {}
+
+    def _check_env(self) -> None:
+        """Raise EnvError if an environment returned a number that is not finite."""
+        for what, values in (("observation", self.visited), ("observation", self.obs)):
+            if not bool(torch.isfinite(values).all()):
+                bad = (~torch.isfinite(values)).any(0).nonzero().flatten().tolist()
+                raise EnvError(f"{self.env.spec.name}: entries {bad[:8]} of an {what} are not finite")
+        if not bool(torch.isfinite(self.episodes.running_return).all()):
+            raise EnvError(f"{self.env.spec.name}: a reward is not finite")
+
+    def _starts(self) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
+        visited = self.visited
         total = self.options.actor_batch_size
         replayed = round(self.options.replay_starts * total)
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
@@ -242,25 +250,47 @@ class OnlineTrainer:
         ends = result.terminated | result.truncated
         return Feedback(ends, result.terminated, self.agent.world_model.encode(result.obs))
 
-    def _policy_update(
-        self, phases: list[tuple[str, Metrics]], timer: Any, z: Tensor, interrupt: Any = None
-    ) -> None:
+    def _execute_imagined(self, timer: Any) -> Metrics:
+        """Lockstep: learn from the imagined rollout whose actions are executed."""
+        self.visited = self.obs
+        with torch.no_grad():
+            start = self.agent.world_model.encode(self.obs)
+        metrics = self._update_policy(timer, start, self._execute)
+        self._check_env()
+        return metrics
+
+    def _improve_policy(self, timer: Any) -> Metrics:
+        return self._update_policy(timer, self._starts())
+
+    def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
         with timer("actor"):
-            rollout, targets, metrics = self.agent.update_actor(z.detach(), interrupt)
-            phases.append(("actor", metrics))
+            rollout, targets, actor = self.agent.update_actor(z, interrupt)
         with timer("critic"):
             latents = rollout.latents.detach().flatten(0, 1)
             weights = reach_weights(rollout).flatten()
-            phases.append(("critic", self.agent.update_critic(latents, targets.flatten(), weights)))
+            critic = self.agent.update_critic(latents, targets.flatten(), weights)
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
+        return _named("actor", actor) | _named("critic", critic)
+
+    def _improve_model(self, timer: Any) -> Metrics:
+        with timer("wm"):
+            return _named("wm", self._update_world_model())
 
     def _update_world_model(self) -> Metrics:
         return self.agent.update_world_model(
             self.replay.sample(self.options.wm_batch_size, self.agent.generator)
         )
 
+    def _decay(self, progress: float) -> float:
+        """Share of the way from the initial learning rates to the final one."""
+        start = self.options.lr_decay_start
+        return SCHEDULES[self.options.lr_schedule](max(progress - start, 0.0) / (1.0 - start))
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue, bit-identically on CPU if the environment can save its state."""
+        """Everything but the replay data that is needed to continue.
+
+        On a CPU the run continues bit-identically if the environment can save its state.
+        """
         try:
             env_state = self.env.state_dict()
         except EnvError:
@@ -269,37 +299,40 @@ class OnlineTrainer:
         return {
             "agent": self.agent.training_state(),
             "env": env_state,
-            "replay": self.replay.state_dict(),
-            "episodes": [
-                self.episodes.running_return.clone(),
-                self.episodes.running_length.clone(),
-                self.episodes.sums.clone(),
-            ],
+            "episodes": self.episodes.state_dict(),
             "obs": self.obs.clone(),
-            "counters": [self.env_steps, self.epoch, self.velocity_evals],
+            "visited": self.visited.clone(),
+            "done": self.done,
+            "counters": {name: getattr(self, name) for name in COUNTERS},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Continue from ``state``, after ``replay`` was loaded."""
         self.agent.load_training_state(state["agent"])
-        self.replay.load_state_dict(state["replay"])
-        self.env_steps, self.epoch, self.velocity_evals = state["counters"]
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
+        device = self.env.device
+        self.visited = state["visited"].to(device)
+        self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
         if state["env"] is None:
             self.obs = self.env.reset()
             self.replay.cut_episodes()
             return
         self.env.load_state_dict(state["env"])
-        self.obs = state["obs"]
-        episodes = self.episodes
-        episodes.running_return, episodes.running_length, episodes.sums = state["episodes"]
+        self.obs = state["obs"].to(device)
+        self.episodes.load_state_dict(state["episodes"])
 
 
-def average(phases: list[tuple[str, Metrics]]) -> dict[str, float]:
-    """Mean of each metric over an epoch's updates, named ``<phase>/<metric>``; one host transfer."""
+def _named(phase: str, metrics: Metrics) -> Metrics:
+    return {f"{phase}/{name}": value for name, value in metrics.items()}
+
+
+def average(parts: Sequence[Metrics]) -> dict[str, float]:
+    """Mean of each metric over the parts of an epoch that measured it; one host transfer."""
     groups: dict[str, list[Tensor]] = {}
-    for phase, metrics in phases:
+    for metrics in parts:
         for name, value in metrics.items():
-            groups.setdefault(f"{phase}/{name}", []).append(value)
+            groups.setdefault(name, []).append(value)
     if not groups:
         return {}
     means = torch.stack([torch.stack(values).float().mean() for values in groups.values()])

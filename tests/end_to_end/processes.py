@@ -1,0 +1,48 @@
+"""Training in processes that can be killed: forked from this one, so that they start at once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tests.end_to_end.tiny import overrides
+
+from pwm.launch.cli import main
+
+
+def start(logdir: Path, *changes: str, largest_file: int | None = None) -> int:
+    """``pwm train`` in a child process with its output in ``logdir/output.txt``; returns its pid.
+
+    The child is a copy of this process, with everything imported and no thread of its own yet. The kernel
+    refuses it to write files of more than ``largest_file`` bytes, if given.
+    """
+    torch.set_num_threads(1)
+    logdir.mkdir(parents=True, exist_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        # The copied streams belong to pytest's capturing.
+        sys.stdout = sys.stderr = (logdir / "output.txt").open("a", buffering=1)
+        if largest_file is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+        os._exit(main(["train", *overrides(logdir, *changes)]))
+    finally:
+        os._exit(70)
+
+
+def wait(pid: int) -> int:
+    """Exit code of a child, negative for the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def stop_after(pid: int, seconds: float, number: signal.Signals) -> int:
+    """Send a signal after a while, wait for the child; returns its exit code."""
+    time.sleep(seconds)
+    os.kill(pid, number)
+    return wait(pid)

@@ -1,0 +1,332 @@
+"""Runs that are killed, preempted or find their files damaged end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.end_to_end.processes import start, stop_after, wait
+from tests.end_to_end.tiny import (
+    ANALYTIC,
+    FLOW,
+    HOPPER,
+    assert_same_run,
+    computed,
+    contents,
+    only_run,
+    status,
+    train,
+    trained,
+)
+
+from pwm.analysis.visualization import TrainingVisualizer
+from pwm.data.replay import ReplayBuffer
+from pwm.experiment import state_store
+from pwm.experiment.preemption import EXIT_CODE
+from pwm.training.online import OnlineTrainer
+
+RUNS = {
+    "hopper-flow-closed_loop": [*HOPPER, *FLOW],
+    "hopper-mlp-lockstep": [*HOPPER, "alg.collect=lockstep"],
+    "analytic-residual": [*ANALYTIC, "dynamics=residual"],
+    "gym": ["env=gym", "env.id=Pendulum-v1"],
+}
+SAVE_ALWAYS = "general.save_interval=0"
+# Small enough to be saved, resumed and overwritten several times.
+LONG = [*HOPPER, *FLOW, SAVE_ALWAYS, "general.epochs=40", "general.eval_every=10", "alg.buffer_size=400"]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures out, which take longer than such a run."""
+    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of ``LONG`` that nothing interrupts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+        return trained(tmp_path_factory.mktemp("whole"), *LONG)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let training be interrupted when it begins the epoch after ``epochs``."""
+    run_epoch = OnlineTrainer.run_epoch
+
+    def interrupted(trainer: OnlineTrainer, *arguments: Any) -> dict[str, float]:
+        if trainer.epoch == epochs:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(OnlineTrainer, "run_epoch", interrupted)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_interrupted_run_ends_bit_identical(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*RUNS[name], "general.epochs=4", SAVE_ALWAYS]
+    uninterrupted = trained(tmp_path / "whole", *options)
+
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", *options)
+    parts = only_run(tmp_path / "parts")
+    assert status(parts)["state"] == "failed"
+    assert "KeyboardInterrupt" in str(status(parts)["reason"])
+    assert not (parts / "final_policy.pt").exists()
+    assert (parts / "metrics.csv").exists()
+
+    assert train(tmp_path / "parts", *options) == 0
+    assert status(parts)["state"] == "finished"
+    assert_same_run(parts, uninterrupted)
+
+
+def test_run_without_saved_state_starts_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uninterrupted = trained(tmp_path / "whole", *ANALYTIC)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "parts", *ANALYTIC)
+    assert train(tmp_path / "parts", *ANALYTIC) == 0
+    assert_same_run(only_run(tmp_path / "parts"), uninterrupted)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_preempted_at_every_safe_point_ends_bit_identical(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal before every single update, evaluation step and warm-up step; each time the run goes on."""
+    options = [*RUNS[name], "general.epochs=2", "alg.warmup_env_steps=40", "env.episode_length=10"]
+    uninterrupted = trained(tmp_path / "whole", *options)
+    passed = 0
+
+    def safe_point_that_fails_once(guard: Any) -> None:
+        # Each sitting gets one safe point further than the one before; the evaluations start over.
+        nonlocal passed
+        passed += 1
+        if passed == 13:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            passed = 0
+        original(guard)
+
+    guard_class = "pwm.experiment.preemption.PreemptionGuard"
+    from pwm.experiment.preemption import PreemptionGuard
+
+    original = PreemptionGuard.safe_point
+    monkeypatch.setattr(f"{guard_class}.safe_point", safe_point_that_fails_once)
+    sittings = 0
+    while (code := train(tmp_path / "parts", *options)) == EXIT_CODE:
+        parts = only_run(tmp_path / "parts")
+        assert status(parts)["state"] == "preempted"
+        assert "SIGUSR1" in str(status(parts)["reason"])
+        sittings += 1
+        assert sittings < 30
+    assert code == 0
+    assert sittings >= 2
+    assert_same_run(parts, uninterrupted)
+
+
+def kill_repeatedly(logdir: Path, kills: int, seconds: float, seed: int) -> tuple[int, Path]:
+    """Train with SIGKILLs at random moments; returns the number of kills that hit, and the run folder."""
+    draw = random.Random(seed)
+    hits = 0
+    while hits < kills:
+        pid = start(logdir, *LONG)
+        if stop_after(pid, draw.uniform(0.05, seconds), signal.SIGKILL) == 0:
+            # It finished before the kill: start over, there are kills left.
+            logdir = logdir.with_name(f"{logdir.name}x")
+            continue
+        hits += 1
+    assert wait(start(logdir, *LONG)) == 0, (logdir / "output.txt").read_text()
+    return hits, only_run(logdir)
+
+
+def test_killed_at_random_moments_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
+    hits, parts = kill_repeatedly(tmp_path / "parts", kills=8, seconds=1.0, seed=0)
+    assert hits == 8
+    assert_same_run(parts, whole)
+    assert not list(parts.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
+    for seed in range(5):
+        _, parts = kill_repeatedly(tmp_path / f"parts{seed}", kills=10, seconds=1.5, seed=seed)
+        assert_same_run(parts, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_signal_saves_and_exits_with_its_own_code(
+    number: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    pid = start(tmp_path, *LONG)
+    while not list(tmp_path.glob("*/*/*/latest.pt")):
+        time.sleep(0.02)
+    begun = time.monotonic()
+    assert stop_after(pid, 0.1, number) == EXIT_CODE
+    assert time.monotonic() - begun < 20
+    folder = only_run(tmp_path)
+    assert status(folder)["state"] == "preempted"
+    assert number.name in str(status(folder)["reason"])
+    assert "the same command continues it" in (tmp_path / "output.txt").read_text()
+    assert train(tmp_path, *LONG) == 0
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "missing", "segment truncated"])
+def test_damaged_latest_state_falls_back_to_the_one_before(
+    damage: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 30)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, *LONG)
+    folder = only_run(tmp_path)
+    victim = folder / "latest.pt"
+    if damage == "segment truncated":
+        victim = max((folder / "replay").iterdir())
+    content = bytearray(victim.read_bytes())
+    if damage == "missing":
+        victim.unlink()
+    elif damage == "flipped bit":
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+    else:
+        victim.write_bytes(content[: len(content) // 2])
+    with pytest.warns(RuntimeWarning, match="continuing from"):
+        assert train(tmp_path, *LONG) == 0
+    assert_same_run(folder, whole)
+
+
+def test_both_states_damaged_is_an_error_that_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(tmp_path, *ANALYTIC, SAVE_ALWAYS)
+    for name in ("latest.pt", "previous.pt"):
+        (folder / name).write_bytes(b"nonsense")
+    before = contents(folder)
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert train(tmp_path, *ANALYTIC, SAVE_ALWAYS, "general.epochs=5") == 2
+    assert "previous.pt cannot be read" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_run_killed_while_it_finished_is_completed(whole: Path, tmp_path: Path) -> None:
+    folder = trained(tmp_path, *LONG)
+    (folder / "final_policy.pt").unlink()
+    (folder / "metrics.csv").unlink()
+    (folder / "status.json").write_text(json.dumps({"state": "running"}))
+    assert train(tmp_path, *LONG) == 0
+    assert status(folder)["state"] == "finished"
+    assert (folder / "metrics.csv").exists()
+    assert_same_run(folder, whole)
+
+
+def test_replay_files_stay_bounded_and_grow_by_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_store, "MAX_SEGMENTS", 6)
+    written: list[int] = []
+    state_dict = ReplayBuffer.state_dict
+
+    def counted(buffer: ReplayBuffer, since: Any = None) -> dict[str, Any]:
+        state = state_dict(buffer, since)
+        written.append(len(state["rows"]))
+        return state
+
+    monkeypatch.setattr(ReplayBuffer, "state_dict", counted)
+    folder = trained(tmp_path, *LONG, "alg.buffer_size=2000")
+    # One epoch adds 16 transitions to 4 environments; END rows come on top.
+    assert written[0] > 200
+    assert all(rows <= 16 + 3 * 4 for rows in written[1:6])
+    assert max(written[7:12]) > 200
+    assert len(list((folder / "replay").iterdir())) <= 2 * 6
+
+
+def test_second_process_on_a_run_is_turned_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pid = start(tmp_path, *LONG, "general.epochs=4000")
+    try:
+        while not list(tmp_path.glob("*/*/*/latest.pt")):
+            time.sleep(0.02)
+        assert train(tmp_path, *LONG, "general.epochs=4000") == 2
+        assert "another process is working on" in capsys.readouterr().err
+        assert status(only_run(tmp_path))["state"] == "running"
+    finally:
+        assert stop_after(pid, 0.0, signal.SIGKILL) == -signal.SIGKILL
+    # The lock died with the process.
+    assert train(tmp_path, *LONG, "general.epochs=4000", "general.patience=1") == 0
+
+
+def test_early_stopping_and_kept_policies(tmp_path: Path) -> None:
+    options = [*ANALYTIC, "general.epochs=12", "general.checkpoint_every=2", "general.keep_checkpoints=2"]
+    folder = trained(tmp_path, *options, "alg.actor_lr=1e-8", "alg.lr_final=0", "general.patience=3")
+    records = computed(folder)
+    returns = [record["eval/episode_return"] for record in records]
+    best = max(range(len(returns)), key=returns.__getitem__)
+    assert len(records) == best + 4 < 13
+    kept = sorted(path.name for path in (folder / "policies").iterdir())
+    assert kept == [f"epoch{epoch:07d}.pt" for epoch in range(2, len(records), 2)][-2:]
+    before = contents(folder)
+    assert train(tmp_path, *options, "alg.actor_lr=1e-8", "alg.lr_final=0", "general.patience=3") == 0
+    assert contents(folder) == before
+    # More patience continues it.
+    assert train(tmp_path, *options, "alg.actor_lr=1e-8", "alg.lr_final=0", "general.patience=30") == 0
+    assert len(computed(folder)) == 13
+
+
+def test_file_that_cannot_be_written_is_one_clear_error_and_keeps_what_was_saved(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on the size of files, set by the kernel, stands in for a disk that is full."""
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 20)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, *LONG)
+    folder = only_run(tmp_path)
+    before = (folder / "latest.pt").read_bytes()
+    assert wait(start(tmp_path, *LONG, largest_file=len(before) // 2)) == 2
+    assert "File too large" in (tmp_path / "output.txt").read_text()
+    assert status(folder)["state"] == "failed"
+    assert "File too large" in str(status(folder)["reason"])
+    assert (folder / "latest.pt").read_bytes() == before
+    assert train(tmp_path, *LONG) == 0
+    assert_same_run(folder, whole)
+
+
+def test_log_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert train(tmp_path / "file", *ANALYTIC) == 2
+    message = capsys.readouterr().err
+    assert "cannot be written" in message
+    assert "general.logdir" in message
+
+
+def test_environment_that_explodes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = OnlineTrainer._step
+
+    def exploding(trainer: OnlineTrainer, action: Any) -> Any:
+        result = step(trainer, action)
+        if trainer.epoch == 1:
+            trainer.obs = trainer.obs.clone()
+            trainer.obs[2, 1] = float("nan")
+        return result
+
+    monkeypatch.setattr(OnlineTrainer, "_step", exploding)
+    assert train(tmp_path, *HOPPER) == 2
+    message = capsys.readouterr().err
+    assert "dflex_hopper: entries [1] of an observation are not finite" in message
+    assert "EnvError" in str(status(only_run(tmp_path))["reason"])
