@@ -63,6 +63,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "no_value_scale": ("alg.value_rms=false",),
         "no_saturation_penalty": ("alg.saturation_coef=0",),
         "no_replay_starts": ("alg.replay_starts=0",),
+        "imagined_values_only": ("alg.critic_real_share=0",),
+        "discount_0.99": ("alg.gamma=0.99",),
         "lockstep": ("alg.collect=lockstep", "alg.actor_iterations=1"),
         "teacher_source": ("alg.flow_source=teacher",),
         "tangent_head": ("alg.velocity_head=tangent",),

@@ -28,6 +28,8 @@ from tests.end_to_end.tiny import (
 
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.data.replay import ReplayBuffer
+from pwm.envs.base import StepResult
+from pwm.envs.dflex.env import DflexEnv
 from pwm.experiment import state_store
 from pwm.experiment.preemption import EXIT_CODE
 from pwm.training.online import OnlineTrainer
@@ -248,10 +250,13 @@ def test_replay_files_stay_bounded_and_grow_by_what_is_new(
 
     monkeypatch.setattr(ReplayBuffer, "state_dict", counted)
     folder = trained(tmp_path, *LONG, "alg.buffer_size=2000")
-    # One epoch adds 16 transitions to 4 environments; END rows come on top.
-    assert written[0] > 200
-    assert all(rows <= 16 + 3 * 4 for rows in written[1:6])
-    assert max(written[7:12]) > 200
+    # The untrained policy is saved with an empty buffer, the first epoch with the warm-up; every other one
+    # adds 16 transitions of 4 environments and at most 3 END rows each, until the files are merged.
+    assert written[0] == 0
+    assert written[1] > 200
+    assert max(written[2:6]) <= 16 + 3 * 4
+    assert written[6] > 200
+    assert max(written[7:12]) <= 16 + 3 * 4
     assert len(list((folder / "replay").iterdir())) <= 2 * 6
 
 
@@ -316,17 +321,18 @@ def test_log_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.Captur
 def test_environment_that_explodes_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = OnlineTrainer._step
+    step, calls = DflexEnv.step, 0
 
-    def exploding(trainer: OnlineTrainer, action: Any) -> Any:
-        result = step(trainer, action)
-        if trainer.epoch == 1:
-            trainer.obs = trainer.obs.clone()
-            trainer.obs[2, 1] = float("nan")
+    def exploding(env: DflexEnv, action: Any) -> StepResult:
+        nonlocal calls
+        calls += env.num_envs == 4
+        result = step(env, action)
+        if calls == 60:
+            result.final_obs[2, 1] = float("nan")
         return result
 
-    monkeypatch.setattr(OnlineTrainer, "_step", exploding)
+    monkeypatch.setattr(DflexEnv, "step", exploding)
     assert train(tmp_path, *HOPPER) == 2
     message = capsys.readouterr().err
-    assert "dflex_hopper: entries [1] of an observation are not finite" in message
+    assert "dflex_hopper: final_obs of environment 2 is not finite (entries [1]) after 236 steps" in message
     assert "EnvError" in str(status(only_run(tmp_path))["reason"])

@@ -40,6 +40,7 @@ RUNS = {
 } | OTHER_ENVS
 
 FILES = {
+    ".lock",
     "config.yaml",
     "config.sha256",
     "manifest.json",

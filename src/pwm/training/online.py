@@ -8,6 +8,7 @@ in the environment, whose episode ends cut the rollout.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from torch import Tensor
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
-from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
-from pwm.data.batch import Recorded
+from pwm.algorithm.losses import Feedback, Interrupt, Metrics
+from pwm.data.batch import Recorded, Visited
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError, EnvError
@@ -129,9 +130,9 @@ class OnlineTrainer:
         self.epoch = 0
         self.velocity_evals = 0
         self.warmup_updates = 0
-        # Where the running epoch is: metrics of every part of it that is done, observations visited in it.
+        # Where the running epoch is: metrics of every part of it that is done, and the steps taken in it.
         self.done: list[Metrics] = []
-        self.visited = self.obs
+        self.steps: deque[Visited] = deque(maxlen=options.horizon)
 
     def warm_up(self, safe_point: SafePoint) -> None:
         """Act at random, then train the world model alone, as configured; does what is left of it."""
@@ -194,10 +195,15 @@ class OnlineTrainer:
 
     def _step(self, action: Tensor) -> StepResult:
         result = self.env.step(action)
+        # A NaN or infinity anywhere makes the sum non-finite: one number to look at instead of all.
+        if not math.isfinite(float(result.final_obs.sum() + result.obs.sum() + result.reward.sum())):
+            raise EnvError(f"{self.env.spec.name}: {_not_finite(result)} after {self.env_steps} steps")
         self.replay.add(
             self.obs, action, result.reward, result.terminated, result.truncated, result.final_obs
         )
         self.agent.observe(self.obs, result.reward)
+        ends = result.terminated | result.truncated
+        self.steps.append(Visited(self.obs, result.reward, result.terminated, ends, result.final_obs))
         self.episodes.add(result)
         self.obs = result.obs
         self.env_steps += self.env.num_envs
@@ -212,28 +218,18 @@ class OnlineTrainer:
         return [self._collect, *[self._improve_policy] * opts.actor_iterations, *models]
 
     def _collect(self, timer: Any) -> Metrics:
-        """H closed-loop steps; keeps the visited observations [H * N, obs_dim]."""
-        visited = []
+        """H closed-loop steps."""
         with timer("sim"):
             for _ in range(self.options.horizon):
-                visited.append(self.obs)
                 self._step(self.agent.act(self.obs))
-        self.visited = torch.cat(visited)
-        self._check_env()
         return {}
 
-    def _check_env(self) -> None:
-        """Raise EnvError if an environment returned a number that is not finite."""
-        for what, values in (("observation", self.visited), ("observation", self.obs)):
-            if not bool(torch.isfinite(values).all()):
-                bad = (~torch.isfinite(values)).any(0).nonzero().flatten().tolist()
-                raise EnvError(f"{self.env.spec.name}: entries {bad[:8]} of an {what} are not finite")
-        if not bool(torch.isfinite(self.episodes.running_return).all()):
-            raise EnvError(f"{self.env.spec.name}: a reward is not finite")
+    def _visited(self) -> Visited:
+        """The H steps taken in this epoch."""
+        return Visited(*(torch.stack(column) for column in zip(*self.steps, strict=True)))
 
-    def _starts(self) -> Tensor:
-        """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
-        visited = self.visited
+    def _starts(self, visited: Tensor) -> Tensor:
+        """Latents of ``actor_batch_size`` observations: some ``visited`` [n, obs_dim], some replayed."""
         total = self.options.actor_batch_size
         replayed = round(self.options.replay_starts * total)
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
@@ -252,23 +248,18 @@ class OnlineTrainer:
 
     def _execute_imagined(self, timer: Any) -> Metrics:
         """Lockstep: learn from the imagined rollout whose actions are executed."""
-        self.visited = self.obs
         with torch.no_grad():
             start = self.agent.world_model.encode(self.obs)
-        metrics = self._update_policy(timer, start, self._execute)
-        self._check_env()
-        return metrics
+        return self._update_policy(timer, start, self._execute)
 
     def _improve_policy(self, timer: Any) -> Metrics:
-        return self._update_policy(timer, self._starts())
+        return self._update_policy(timer, self._starts(self._visited().obs.flatten(0, 1)))
 
     def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
         with timer("actor"):
             rollout, targets, actor = self.agent.update_actor(z, interrupt)
         with timer("critic"):
-            latents = rollout.latents.detach().flatten(0, 1)
-            weights = reach_weights(rollout).flatten()
-            critic = self.agent.update_critic(latents, targets.flatten(), weights)
+            critic = self.agent.learn_values(rollout, targets, self._visited())
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
         return _named("actor", actor) | _named("critic", critic)
 
@@ -301,7 +292,7 @@ class OnlineTrainer:
             "env": env_state,
             "episodes": self.episodes.state_dict(),
             "obs": self.obs.clone(),
-            "visited": self.visited.clone(),
+            "steps": [list(step) for step in self.steps],
             "done": self.done,
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
@@ -312,7 +303,7 @@ class OnlineTrainer:
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
         device = self.env.device
-        self.visited = state["visited"].to(device)
+        self.steps.extend(Visited(*(value.to(device) for value in step)) for step in state["steps"])
         self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
         if state["env"] is None:
             self.obs = self.env.reset()
@@ -321,6 +312,18 @@ class OnlineTrainer:
         self.env.load_state_dict(state["env"])
         self.obs = state["obs"].to(device)
         self.episodes.load_state_dict(state["episodes"])
+
+
+def _not_finite(result: StepResult) -> str:
+    for name in ("reward", "final_obs", "obs"):
+        values: Tensor = getattr(result, name)
+        bad = (~torch.isfinite(values)).view(len(values), -1)
+        if bad.any():
+            env = int(bad.any(1).nonzero()[0])
+            return (
+                f"{name} of environment {env} is not finite (entries {bad[env].nonzero().flatten().tolist()})"
+            )
+    return "observations or rewards are too large to add up"
 
 
 def _named(phase: str, metrics: Metrics) -> Metrics:
