@@ -68,7 +68,7 @@ def build_env(config: ExperimentConfig, num_envs: int, seed: int, device: torch.
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A fresh agent for the task ``spec``; its weights depend on the seed alone."""
-    set_seed(config.general.seed)
+    set_seed(config.general.seed, config.general.deterministic)
     generator = torch.Generator(device).manual_seed(config.general.seed)
     return Agent(config.alg, config.dynamics, config.actor, spec.obs_dim, spec.act_dim, generator)
 
@@ -179,9 +179,7 @@ def check_resume(config: ExperimentConfig, path: Path) -> bool:
         return False
     if config.general.resume == "never":
         raise ConfigError(f"{path} exists and general.resume=never; choose another general.name or logdir")
-    from omegaconf import OmegaConf  # only needed when a run folder exists
-
-    before = ExperimentConfig.from_dict(OmegaConf.to_container(OmegaConf.load(stored)))  # type: ignore[arg-type]
+    before = ExperimentConfig.load(stored)
     changes = [
         line
         for line in diff(flatten(before.identity()), flatten(config.identity()))
