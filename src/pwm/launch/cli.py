@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | diff | plot | data | convert | bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
+from pwm.launch import inspection
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -47,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=None, help="also write all results to this JSON file"
     )
     evaluate.set_defaults(run=run_evaluate)
+
+    inspection.add_commands(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
     convert.add_argument("src", type=Path, metavar="SRC")
@@ -111,14 +114,16 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; user errors are printed in one message and end with exit code 2."""
+    """Entry point; user errors are printed in one message and end with exit code 2.
+
+    A command returns its own exit code, or None for success.
+    """
     args = build_parser().parse_args(argv)
     try:
-        args.run(args)
+        return args.run(args) or 0
     except PwmError as error:
         print(f"pwm: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":
