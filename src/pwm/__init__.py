@@ -22,6 +22,7 @@ _HOME = {
     "load_world_model": "pwm.experiment.importers",
     "set_seed": "pwm.experiment.reproducibility",
     "ExperimentConfig": "pwm.experiment.config",
+    "DatasetVerifier": "pwm.experiment.dataset_verifier",
     "TrainingMonitor": "pwm.experiment.monitoring",
     "TrainingVisualizer": "pwm.analysis.visualization",
     "compute_esnr": "pwm.analysis.esnr",

@@ -23,6 +23,7 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "too large": (["alg.gamma=1.5"], ["alg.gamma=1.5", "[0, 1]"]),
     "too small": (["general.eval_runs=0"], ["general.eval_runs=0", "at least 1"]),
     "negative seed": (["general.seed=-1"], ["general.seed=-1", "negative"]),
+    "huge seed": (["general.seed=18446744073709551616"], ["general.seed=18446744073709551616", "2**64"]),
     "no epochs": (["general.epochs=0"], ["general.epochs=0", "at least 1"]),
     "no horizon": (["alg.horizon=0"], ["alg.horizon=0", "at least 1"]),
     "no critic updates": (["alg.critic_iterations=0"], ["alg.critic_iterations=0", "at least 1"]),

@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,8 @@ from tests.end_to_end.tiny import (
     computed,
     contents,
     metrics,
+    only_run,
+    overrides,
     status,
     train,
     trained,
@@ -188,15 +194,81 @@ def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
-    "changes", [[*HOPPER, *FLOW], [*ANALYTIC, "alg.collect=lockstep"]], ids=["hopper", "analytic"]
+    "name",
+    RUNS,
 )
-def test_seed_decides_the_run(changes: list[str], tmp_path: Path) -> None:
-    runs = [trained(tmp_path / str(i), *changes, f"general.seed={s}") for i, s in enumerate((1, 1, 2))]
+def test_seed_decides_the_run(name: str, tmp_path: Path) -> None:
+    runs = [trained(tmp_path / str(i), *RUNS[name], f"general.seed={s}") for i, s in enumerate((1, 1, 2))]
     assert computed(runs[0]) == computed(runs[1])
-    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
+    for policy in ("best_policy.pt", "final_policy.pt"):
+        assert_same_weights(runs[0] / policy, runs[1] / policy)
     first, other = weights(runs[0] / "final_policy.pt"), weights(runs[2] / "final_policy.pt")
     assert not torch.equal(first["actor.log_std"], other["actor.log_std"])
     assert computed(runs[0]) != computed(runs[2])
+
+
+def train_in_a_process(logdir: Path, *changes: str, hash_seed: int = 0) -> Path:
+    """``trained`` in a process of its own, whose sets of strings are ordered by ``hash_seed``."""
+    command = [sys.executable, "-m", "pwm.launch.cli", "train", *overrides(logdir, *changes)]
+    environment = {
+        **{key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"},
+        "PYTHONHASHSEED": str(hash_seed),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return only_run(logdir)
+
+
+def test_seed_decides_the_run_in_every_process(tmp_path: Path) -> None:
+    changes = [*HOPPER, *FLOW]
+    runs = [train_in_a_process(tmp_path / str(i), *changes, hash_seed=i) for i in (1, 2)]
+    assert computed(runs[0]) == computed(runs[1])
+    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
+
+
+@pytest.fixture
+def own_torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back afterwards what deterministic training changes in the process."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
+@pytest.mark.parametrize("name", RUNS)
+def test_deterministic_training_works_and_repeats_itself(name: str, tmp_path: Path) -> None:
+    changes = [*RUNS[name], "general.deterministic=true"]
+    runs = [trained(tmp_path / str(i), *changes) for i in range(2)]
+    assert torch.are_deterministic_algorithms_enabled()
+    assert computed(runs[0]) == computed(runs[1])
+    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
+    bad = [(k, v) for record in metrics(runs[0]) for k, v in record.items() if v is None]
+    assert not bad
+
+
+@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
+def test_a_run_may_become_deterministic_later(tmp_path: Path) -> None:
+    folder = trained(tmp_path, *ANALYTIC)
+    digest = (folder / "config.sha256").read_text()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert train(tmp_path, *ANALYTIC, "general.epochs=5", "general.deterministic=true") == 0
+    assert torch.are_deterministic_algorithms_enabled()
+    assert status(folder)["epoch"] == 5
+    assert "deterministic: true" in (folder / "config.yaml").read_text()
+    other = trained(tmp_path / "other", *ANALYTIC, "general.deterministic=true")
+    assert (other / "config.sha256").read_text() == digest
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dynamics", ["mlp", "flow"])
+@pytest.mark.parametrize("collect", COLLECT)
+def test_deterministic_training_repeats_itself_on_a_gpu(dynamics: str, collect: str, tmp_path: Path) -> None:
+    changes = [*HOPPER, *DYNAMICS[dynamics], f"alg.collect={collect}", "general.device=cuda"]
+    runs = [train_in_a_process(tmp_path / str(i), *changes, "general.deterministic=true") for i in range(2)]
+    assert computed(runs[0]) == computed(runs[1])
+    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
 
 
 @pytest.mark.usefixtures("no_pictures")

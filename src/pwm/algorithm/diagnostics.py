@@ -100,8 +100,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
     chosen = _spread_out(start & (running[horizon:] | ended))
     if not len(chosen):
         return {}
-    summed = torch.cat([torch.zeros_like(reward[:1]), reward.cumsum(0)])
-    realised = (summed[horizon:] - summed[:-horizon])[:-1].flatten()[chosen]
+    realised = reward.unfold(0, horizon, 1).sum(-1)[:-1].flatten()[chosen]
     model = agent.world_model
     z = model.encode(recorded.obs.flatten(0, 1)[chosen])
     rollout = imagine(model, agent.actor, z, None, horizon)

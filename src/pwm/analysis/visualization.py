@@ -12,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pwm.errors import DataError
+from pwm.experiment.checkpoints import write_atomically
 from pwm.experiment.loggers import read_metrics
 
 Records = Sequence[Mapping[str, float | None]]
@@ -37,7 +40,7 @@ class TrainingVisualizer:
             (returns of the zero-action and random-action policies) are used where they exist.
 
     Raises:
-        DataError: ``metrics.jsonl`` is missing, damaged or empty.
+        DataError: ``metrics.jsonl`` is missing, damaged or empty, or another of the files is damaged.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -237,10 +240,13 @@ def load_records(run_dir: Path) -> list[dict[str, float]]:
         raise DataError(f"{path} does not exist; {run_dir} is not a run folder, or training has not started")
     try:
         records = read_metrics(path)
-    except json.JSONDecodeError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if not records:
         raise DataError(f"{path} is empty; wait until the run has finished its first epoch")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not all(_is_number_or_null(value) for value in record.values()):
+            raise DataError(f"{path} is damaged: record {number} is not an object of numbers")
     return records
 
 
@@ -297,11 +303,14 @@ def draw_return(
         return False
     xs = [value / scale for value in xs]
     axes.plot(xs, mean, color=color, linewidth=1.8, linestyle=style, marker="o", markersize=3, label=label)
-    around, spread = series(evaluated, x, "eval/episode_return_std")
-    if len(around) == len(xs):
-        low = [m - s for m, s in zip(mean, spread, strict=True)]
-        high = [m + s for m, s in zip(mean, spread, strict=True)]
-        axes.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
+    spread = [r.get("eval/episode_return_std") for r in evaluated if r.get(x) is not None]
+    # The band leaves out evaluations that did not log a spread.
+    around = np.array([np.nan if s is None else s for s in spread])
+    if len(xs) == 1:
+        # A band of one point has no area.
+        axes.errorbar(xs, mean, yerr=around, color=color, capsize=4, linewidth=1)
+    elif not np.isnan(around).all():
+        axes.fill_between(xs, mean - around, mean + around, color=color, alpha=0.18, linewidth=0)
     return True
 
 
@@ -315,9 +324,15 @@ def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG; returns ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    """Write ``figure`` as PNG; returns ``path``.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    try:
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}") from error
     return path
 
 
@@ -358,5 +373,15 @@ def _last(records: Records, key: str, form: str, scale: float = 1.0) -> str:
 def _load_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    return values if isinstance(values, dict) else {}  # type: ignore[return-value]
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    sections = [values.get(key, {}) for key in ("env", "alg", "general")] if isinstance(values, dict) else []
+    if not sections or not all(isinstance(section, dict) for section in sections):
+        raise DataError(f"{path} is damaged: env, alg and general must be groups of keys")
+    return values  # type: ignore[return-value]
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))

@@ -73,7 +73,6 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         OSError,
         ValueError,
         KeyError,
-        NotImplementedError,
         pickle.UnpicklingError,
         zipfile.BadZipFile,
     ) as error:

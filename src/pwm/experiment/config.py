@@ -14,12 +14,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from pwm import components
 from pwm.errors import ConfigError
@@ -49,6 +51,7 @@ class General:
         epochs: number of epochs; null takes ``alg.max_epochs``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
         threads: CPU threads of PyTorch; 0 keeps its default.
+        deterministic: let PyTorch use deterministic kernels only, which may be slower.
         logdir: parent of all run folders.
         name: run folder under ``logdir/<task>/``; null takes the name of the algorithm preset.
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
@@ -68,6 +71,7 @@ class General:
     epochs: int | None = None
     device: str = "cpu"
     threads: int = 0
+    deterministic: bool = False
     logdir: str = "logs"
     name: str | None = None
     resume: str = "auto"
@@ -99,6 +103,8 @@ class General:
             raise ConfigError(
                 f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
             )
+        if self.seed >= 2**64:
+            raise ConfigError(f"general.seed={self.seed}; it must be below 2**64")
 
 
 @dataclass
@@ -121,11 +127,13 @@ class ExperimentConfig:
     alg: online.Options
     dynamics: Any
     actor: Any
-    # What an experiment may change without becoming another experiment.
+    # What an experiment may change without becoming another experiment. Like device and threads, the choice
+    # between equivalent kernels moves results by rounding only.
     operational: tuple[str, ...] = field(
         default=(
             "device",
             "threads",
+            "deterministic",
             "logdir",
             "name",
             "resume",
@@ -136,6 +144,24 @@ class ExperimentConfig:
         ),
         repr=False,
     )
+
+    @classmethod
+    def load(cls, path: Path) -> ExperimentConfig:
+        """Validate the configuration stored as YAML in ``path``, as ``to_yaml`` makes it.
+
+        Raises:
+            ConfigError: the file cannot be read, or holds what ``from_dict`` refuses.
+        """
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{path} cannot be read: {_one_line(error)}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} is not a configuration: it holds a list instead of groups of keys")
+        try:
+            return cls.from_dict(values)  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ConfigError(f"{path} is not a configuration of this release: {error}") from error
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ExperimentConfig:

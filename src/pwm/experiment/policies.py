@@ -16,7 +16,7 @@ from pwm.experiment.reproducibility import set_seed
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A fresh agent for the task ``spec``; its weights depend on the seed alone."""
-    set_seed(config.general.seed)
+    set_seed(config.general.seed, config.general.deterministic)
     generator = torch.Generator(device).manual_seed(config.general.seed)
     return Agent(config.alg, config.dynamics, config.actor, spec.obs_dim, spec.act_dim, generator)
 

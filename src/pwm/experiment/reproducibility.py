@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import random
 import subprocess
@@ -13,7 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from pwm.errors import ConfigError
+
 LIBRARIES = ("flow-pwm", "torch", "numpy", "mujoco", "gymnasium", "hydra-core")
+
+
+# cuBLAS repeats its results only with one of these workspaces, and reads the variable at its first product.
+CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
@@ -22,9 +30,20 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     Training draws from generators of its own; the global streams decide the initial weights.
 
     Args:
-        seed: any non-negative integer.
-        deterministic: also make PyTorch refuse non-deterministic kernels.
+        seed: non-negative integer below 2**64.
+        deterministic: also make PyTorch refuse non-deterministic kernels. On a GPU this must come before the
+            first matrix product of the process.
+
+    Raises:
+        ConfigError: the environment asks cuBLAS for a workspace that makes its results vary.
     """
+    if deterministic:
+        workspace = os.environ.setdefault(CUBLAS_VARIABLE, CUBLAS_WORKSPACES[0])
+        if workspace not in CUBLAS_WORKSPACES:
+            raise ConfigError(
+                f"the environment variable {CUBLAS_VARIABLE}={workspace!r} makes results vary; unset it for "
+                f"deterministic training, or set it to one of: {', '.join(CUBLAS_WORKSPACES)}"
+            )
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (simulators draw from the global stream)
     torch.manual_seed(seed)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
 from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError, StorageError
@@ -142,7 +141,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} exists and general.resume=never; choose another general.name or logdir"
             )
-        before = ExperimentConfig.from_dict(OmegaConf.to_container(OmegaConf.load(stored)))  # type: ignore[arg-type]
+        before = ExperimentConfig.load(stored)
         changes = [
             line
             for line in diff(flatten(before.identity()), flatten(self.config.identity()))

@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | diff | plot | data | convert | bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
+from pwm.launch import inspection
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -47,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=None, help="also write all results to this JSON file"
     )
     evaluate.set_defaults(run=run_evaluate)
+
+    inspection.add_commands(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
     convert.add_argument("src", type=Path, metavar="SRC")

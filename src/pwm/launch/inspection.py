@@ -1,0 +1,84 @@
+"""Commands that look at what exists: ``pwm diff | plot | data``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DIFF_HELP = """\
+Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
+
+Exit code 0: the same identity (every value that decides the results); 1: another identity; 2: an error.
+"""
+MANIFEST_HELP = """\
+Write manifest.sha256 into FOLDER: size and SHA-256 of every file below it. `sha256sum -c` reads it, too.
+"""
+VERIFY_HELP = """\
+Compare FOLDER with its manifest.sha256. Exit code 2 and the first wrong file if anything differs.
+"""
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands of this module to the parser's subcommands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    diff = commands.add_parser(
+        "diff", help="show in what two runs differ", description=DIFF_HELP, formatter_class=raw
+    )
+    diff.add_argument("a", type=Path, metavar="RUN_A", help="run folder or config.yaml")
+    diff.add_argument("b", type=Path, metavar="RUN_B", help="run folder or config.yaml")
+    diff.set_defaults(run=run_diff)
+
+    plot = commands.add_parser("plot", help="draw the pictures of finished or running runs again")
+    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    plot.set_defaults(run=run_plot)
+
+    data = commands.add_parser("data", help="protect data folders against damage")
+    actions = data.add_subparsers(dest="action", required=True, metavar="action")
+    create = actions.add_parser(
+        "create-manifest", help="write the manifest of a folder", description=MANIFEST_HELP
+    )
+    verify = actions.add_parser("verify", help="compare a folder with its manifest", description=VERIFY_HELP)
+    for action, run in ((create, run_create_manifest), (verify, run_verify)):
+        action.add_argument("folder", type=Path, metavar="FOLDER")
+        action.add_argument("--jobs", type=int, default=None, metavar="N", help="files read at a time")
+        action.set_defaults(run=run)
+    verify.add_argument("--quick", action="store_true", help="compare names and sizes only")
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """``pwm diff``; returns the exit code."""
+    from pwm.experiment.run_diff import compare, describe, report
+
+    a, b = describe(args.a), describe(args.b)
+    difference = compare(a, b)
+    print(report(a, b, difference))
+    return 1 if difference.identity else 0
+
+
+def run_plot(args: argparse.Namespace) -> None:
+    """``pwm plot``."""
+    from pwm.analysis.visualization import TrainingVisualizer
+
+    # Read all runs first: a typo in the last name must not be found after the work on the others.
+    for visualizer in [TrainingVisualizer(run) for run in args.runs]:
+        for path in visualizer.generate_all_plots():
+            print(path)
+
+
+def run_create_manifest(args: argparse.Namespace) -> None:
+    """``pwm data create-manifest``."""
+    from pwm.experiment.dataset_verifier import DatasetVerifier
+
+    verifier = DatasetVerifier(args.folder, jobs=args.jobs)
+    path = verifier.create()
+    print(f"{path}: {len(verifier.entries())} files, digest {verifier.digest}")
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    """``pwm data verify``."""
+    from pwm.experiment.dataset_verifier import DatasetVerifier
+
+    verifier = DatasetVerifier(args.folder, jobs=args.jobs)
+    verifier.verify(quick=args.quick)
+    compared = "names and sizes" if args.quick else "names, sizes and contents"
+    print(f"{args.folder}: {compared} of {len(verifier.entries())} files are right, digest {verifier.digest}")

@@ -1,0 +1,86 @@
+"""Seeding: the same seed gives the same streams, and determinism is switched on and off completely."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from pwm import set_seed
+from pwm.errors import ConfigError
+from pwm.experiment.reproducibility import CUBLAS_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start without a cuBLAS setting; put that setting and PyTorch's back afterwards."""
+    # Set before it is deleted, so that the variable is removed again if there was none.
+    monkeypatch.setenv(CUBLAS_VARIABLE, "")
+    monkeypatch.delenv(CUBLAS_VARIABLE)
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def draws() -> list[object]:
+    """A draw from every global stream."""
+    numbers = np.random.standard_normal(3)  # noqa: NPY002  (the global stream is what is tested)
+    return [random.random(), numbers.tolist(), torch.randn(3).tolist()]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**32, 2**64 - 1])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_seed_decides_every_global_stream(seed: int, deterministic: bool) -> None:
+    set_seed(seed, deterministic)
+    first, later = draws(), draws()
+    set_seed(seed, deterministic)
+    assert draws() == first
+    assert all(a != b for a, b in zip(first, later, strict=True))
+
+
+def test_neighbouring_seeds_differ_in_every_stream() -> None:
+    set_seed(7)
+    first = draws()
+    set_seed(8)
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+
+
+def test_deterministic_refuses_kernels_that_vary() -> None:
+    target, index = torch.zeros(4), torch.tensor([0, 0])
+    set_seed(0, deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="deterministic"):
+        target.put_(index, torch.ones(2))
+    set_seed(0, deterministic=False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    target.put_(index, torch.ones(2))
+
+
+def test_deterministic_prepares_cublas() -> None:
+    set_seed(0)
+    assert CUBLAS_VARIABLE not in os.environ
+    set_seed(0, deterministic=True)
+    assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
+
+
+def test_a_workspace_that_repeats_results_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CUBLAS_VARIABLE, ":16:8")
+    set_seed(0, deterministic=True)
+    assert os.environ[CUBLAS_VARIABLE] == ":16:8"
+
+
+@pytest.mark.parametrize("workspace", [":0:0", ":4096:2:16:8", ""])
+def test_a_workspace_that_varies_is_refused(workspace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CUBLAS_VARIABLE, workspace)
+    set_seed(0)
+    before = draws()
+    with pytest.raises(ConfigError, match=f"{CUBLAS_VARIABLE}={workspace!r} .*:4096:8, :16:8"):
+        set_seed(0, deterministic=True)
+    # Nothing was changed by the refused call.
+    assert not torch.are_deterministic_algorithms_enabled()
+    set_seed(0)
+    assert draws() == before
