@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from pwm.errors import DataError
+from pwm.experiment.checkpoints import write_atomically
 from pwm.experiment.loggers import read_metrics
 
 Records = Sequence[Mapping[str, float | None]]
@@ -315,9 +316,8 @@ def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write ``figure`` as PNG; returns ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI)
+    """Write ``figure`` as PNG, atomically; returns ``path``."""
+    write_atomically(path, lambda file: figure.savefig(file, dpi=DPI, format="png"))
     return path
 
 

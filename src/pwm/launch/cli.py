@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | imagine | convert | bench``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pwm.errors import PwmError
 
@@ -46,7 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output", type=Path, default=None, help="also write all results to this JSON file"
     )
+    evaluate.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="film the first episode of one run into FILE.mp4 or FILE.gif",
+    )
     evaluate.set_defaults(run=run_evaluate)
+
+    _add_imagine(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
     convert.add_argument("src", type=Path, metavar="SRC")
@@ -62,6 +72,20 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--output", type=Path, default=None, help="also write the figures to this JSON file")
     bench.set_defaults(run=run_bench)
     return parser
+
+
+def _add_imagine(commands: Any) -> None:
+    imagine = commands.add_parser(
+        "imagine", help="draw the world model's imagination beside the episodes that really happened"
+    )
+    imagine.add_argument("run_or_policy", type=Path, metavar="RUN", help="run folder or policy file")
+    imagine.add_argument("--checkpoint", choices=("best", "final"), default="best")
+    imagine.add_argument("--steps", type=int, default=64, help="steps to imagine")
+    imagine.add_argument("--episodes", type=int, default=16, help="held-out episodes to record")
+    imagine.add_argument(
+        "--output", type=Path, default=None, metavar="PNG", help="default: imagination.png in the run folder"
+    )
+    imagine.set_defaults(run=run_imagine)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -87,11 +111,25 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """``pwm evaluate``."""
     from pwm.experiment.policy_evaluation import evaluate_runs
 
+    # First: a machine that cannot draw says so before anything is evaluated.
+    if args.video is not None:
+        from pwm.analysis.video import film_run
+
+        print(
+            film_run(args.runs, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task)
+        )
     print(
         evaluate_runs(
             args.runs, args.checkpoint, args.episodes, args.seed, args.device, args.task, args.output
         )
     )
+
+
+def run_imagine(args: argparse.Namespace) -> None:
+    """``pwm imagine``."""
+    from pwm.analysis.imagination import imagine_run
+
+    print(imagine_run(args.run_or_policy, args.checkpoint, args.steps, args.episodes, args.output))
 
 
 def run_convert(args: argparse.Namespace) -> None:
