@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pwm.algorithm.diagnostics import imagination_gap, open_loop_error, returns_to_go, value_calibration
+from pwm.algorithm.diagnostics import (
+    imagination_gap,
+    open_loop_error,
+    returns_to_go,
+    value_calibration,
+    whole_windows,
+    windows,
+)
 from pwm.algorithm.losses import Coefs, world_model_loss
 from pwm.data.batch import Batch, Recorded
 from pwm.envs.analytic import Options as AnalyticOptions
@@ -38,7 +45,7 @@ def recorded() -> Recorded:
     terminated[3, 0] = True
     reward = torch.arange(1.0, 7.0)[:, None].repeat(1, 2)
     reward[4:, 0] = 1000.0
-    return Recorded(torch.randn(6, 2, OBS), torch.zeros(6, 2, ACT), reward, terminated, running)
+    return Recorded(torch.randn(7, 2, OBS), torch.zeros(6, 2, ACT), reward, terminated, running)
 
 
 def batch(valid: Tensor | None = None) -> Batch:
@@ -102,6 +109,23 @@ def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:
     assert found["imagined_reward"] == 0.0
     assert set(found) == {"imagined_reward", "realised_reward"} | {f"latent_error_k{k}" for k in (1, 4, 5)}
     env.close()
+
+
+def test_recordings_keep_the_last_observation_of_every_episode() -> None:
+    options = AnalyticOptions(task="counting", episode_lengths=[2, 4], ends=["terminated", "truncated"])
+    env = build(options, 3, torch.device("cpu"), 0)
+    recording = Recording()
+    evaluate(env, lambda obs: torch.zeros(3, 2), 3, recording=recording)
+    recorded = recording.stacked()
+    env.close()
+    assert recorded.running.sum(0).tolist() == [2, 4, 2]
+    for copy, length in enumerate([2, 4, 2]):
+        assert recorded.obs[: length + 1, copy, :3].tolist() == [[copy, t, 0] for t in range(length + 1)]
+    # Two windows of three steps in the long episode; the last one ends with it.
+    starts = whole_windows(recorded, 3)
+    assert starts.tolist() == [1, 4]
+    assert windows(recorded, starts, 3).obs[:, :, 1].T.tolist() == [[0, 1, 2, 3], [1, 2, 3, 4]]
+    assert not len(whole_windows(recorded, 5))
 
 
 class Frozen(torch.nn.Module):

@@ -27,12 +27,15 @@ def open_loop_error(model: WorldModel, batch: Batch, steps: Sequence[int]) -> Te
     cannot be compared.
     """
     latents = model.encode(batch.obs)
-    predicted = unroll(model.dynamics, latents[0], batch.action)
+    error, change = error_and_change(latents, unroll(model.dynamics, latents[0], batch.action))
     chosen = list(steps)
-    known = batch.valid[[k - 1 for k in chosen]].unsqueeze(-1)
-    error = ((predicted - latents).square()[chosen] * known).sum((1, 2))
-    change = ((latents - latents[0]).square()[chosen] * known).sum((1, 2))
-    return error / change
+    known = batch.valid[[k - 1 for k in chosen]]
+    return (error[chosen] * known).sum(1) / (change[chosen] * known).sum(1)
+
+
+def error_and_change(latents: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared errors and squared changes since the start, both [H+1, B], of latents [H+1, B, L]."""
+    return (predicted - latents).square().sum(-1), (latents - latents[0]).square().sum(-1)
 
 
 def returns_to_go(recorded: Recorded, gamma: float) -> tuple[Tensor, Tensor]:
@@ -112,22 +115,37 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
 
 
 def _on_policy_error(model: WorldModel, recorded: Recorded, horizon: int) -> dict[str, float]:
-    count = recorded.running.shape[1]
-    chosen = _spread_out(recorded.running[:-horizon] & recorded.running[horizon:])
+    chosen = whole_windows(recorded, horizon)
     if not len(chosen):
         return {}
-    row, column = chosen // count, chosen % count
-    window = row + torch.arange(horizon + 1, device=row.device)[:, None]
-    here, steps = window[:-1], checked_steps(horizon)
-    batch = Batch(
+    steps = checked_steps(horizon)
+    error = open_loop_error(model, windows(recorded, chosen, horizon), steps)
+    return {f"latent_error_k{k}": float(v) for k, v in zip(steps, error, strict=True)}
+
+
+def whole_windows(recorded: Recorded, steps: int) -> Tensor:
+    """At most ``SAMPLES`` evenly spaced states that ``steps`` recorded steps follow.
+
+    Returns:
+        Flat indices (step * N + episode); empty if no episode is that long.
+    """
+    running = recorded.running
+    return _spread_out(running[: max(0, len(running) - steps + 1)] & running[steps - 1 :])
+
+
+def windows(recorded: Recorded, starts: Tensor, steps: int) -> Batch:
+    """The ``steps`` transitions behind every one of ``starts``, flat indices (step * N + episode) [B]."""
+    count = recorded.running.shape[1]
+    row, column = starts // count, starts % count
+    window = row + torch.arange(steps + 1, device=row.device)[:, None]
+    here = window[:-1]
+    return Batch(
         recorded.obs[window, column],
         recorded.action[here, column],
         recorded.reward[here, column],
         recorded.terminated[here, column],
         recorded.running[here, column],
     )
-    error = open_loop_error(model, batch, steps)
-    return {f"latent_error_k{k}": float(v) for k, v in zip(steps, error, strict=True)}
 
 
 def checked_steps(horizon: int) -> list[int]:

@@ -32,7 +32,8 @@ class Recorded(NamedTuple):
     """T steps of N whole episodes that started together, time first.
 
     Attributes:
-        obs: [T, N, obs_dim], before the step.
+        obs: [T+1, N, obs_dim]; ``obs[t]`` before step t, ``obs[t+1]`` the true observation after it, also
+            where the episode ends there.
         action: [T, N, act_dim].
         reward: [T, N], environment reward.
         terminated: [T, N] bool, true where the step ended the episode for good.

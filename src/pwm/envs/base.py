@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,6 +97,30 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Free threads and simulator memory."""
+        ...
+
+
+@runtime_checkable
+class Renderable(Protocol):
+    """What an environment that can be drawn provides besides ``VectorEnv``; it is optional.
+
+    Drawing changes nothing that ``step`` returns, and costs nothing until ``start_rendering``.
+    """
+
+    def start_rendering(self) -> None:
+        """Set up all that ``render`` needs. Running episodes are lost: ``reset`` must follow.
+
+        Raises:
+            EnvError: this task cannot be drawn, or not on this machine; the message says what to install.
+        """
+        ...
+
+    def render(self, index: int) -> np.ndarray:
+        """Picture [height, width, 3] uint8 of copy ``index`` in its present state.
+
+        Raises:
+            EnvError: ``start_rendering`` was not called.
+        """
         ...
 
 

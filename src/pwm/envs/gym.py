@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pwm.envs.base import EnvSpec, StepResult, VectorEnv, check_action
+from pwm.envs.engines.opengl import choose_backend
 from pwm.errors import ConfigError, EnvError
 
 VECTORIZATIONS = ("sync", "async")
@@ -67,6 +69,8 @@ class GymEnv:
         """
         self.num_envs = num_envs
         self.device = device
+        self._options = options
+        self._drawn = False
         self._env = _make(options, num_envs)
         self._synchronous = options.vectorization == "sync"
         try:
@@ -133,6 +137,37 @@ class GymEnv:
         for env, saved in zip(copies, state["envs"], strict=True):
             _load(env, saved)
 
+    def start_rendering(self) -> None:
+        """Make all copies anew, in this process and with pictures; see ``pwm.envs.base.Renderable``.
+
+        Raises:
+            EnvError: the environment makes no pictures, or a package or OpenGL is missing.
+        """
+        options = self._options
+        drawn = replace(options, vectorization="sync", kwargs={**options.kwargs, "render_mode": "rgb_array"})
+        _quiet_pygame()
+        self._env.close()
+        self._env, self._synchronous = _make(drawn, self.num_envs), True
+        if "rgb_array" not in (self._env.metadata.get("render_modes") or ()):
+            raise EnvError(f"{options.id} has no render mode rgb_array: it cannot be drawn")
+        if hasattr(self._env.envs[0].unwrapped, "mujoco_renderer"):
+            choose_backend()
+        self._drawn = True
+        self.reset(0)
+        self.render(0)
+
+    def render(self, index: int) -> np.ndarray:
+        """Picture [height, width, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""
+        if not self._drawn:
+            raise EnvError(f"{self.spec.name}: call start_rendering before render")
+        from gymnasium.error import DependencyNotInstalled
+
+        try:
+            picture = self._env.envs[index].render()
+        except DependencyNotInstalled as error:
+            raise EnvError(f"drawing {self._options.id}: {error}; {INSTALL_HINT}") from error
+        return np.asarray(picture, dtype=np.uint8)
+
     def close(self) -> None:
         """Close every copy."""
         self._env.close()
@@ -145,6 +180,13 @@ class GymEnv:
     def _tensor(self, obs: np.ndarray) -> Tensor:
         flat = np.array(obs, dtype=np.float32).reshape(self.num_envs, -1)
         return torch.from_numpy(flat).to(self.device)
+
+
+def _quiet_pygame() -> None:
+    """Keep pygame, which draws the classic-control environments, from greeting and from missing a display."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _make(options: Options, num_envs: int) -> Any:

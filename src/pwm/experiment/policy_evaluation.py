@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
 from pwm.experiment.policies import load_policy
@@ -32,6 +33,18 @@ def find_policy(run: Path, which: str) -> Path:
     return path
 
 
+def check_task(path: Path, spec: EnvSpec, task: str | None) -> None:
+    """Raise CheckpointError if a task is named and the policy ``path`` belongs to another one."""
+    if task is not None and spec.name != task:
+        raise CheckpointError(f"{path} belongs to task {spec.name!r}, not to {task!r}")
+
+
+def check_episodes(episodes: int) -> None:
+    """Raise ConfigError unless there is something to evaluate."""
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes}; it must be at least 1")
+
+
 def evaluate_policy(
     path: Path, episodes: int, seed: int, device_name: str, task: str | None
 ) -> dict[str, Any]:
@@ -42,8 +55,7 @@ def evaluate_policy(
     """
     device = pick_device(device_name)
     agent, config, spec, progress = load_policy(path, device)
-    if task is not None and spec.name != task:
-        raise CheckpointError(f"{path} belongs to task {spec.name!r}, not to {task!r}")
+    check_task(path, spec, task)
     env = build_env(config, min(EVAL_ENVS, episodes), seed, device)
     try:
         result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed)
@@ -72,8 +84,7 @@ def evaluate_runs(
     output: Path | None,
 ) -> str:
     """Evaluate every run, write ``evaluation_<which>.json`` beside each policy, return a table."""
-    if episodes < 1:
-        raise ConfigError(f"episodes={episodes}; it must be at least 1")
+    check_episodes(episodes)
     # Find all files first: a typo in the last name must not cost the work on the others.
     paths = [find_policy(run, which) for run in runs]
     seed = HELD_OUT_SEED if seed is None else seed

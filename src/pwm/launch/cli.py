@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | diff | plot | data | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | convert | bench``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--output", type=Path, default=None, help="also write all results to this JSON file"
     )
+    evaluate.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="film the first episode of one run into FILE.mp4 or FILE.gif",
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     inspection.add_commands(commands)
@@ -94,6 +101,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
     """``pwm evaluate``."""
     from pwm.experiment.policy_evaluation import evaluate_runs
 
+    # First: a machine that cannot draw says so before anything is evaluated.
+    if args.video is not None:
+        from pwm.analysis.video import film_run
+
+        print(
+            film_run(args.runs, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task)
+        )
     print(
         evaluate_runs(
             args.runs, args.checkpoint, args.episodes, args.seed, args.device, args.task, args.output

@@ -1,4 +1,4 @@
-"""Commands that look at what exists: ``pwm diff | plot | data``."""
+"""Commands that look at what exists: ``pwm imagine | diff | plot | data``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,18 @@ Compare FOLDER with its manifest.sha256. Exit code 2 and the first wrong file if
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands of this module to the parser's subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
+    imagine = commands.add_parser(
+        "imagine", help="draw the world model's imagination beside the episodes that really happened"
+    )
+    imagine.add_argument("run_or_policy", type=Path, metavar="RUN", help="run folder or policy file")
+    imagine.add_argument("--checkpoint", choices=("best", "final"), default="best")
+    imagine.add_argument("--steps", type=int, default=64, help="steps to imagine")
+    imagine.add_argument("--episodes", type=int, default=16, help="held-out episodes to record")
+    imagine.add_argument(
+        "--output", type=Path, default=None, metavar="PNG", help="default: imagination.png in the run folder"
+    )
+    imagine.set_defaults(run=run_imagine)
+
     diff = commands.add_parser(
         "diff", help="show in what two runs differ", description=DIFF_HELP, formatter_class=raw
     )
@@ -43,6 +55,13 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action.add_argument("--jobs", type=int, default=None, metavar="N", help="files read at a time")
         action.set_defaults(run=run)
     verify.add_argument("--quick", action="store_true", help="compare names and sizes only")
+
+
+def run_imagine(args: argparse.Namespace) -> None:
+    """``pwm imagine``."""
+    from pwm.analysis.imagination import imagine_run
+
+    print(imagine_run(args.run_or_policy, args.checkpoint, args.steps, args.episodes, args.output))
 
 
 def run_diff(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -60,19 +61,31 @@ class Evaluation:
         }
 
 
+class Recorder(Protocol):
+    """Sees every step of the first round of ``evaluate``."""
+
+    def add(self, obs: Tensor, action: Tensor, result: StepResult, running: Tensor) -> None:
+        """One step: ``obs`` [N, obs_dim] before it, and which copies [N] were still running then."""
+        ...
+
+
 class Recording:
     """The first episode of every copy of an environment, step by step (one round of ``evaluate``)."""
 
     def __init__(self) -> None:
+        self._first: list[Tensor] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
 
     def add(self, obs: Tensor, action: Tensor, result: StepResult, running: Tensor) -> None:
-        """Keep one step: ``obs`` [N, obs_dim] before it, and which copies [N] were still running."""
-        self._steps.append((obs, action, result.reward, result.terminated, running.clone()))
+        """Keep one step; see ``Recorder``."""
+        if not self._first:
+            self._first.append(obs)
+        self._steps.append((result.final_obs, action, result.reward, result.terminated, running.clone()))
 
     def stacked(self) -> Recorded:
         """Everything recorded, time first."""
-        return Recorded(*(torch.stack(column) for column in zip(*self._steps, strict=True)))
+        obs, *rest = zip(*self._steps, strict=True)
+        return Recorded(torch.stack([*self._first, *obs]), *(torch.stack(column) for column in rest))
 
 
 @torch.no_grad()
@@ -81,7 +94,7 @@ def evaluate(
     policy: Policy,
     episodes: int,
     seed: int = EVALUATION_SEED,
-    recording: Recording | None = None,
+    recording: Recorder | None = None,
 ) -> Evaluation:
     """Run ``policy`` for ``episodes`` whole episodes.
 
@@ -94,7 +107,7 @@ def evaluate(
         policy: maps observations [N, obs_dim] to actions [N, act_dim].
         episodes: number of episodes, at least 1.
         seed: seed of the first round.
-        recording: receives the first round, if given.
+        recording: is told of the first round, if given.
 
     Raises:
         ConfigError: ``episodes`` is smaller than 1.

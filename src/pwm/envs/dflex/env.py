@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pwm.envs.base import EnvSpec, StepResult, check_action
+from pwm.envs.dflex import ASSETS
 from pwm.envs.dflex.common import Task
 from pwm.errors import EnvError
+
+if TYPE_CHECKING:
+    from pwm.envs.engines.mujoco_camera import MujocoCamera
 
 CONTROL_DT = 1.0 / 60.0
 STATE_LIMIT = 1e6
@@ -61,6 +66,7 @@ class DflexEnv:
         self.invalid_states = 0
         self.task = task
         self.engine = engine
+        self._camera: MujocoCamera | None = None
         self._generator = torch.Generator(device=engine.device)
         self.reset(seed)
 
@@ -143,9 +149,30 @@ class DflexEnv:
         self._generator.set_state(state["generator"].cpu())
         self.invalid_states = int(state["invalid_states"])
 
+    def start_rendering(self) -> None:
+        """Set up the camera; see ``pwm.envs.base.Renderable``.
+
+        Raises:
+            EnvError: this machine has no usable OpenGL.
+        """
+        # Imported here: training draws nothing.
+        from pwm.envs.engines.mujoco_camera import MujocoCamera
+
+        if self._camera is None:
+            self._camera = MujocoCamera(ASSETS / self.task.model_file)
+
+    def render(self, index: int) -> np.ndarray:
+        """Picture [480, 640, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""
+        if self._camera is None:
+            raise EnvError(f"{self.spec.name}: call start_rendering before render")
+        return self._camera.picture(self._qpos[index].cpu().numpy())
+
     def close(self) -> None:
-        """Free the engine's threads and memory."""
+        """Free the engine's threads and memory, and the camera."""
         self.engine.close()
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     def _draw(self, count: int) -> tuple[Tensor, Tensor]:
         noise = torch.rand(

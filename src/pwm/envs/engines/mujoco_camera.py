@@ -1,0 +1,78 @@
+"""Pictures of MuJoCo models, drawn offscreen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import mujoco
+import numpy as np
+
+from pwm.envs.engines.opengl import choose_backend
+
+WIDTH, HEIGHT = 640, 480
+CAMERA = "track"
+# Models for the simulator carry no decoration: a checkered floor is what makes motion visible.
+DECORATION = f"""
+<mujoco>
+  <visual>
+    <global offwidth="{WIDTH}" offheight="{HEIGHT}"/>
+    <headlight ambient="0.4 0.4 0.4" diffuse="0.35 0.35 0.35" specular="0.1 0.1 0.1"/>
+    <quality shadowsize="2048"/>
+  </visual>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1="0.93 0.96 1" rgb2="0.55 0.7 0.86"
+             width="256" height="256"/>
+    <texture name="checker" type="2d" builtin="checker" rgb1="0.5 0.55 0.6" rgb2="0.42 0.47 0.52"
+             mark="edge" markrgb="0.62 0.67 0.72" width="512" height="512"/>
+    <material name="checker" texture="checker" texrepeat="1 1" texuniform="true"/>
+  </asset>
+</mujoco>
+"""
+
+
+class MujocoCamera:
+    """Draws one model from its camera ``track``, on a checkered floor (its geom ``floor``).
+
+    Args:
+        model_path: MJCF file without meshes.
+
+    Raises:
+        EnvError: this machine has no usable OpenGL.
+    """
+
+    def __init__(self, model_path: Path) -> None:
+        choose_backend()
+        self._model = mujoco.MjModel.from_xml_string(decorated(model_path))
+        self._data = mujoco.MjData(self._model)
+        self._renderer = mujoco.Renderer(self._model, HEIGHT, WIDTH)
+
+    def picture(self, qpos: np.ndarray) -> np.ndarray:
+        """Picture [480, 640, 3] uint8 of the model in the positions ``qpos`` [nq]."""
+        self._data.qpos[:] = qpos
+        mujoco.mj_forward(self._model, self._data)
+        # The endless floor is centred where the camera was at the last update, hence two of them.
+        for _ in range(2):
+            self._renderer.update_scene(self._data, CAMERA)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._renderer.close()
+
+
+def decorated(model_path: Path) -> str:
+    """MJCF text of the model with sky, light and a checkered floor."""
+    root = ElementTree.parse(model_path).getroot()
+    root.extend(ElementTree.fromstring(DECORATION))
+    for floor in root.iterfind(".//geom[@name='floor']"):
+        floor.set("material", "checker")
+        floor.set("rgba", "1 1 1 1")
+    # Shadows reach only a few metres around their light, so it goes where the camera goes.
+    world, body = root.find("worldbody"), root.find(f".//body/camera[@name='{CAMERA}']/..")
+    if world is not None and body is not None:
+        for light in world.findall("light"):
+            world.remove(light)
+            light.set("mode", "trackcom")
+            body.append(light)
+    return ElementTree.tostring(root, encoding="unicode")
