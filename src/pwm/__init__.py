@@ -23,6 +23,8 @@ _HOME = {
     "set_seed": "pwm.experiment.reproducibility",
     "ExperimentConfig": "pwm.experiment.config",
     "TrainingMonitor": "pwm.experiment.monitoring",
+    "WandBLogger": "pwm.experiment.wandb_logger",
+    "compute_gradient_stats": "pwm.experiment.gradients",
     "TrainingVisualizer": "pwm.analysis.visualization",
     "compute_esnr": "pwm.analysis.esnr",
     "compute_esnr_db": "pwm.analysis.esnr",

@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 
 from pwm import components
 from pwm.errors import ConfigError
+from pwm.experiment import wandb_logger
 from pwm.training import online
 
 # Override names of the predecessors' documentation, and where the value lives here.
@@ -57,7 +58,9 @@ class General:
         eval_every: epochs between evaluations.
         eval_runs: episodes per evaluation.
         save_interval: seconds between saves of the resumable state.
-        progress: show a progress bar.
+        progress: show a progress bar, or lines in a log file.
+        run_wandb: log to Weights & Biases, see the group ``wandb``.
+        tensorboard: write TensorBoard event files into the run folder.
     """
 
     seed: int = 42
@@ -72,6 +75,8 @@ class General:
     eval_runs: int = 16
     save_interval: float = 300.0
     progress: bool = True
+    run_wandb: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "force"):
@@ -104,6 +109,7 @@ class ExperimentConfig:
         env: its options.
         alg: the training rule.
         dynamics, actor: options of the chosen components.
+        wandb: where the run appears on Weights & Biases.
     """
 
     preset: str
@@ -113,9 +119,21 @@ class ExperimentConfig:
     alg: online.Options
     dynamics: Any
     actor: Any
+    wandb: wandb_logger.Options
     # What an experiment may change without becoming another experiment.
     operational: tuple[str, ...] = field(
-        default=("device", "threads", "logdir", "name", "resume", "save_interval", "progress"), repr=False
+        default=(
+            "device",
+            "threads",
+            "logdir",
+            "name",
+            "resume",
+            "save_interval",
+            "progress",
+            "run_wandb",
+            "tensorboard",
+        ),
+        repr=False,
     )
 
     @classmethod
@@ -125,7 +143,7 @@ class ExperimentConfig:
         Raises:
             ConfigError: unknown key, wrong type, value that is not allowed, or unknown component.
         """
-        _only_keys(values, ("preset", "general", "env", "alg"), "")
+        _only_keys(values, ("preset", "general", "env", "alg", "wandb"), "")
         env, alg = _section(values, "env"), _section(values, "alg")
         env_name = str(env.pop("name", ""))
         dynamics, actor = _section(alg, "dynamics", "alg."), _section(alg, "actor", "alg.")
@@ -138,6 +156,7 @@ class ExperimentConfig:
             alg=build_options(online.Options, alg, "alg"),
             dynamics=_component_options("dynamics", dynamics),
             actor=_component_options("actor", actor),
+            wandb=build_options(wandb_logger.Options, _section(values, "wandb"), "wandb"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,6 +169,7 @@ class ExperimentConfig:
             "general": dataclasses.asdict(self.general),
             "env": {"name": self.env_name, **dataclasses.asdict(self.env)},
             "alg": alg,
+            "wandb": dataclasses.asdict(self.wandb),
         }
 
     @property
@@ -164,7 +184,7 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that decides the numbers a run produces, flattened."""
-        flat = flatten(self.to_dict())
+        flat = flatten({section: v for section, v in self.to_dict().items() if section != "wandb"})
         return {k: v for k, v in flat.items() if k.removeprefix("general.") not in self.operational}
 
     def hash(self) -> str:

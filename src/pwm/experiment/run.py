@@ -18,9 +18,9 @@ from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints, reference
 from pwm.experiment.config import ExperimentConfig, diff, flatten
-from pwm.experiment.loggers import JSONLLogger, export_csv
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.experiment.reproducibility import manifest, set_seed
+from pwm.experiment.sinks import open_sinks, require_services
 from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.loop import Hooks, LoopState, run_loop
 from pwm.training.online import OnlineTrainer
@@ -203,6 +203,7 @@ def train(config: ExperimentConfig) -> RunResult:
     Raises:
         PwmError: bad configuration, checkpoint or environment, before the run folder is touched.
     """
+    require_services(config)
     device = pick_device(config.general.device)
     if config.general.threads:
         torch.set_num_threads(config.general.threads)
@@ -226,13 +227,12 @@ def train(config: ExperimentConfig) -> RunResult:
         return RunResult(folder.path, state.best_return, state.best_epoch, already_finished=True)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.describe()
-    with _reported(folder):
+    with open_sinks(folder.path, config, trainer, state, resume) as sink, _reported(folder):
         checkpoints.write_json(folder.path / "reference.json", reference.scores(config, eval_env))
-        sink = JSONLLogger(folder.path / "metrics.jsonl", keep_until=trainer.epoch if resume else -1)
         monitor = TrainingMonitor(
             config.epochs, trainer.epoch, f"{env.spec.name} {config.run_name}", config.general.progress
         )
-        with contextlib.closing(sink), contextlib.closing(monitor):
+        with contextlib.closing(monitor):
             hooks = Hooks(sink, folder, monitor, PhaseTimer(), lambda: memory_usage(device))
             general = config.general
             run_loop(
@@ -245,7 +245,6 @@ def train(config: ExperimentConfig) -> RunResult:
                 general.save_interval,
                 state,
             )
-        export_csv(folder.path / "metrics.jsonl", folder.path / "metrics.csv")
     env.close()
     eval_env.close()
     return RunResult(folder.path, state.best_return, state.best_epoch)
