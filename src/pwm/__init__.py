@@ -24,6 +24,8 @@ _HOME = {
     "ExperimentConfig": "pwm.experiment.config",
     "DatasetVerifier": "pwm.experiment.dataset_verifier",
     "TrainingMonitor": "pwm.experiment.monitoring",
+    "WandBLogger": "pwm.experiment.wandb_logger",
+    "compute_gradient_stats": "pwm.experiment.gradients",
     "TrainingVisualizer": "pwm.analysis.visualization",
     "compute_esnr": "pwm.analysis.esnr",
     "compute_esnr_db": "pwm.analysis.esnr",

@@ -146,10 +146,26 @@ def test_order_of_overrides_does_not_change_the_experiment() -> None:
     assert a.hash() == b.hash()
 
 
+def test_predecessors_wandb_keys_exist() -> None:
+    config = compose_config(
+        ["general.run_wandb=true", "wandb.project=ours", "wandb.entity=team", "wandb.group=pairs"]
+    )
+    assert config.general.run_wandb
+    assert vars(config.wandb) == {"project": "ours", "entity": "team", "group": "pairs", "mode": "online"}
+    plain = compose_config([])
+    assert (plain.general.run_wandb, plain.general.tensorboard, plain.wandb.project) == (
+        False,
+        False,
+        "flow-pwm",
+    )
+
+
 def test_where_a_run_happens_does_not_change_the_experiment() -> None:
     plain = compose_config([])
     moved = compose_config(["general.logdir=elsewhere", "general.threads=1", "general.progress=false"])
     assert moved.hash() == plain.hash()
+    services = ["general.run_wandb=true", "general.tensorboard=true", "wandb.project=x", "wandb.mode=offline"]
+    assert compose_config(services).hash() == plain.hash()
     assert compose_config(["general.seed=43"]).hash() != plain.hash()
 
 

@@ -340,7 +340,7 @@ def test_import_is_quick() -> None:
 
 def test_import_loads_no_heavy_package() -> None:
     simulators = {"mujoco", "gymnasium", "dm_control", "metaworld", "warp"}
-    heavy = simulators | {"torch", "wandb", "hydra", "omegaconf", "matplotlib"}
+    heavy = simulators | {"torch", "wandb", "tensorboard", "psutil", "hydra", "omegaconf", "matplotlib"}
     done = run_python("import sys, pwm; print(*sys.modules)")
     assert done.returncode == 0, f"import pwm fails:\n{done.stderr}"
     loaded = sorted(heavy & set(done.stdout.split()))

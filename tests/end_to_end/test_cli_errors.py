@@ -55,6 +55,10 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
         [*FLOW, "alg.flow_source=student"],
         ["flow_source='student'", "rollout, teacher"],
     ),
+    "unknown wandb key": (["wandb.projet=x"], ["wandb.projet", "did you mean wandb.project?"]),
+    "unknown wandb mode": (["wandb.mode=on"], ["wandb.mode='on'", "online, offline, disabled"]),
+    "wandb project that W&B refuses": (["wandb.project=a/b"], ["wandb.project='a/b'", "/"]),
+    "wandb is a group": (["wandb=offline"], ["wandb='offline'", "wandb.<key>"]),
     "unknown device": (["general.device=gpu"], ["general.device='gpu'"]),
     "missing checkpoint": (["general.checkpoint=nowhere.pt"], ["nowhere.pt", "does not exist"]),
 }
@@ -206,7 +210,7 @@ def test_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "speed"]) == 2
     message = the_message(capsys)
     assert "'speed'" in message
-    assert "env, replay, epoch, import" in message
+    assert "env, replay, epoch, import, logging" in message
 
 
 def test_benchmarks_need_a_checkout(

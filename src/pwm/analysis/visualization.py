@@ -159,7 +159,7 @@ class TrainingVisualizer:
         rows += [(f"{REFERENCES[name][0]} scores", f"{value:.1f}") for name, value in self.reference.items()]
         rows += [("velocity evaluations", _last(self.records, "velocity_evals", ",.0f"))]
         rows += [("skipped updates", _last(self.records, "skipped_updates", ",.0f"))]
-        rows += [("peak memory (MB)", _last(self.records, "memory/rss", ",.0f"))]
+        rows += [("peak memory (MB)", _last(self.records, "memory/rss_peak", ",.0f"))]
         axes.axis("off")
         axes.set_title("key figures", fontsize=10)
         for number, (name, value) in enumerate(rows):

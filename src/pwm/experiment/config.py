@@ -25,6 +25,7 @@ from yaml import YAMLError
 
 from pwm import components
 from pwm.errors import ConfigError
+from pwm.experiment import wandb_logger
 from pwm.training import online
 
 # Override names of the predecessors' documentation, and where the value lives here.
@@ -64,7 +65,9 @@ class General:
         checkpoint_every: epochs between policies that are kept beside the best and the final one; null
             keeps none.
         keep_checkpoints: how many of those to keep, the latest ones.
-        progress: show a progress bar.
+        progress: show a progress bar, or lines in a log file.
+        run_wandb: log to Weights & Biases, see the group ``wandb``.
+        tensorboard: write TensorBoard event files into the run folder.
     """
 
     seed: int = 42
@@ -83,6 +86,8 @@ class General:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
     progress: bool = True
+    run_wandb: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "force"):
@@ -118,6 +123,7 @@ class ExperimentConfig:
         env: its options.
         alg: the training rule.
         dynamics, actor: options of the chosen components.
+        wandb: where the run appears on Weights & Biases.
     """
 
     preset: str
@@ -127,6 +133,7 @@ class ExperimentConfig:
     alg: online.Options
     dynamics: Any
     actor: Any
+    wandb: wandb_logger.Options
     # What an experiment may change without becoming another experiment. Like device and threads, the choice
     # between equivalent kernels moves results by rounding only.
     operational: tuple[str, ...] = field(
@@ -141,6 +148,8 @@ class ExperimentConfig:
             "checkpoint_every",
             "keep_checkpoints",
             "progress",
+            "run_wandb",
+            "tensorboard",
         ),
         repr=False,
     )
@@ -170,7 +179,7 @@ class ExperimentConfig:
         Raises:
             ConfigError: unknown key, wrong type, value that is not allowed, or unknown component.
         """
-        _only_keys(values, ("preset", "general", "env", "alg"), "")
+        _only_keys(values, ("preset", "general", "env", "alg", "wandb"), "")
         env, alg = _section(values, "env"), _section(values, "alg")
         env_name = str(env.pop("name", ""))
         dynamics, actor = _section(alg, "dynamics", "alg."), _section(alg, "actor", "alg.")
@@ -183,6 +192,7 @@ class ExperimentConfig:
             alg=build_options(online.Options, alg, "alg"),
             dynamics=_component_options("dynamics", dynamics),
             actor=_component_options("actor", actor),
+            wandb=build_options(wandb_logger.Options, _section(values, "wandb"), "wandb"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,6 +205,7 @@ class ExperimentConfig:
             "general": dataclasses.asdict(self.general),
             "env": {"name": self.env_name, **dataclasses.asdict(self.env)},
             "alg": alg,
+            "wandb": dataclasses.asdict(self.wandb),
         }
 
     @property
@@ -209,7 +220,7 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """The part of the configuration that decides the numbers a run produces, flattened."""
-        flat = flatten(self.to_dict())
+        flat = flatten({section: v for section, v in self.to_dict().items() if section != "wandb"})
         return {k: v for k, v in flat.items() if k.removeprefix("general.") not in self.operational}
 
     def hash(self) -> str:

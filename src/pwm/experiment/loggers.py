@@ -1,4 +1,4 @@
-"""Where metrics go: ``metrics.jsonl`` is the truth, everything else is made from it."""
+"""Where metrics go: ``metrics.jsonl`` is the truth; CSV is made from it, services get copies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import csv
 import io
 import json
 import math
+import sys
 from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
 
 from pwm.experiment.checkpoints import write_text
 
@@ -35,6 +39,43 @@ class JSONLLogger:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Fuse:
+    """Keeps a service from stopping the run: ``with fuse:`` reports the first error instead of raising it.
+
+    Services are other people's code, networks and disks, so that any error can come out of them. Interrupts
+    pass through.
+
+    Args:
+        service: name shown in the report.
+
+    Attributes:
+        blown: there was an error; the service is not to be used any more.
+    """
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.blown = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self.blown:
+            self.blown = True
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            # Through tqdm, so that the line does not land inside a progress bar.
+            tqdm.write(
+                f"pwm: warning: {self.service} is off from here on, training goes on and metrics.jsonl stays "
+                f"complete: {reason}",
+                file=sys.stderr,
+            )
+        return True
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

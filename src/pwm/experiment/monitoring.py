@@ -5,11 +5,20 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import psutil
 import torch
 from tqdm import tqdm
+
+# Metric, what it is called while training, and its unit.
+SHOWN = (
+    ("eval/episode_return", "eval", ""),
+    ("train/episode_return", "train", ""),
+    ("fps", "fps", ""),
+    ("memory/rss", "rss", " MB"),
+)
 
 
 class PhaseTimer:
@@ -35,50 +44,116 @@ class PhaseTimer:
         return record
 
 
+class EpochTime:
+    """Moving average of the time an epoch takes, and the time left that follows from it.
+
+    Bias-corrected: the average of few epochs is their weighted mean, so that a slow first epoch does not
+    weigh more than any other.
+
+    Args:
+        rate: weight of the newest epoch. The default remembers about 20 epochs, one evaluation included.
+    """
+
+    def __init__(self, rate: float = 0.05) -> None:
+        self.rate = rate
+        self._sum = 0.0
+        self._weight = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one epoch."""
+        self._sum += self.rate * (seconds - self._sum)
+        self._weight += self.rate * (1.0 - self._weight)
+
+    def left(self, epochs: int) -> float | None:
+        """Seconds that ``epochs`` more epochs take; None before the first epoch."""
+        return epochs * self._sum / self._weight if self._weight else None
+
+
 class TrainingMonitor:
-    """Progress bar with the estimated time left and the latest returns.
+    """Shows on stderr how far training is: a bar on a terminal, else a line every ``interval`` seconds.
+
+    Both show the latest returns, environment steps per second, resident memory and the time left.
 
     Args:
         epochs: epochs of the whole run.
         initial: epochs already done.
-        title: shown before the bar.
+        title: shown first.
         enabled: False shows nothing.
+        interval: seconds between lines where stderr is no terminal (log files of batch jobs).
     """
 
-    def __init__(self, epochs: int, initial: int = 0, title: str = "", enabled: bool = True) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        initial: int = 0,
+        title: str = "",
+        enabled: bool = True,
+        interval: float = 30.0,
+    ) -> None:
+        self.epochs = epochs
+        self.epoch = initial
+        self.title = title
+        self._interval = interval
+        self._time = EpochTime()
+        self._updated = time.monotonic()
+        self._latest: dict[str, float] = {}
+        self._lines = enabled and not sys.stderr.isatty()
+        self._printed: tuple[int, float] | None = None
         self._bar = tqdm(
             total=epochs,
             initial=initial,
             desc=title,
-            unit="epoch",
-            disable=not enabled,
+            disable=not enabled or self._lines,
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            mininterval=0.5,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
-        self._shown: dict[str, str] = {}
 
-    def update(self, epoch: int, record: dict[str, float]) -> None:
-        """Advance to ``epoch``; show returns and speed where ``record`` has them."""
-        for key, label in (
-            ("eval/episode_return", "eval"),
-            ("train/episode_return", "train"),
-            ("fps", "fps"),
-        ):
-            if key in record:
-                self._shown[label] = f"{record[key]:.0f}"
-        self._bar.set_postfix(self._shown, refresh=False)
-        self._bar.update(epoch - self._bar.n)
+    def update(self, epoch: int, record: Mapping[str, float]) -> None:
+        """Advance to ``epoch``; returns, speed and memory are taken from ``record`` where it has them."""
+        now = time.monotonic()
+        done = epoch - self.epoch
+        for _ in range(done):
+            self._time.add((now - self._updated) / done)
+        self.epoch, self._updated = epoch, now
+        self._latest |= record
+        if not self._lines:
+            self._bar.set_postfix(self._figures(), refresh=False)
+            self._bar.update(done)
+        elif self._printed is None or now - self._printed[1] >= self._interval:
+            self._print(now)
+
+    def _figures(self) -> dict[str, str]:
+        """What is shown behind the epoch, by its label."""
+        figures = {
+            label: f"{self._latest[key]:.0f}{unit}" for key, label, unit in SHOWN if key in self._latest
+        }
+        left = self._time.left(self.epochs - self.epoch)
+        return figures if left is None else figures | {"eta": tqdm.format_interval(round(left))}
+
+    def _print(self, now: float) -> None:
+        self._printed = (self.epoch, now)
+        parts = [self.title] if self.title else []
+        parts += [f"epoch {self.epoch}/{self.epochs}", f"{100 * self.epoch // self.epochs} %"]
+        parts += [f"{label} {value}" for label, value in self._figures().items()]
+        print("  ".join(parts), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Finish the bar."""
+        """Finish the bar, or print where training ended."""
+        if self._lines and (self._printed is None or self._printed[0] != self.epoch):
+            self._print(time.monotonic())
         self._bar.close()
 
 
 def memory_usage(device: torch.device) -> dict[str, float]:
-    """``memory/rss``: peak resident set in MB; ``memory/device``: allocated GPU memory in MB."""
-    # Linux reports kilobytes, macOS bytes.
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    record = {"memory/rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    """Resident memory of this process and allocated GPU memory, each now and its peak, in 10^6 bytes."""
+    # Linux reports kibibytes, macOS bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    record = {
+        "memory/rss": psutil.Process().memory_info().rss / 1e6,
+        "memory/rss_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
+    }
     if device.type == "cuda":
         record["memory/device"] = torch.cuda.memory_allocated(device) / 1e6
+        record["memory/device_peak"] = torch.cuda.max_memory_allocated(device) / 1e6
     return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from pwm.envs.base import VectorEnv
 from pwm.errors import ConfigError
 from pwm.experiment import checkpoints, reference
 from pwm.experiment.config import ExperimentConfig
-from pwm.experiment.loggers import JSONLLogger, export_csv
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.experiment.policies import build_agent, start_from
 from pwm.experiment.preemption import PreemptionGuard
 from pwm.experiment.run_folder import RunFolder
+from pwm.experiment.sinks import open_sinks, require_services
 from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.hooks import Preempted, SafePoint
-from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop
+from pwm.training.loop import Hooks, Plan, TrainingLoop
 from pwm.training.online import OnlineTrainer
 
 # Copies of the evaluation environment; more episodes take several rounds.
@@ -74,6 +73,7 @@ def train(config: ExperimentConfig) -> RunResult:
         PwmError: bad configuration, checkpoint or environment, before the run folder is touched; or a
             failure while training, with what was saved before intact.
     """
+    require_services(config)
     with PreemptionGuard() as guard:
         device = pick_device(config.general.device)
         if config.general.threads:
@@ -108,32 +108,23 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
     if folder.finished and plan.fulfilled(trainer.epoch, state):
         outcome = "already finished"
     else:
+        folder.describe()
         try:
-            with folder.reported():
-                folder.describe()
+            # The services read what status.json says when they are closed.
+            with open_sinks(folder.path, config, trainer, state) as sink, folder.reported():
                 checkpoints.write_json(folder.path / "reference.json", reference.scores(config, eval_env))
-                with _open_hooks(folder, state, safe_point) as hooks:
+                with contextlib.closing(_monitor(folder)) as monitor:
+                    device = trainer.env.device
+                    hooks = Hooks(
+                        sink, folder, monitor, PhaseTimer(), lambda: memory_usage(device), safe_point
+                    )
                     TrainingLoop(trainer, eval_env, hooks, plan, state).run()
         except Preempted:
             outcome = "preempted"
     return RunResult(folder.path, outcome, state.best_return, state.best_epoch)
 
 
-@contextlib.contextmanager
-def _open_hooks(folder: RunFolder, state: LoopState, safe_point: SafePoint) -> Iterator[Hooks]:
-    """The services of one sitting; metrics are exported as CSV when it ends, however it ends."""
+def _monitor(folder: RunFolder) -> TrainingMonitor:
     config, trainer = folder.config, folder.trainer
-    metrics = folder.path / "metrics.jsonl"
-    # What was logged after the state was saved will be computed again.
-    written = trainer.epoch if state.pending is None else trainer.epoch - 1
-    sink = JSONLLogger(metrics, keep_until=written)
-    monitor = TrainingMonitor(
-        config.epochs, trainer.epoch, f"{trainer.env.spec.name} {config.run_name}", config.general.progress
-    )
-    device = trainer.env.device
-    try:
-        yield Hooks(sink, folder, monitor, PhaseTimer(), lambda: memory_usage(device), safe_point)
-    finally:
-        monitor.close()
-        sink.close()
-        export_csv(metrics, folder.path / "metrics.csv")
+    title = f"{trainer.env.spec.name} {config.run_name}"
+    return TrainingMonitor(config.epochs, trainer.epoch, title, config.general.progress)

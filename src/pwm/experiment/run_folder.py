@@ -46,7 +46,8 @@ class RunFolder:
         """Keep other processes out of the folder; the lock dies with the process.
 
         Raises:
-            ConfigError: another process works on this run, or the folder cannot be written.
+            ConfigError: another process works on this run, or the folder cannot be made.
+            StorageError: a file could not be read or written, for instance because the disk is full.
         """
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
@@ -65,6 +66,8 @@ class RunFolder:
             for unfinished in self.path.rglob(".*.tmp"):
                 unfinished.unlink()
             yield
+        except OSError as error:
+            raise StorageError(f"run {self.path} failed on a file: {error}") from error
         finally:
             lock.release()
 
@@ -76,11 +79,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
-        """Keep ``status.json`` true: running inside the block; finished, preempted or failed after it.
-
-        Raises:
-            StorageError: a file could not be written, for instance because the disk is full.
-        """
+        """Keep ``status.json`` true: running inside the block; finished, preempted or failed after it."""
         self.status("running")
         try:
             yield
@@ -91,8 +90,6 @@ class RunFolder:
             # Where nothing can be written the status cannot either; the error itself matters more.
             with contextlib.suppress(OSError):
                 self.status("failed", f"{type(error).__name__}: {error}")
-            if isinstance(error, OSError):
-                raise StorageError(f"run {self.path} failed on a file: {error}") from error
             raise
         self.status("finished")
 

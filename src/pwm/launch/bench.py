@@ -25,6 +25,7 @@ PARTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "replay": ("replay_speed", [{}]),
     "epoch": ("epoch_speed", [{"preset": "ant"}, {"preset": "small"}]),
     "import": ("import_speed", [{}]),
+    "logging": ("logging_speed", [{}]),
 }
 
 # Figure -> (comparison, target); figures without a target are reported all the same.
@@ -42,6 +43,7 @@ TARGETS: dict[str, tuple[str, float]] = {
     "epoch/ant/flow_heun_over_mlp": ("<=", 1.8),
     "import/import_seconds": ("<=", 0.3),
     "import/help_seconds": ("<=", 1.0),
+    "logging/overhead_percent": ("<=", 1.0),
 }
 
 

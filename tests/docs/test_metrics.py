@@ -1,0 +1,102 @@
+"""``docs/metrics.md`` lists exactly the metrics that runs record, and says where each is computed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, metrics, trained
+
+from pwm.analysis.visualization import TrainingVisualizer
+from pwm.experiment.monitoring import memory_usage
+
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "docs" / "metrics.md"
+# The default horizon, which is part of some names, episodes long enough to look that far ahead, and a
+# discount that lets the time limit hide few returns.
+LONG = ["alg.horizon=16", "env.episode_length=60", "alg.gamma=0.9"]
+RUNS = {
+    "closed loop, flow": [*HOPPER, *FLOW, *LONG],
+    "lockstep": [*ANALYTIC, "alg.collect=lockstep"],
+    "gym": ["env=gym", "env.id=Pendulum-v1"],
+}
+# Only a GPU has these; test_gpu_metrics_are_listed looks at them where there is one.
+ON_GPU = {"memory/device", "memory/device_peak"}
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    unit: str
+    meaning: str
+    source: str
+    healthy: str
+
+
+def table() -> list[Row]:
+    """The lines of the table, without its head."""
+    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [Row(*(cell.strip() for cell in line.strip("|").split("|"))) for line in lines[2:]]
+    return [row._replace(name=row.name.strip("`")) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Names of all metrics of each run."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+        for name, options in RUNS.items():
+            folder = trained(tmp_path_factory.mktemp("run"), *options)
+            found[name] = {key for record in metrics(folder) for key in record}
+    return found
+
+
+def test_every_metric_of_a_run_is_listed(recorded: dict[str, set[str]]) -> None:
+    listed = {row.name for row in table()}
+    missing = {run: names - listed for run, names in recorded.items()}
+    assert not any(missing.values()), missing
+
+
+def test_every_listed_metric_is_recorded(recorded: dict[str, set[str]]) -> None:
+    listed = {row.name for row in table()}
+    stale = listed - set().union(*recorded.values()) - ON_GPU
+    assert not stale
+    assert listed >= ON_GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_metrics_are_listed() -> None:
+    assert set(memory_usage(torch.device("cuda"))) - set(memory_usage(torch.device("cpu"))) == ON_GPU
+
+
+def test_every_cell_is_filled_and_every_name_listed_once() -> None:
+    rows = table()
+    assert len(rows) == len({row.name for row in rows})
+    assert not [row.name for row in rows if not all(row)]
+
+
+def functions(path: Path) -> set[str]:
+    """Names of the functions of a file, with their class."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    return names
+
+
+@pytest.mark.parametrize("source", sorted({row.source for row in table()}))
+def test_source_of_a_metric_exists(source: str) -> None:
+    match = re.fullmatch(r"`([\w/]+\.py)` `([\w.]+)`", source)
+    assert match, source
+    path = ROOT / "src" / "pwm" / match[1]
+    assert path.is_file()
+    assert match[2] in functions(path)

@@ -1,0 +1,151 @@
+"""What a person sees of a run: time left, lines in a log file, the bar on a terminal, memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import termios
+
+import pytest
+import torch
+
+from pwm.experiment import monitoring
+from pwm.experiment.monitoring import EpochTime, TrainingMonitor, memory_usage
+
+RECORD = {
+    "eval/episode_return": 1203.4,
+    "train/episode_return": 979.8,
+    "fps": 770.2,
+    "memory/rss": 611.9,
+    "wm/loss": 1.0,
+}
+
+
+class Clock:
+    """Stands in for the module ``time`` and stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(monitoring, "time", clock)
+    return clock
+
+
+def test_time_left_of_equal_epochs_is_exact() -> None:
+    epoch_time = EpochTime()
+    assert epoch_time.left(10) is None
+    for _ in range(5):
+        epoch_time.add(0.7)
+        assert epoch_time.left(100) == pytest.approx(70.0)
+    assert epoch_time.left(0) == 0.0
+
+
+def test_first_epochs_weigh_alike() -> None:
+    epoch_time = EpochTime(rate=0.05)
+    epoch_time.add(10.0)
+    epoch_time.add(1.0)
+    # Weights 0.05 and 0.05 * 0.95, newest first.
+    assert epoch_time.left(1) == pytest.approx((1.0 + 0.95 * 10.0) / 1.95)
+
+
+def test_time_left_follows_a_change_of_speed() -> None:
+    epoch_time = EpochTime(rate=0.05)
+    for _ in range(200):
+        epoch_time.add(1.0)
+    for _ in range(60):
+        epoch_time.add(2.0)
+    left = epoch_time.left(1)
+    assert left is not None
+    assert left == pytest.approx(2.0 - 0.95**60, abs=1e-3)
+
+
+def test_lines_come_every_interval_and_at_the_end(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = TrainingMonitor(500, title="hopper", interval=30.0)
+    monitor.update(0, {"eval/episode_return": -5.0})
+    for epoch in range(1, 121):
+        clock.now += 0.7
+        monitor.update(epoch, RECORD if epoch % 20 == 0 else {"fps": 800.0})
+    monitor.close()
+    lines = capsys.readouterr().err.splitlines()
+    # 30 s are 42.9 epochs of 0.7 s.
+    assert [re.findall(r"epoch (\d+)/500", line) for line in lines] == [["0"], ["43"], ["86"], ["120"]]
+    assert lines[0] == "hopper  epoch 0/500  0 %  eval -5"
+    assert lines[1] == "hopper  epoch 43/500  8 %  eval 1203  train 980  fps 800  rss 612 MB  eta 05:20"
+    assert lines[3].endswith("eta 04:26")
+
+
+def test_resumed_run_counts_its_own_epochs_only(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = TrainingMonitor(500, initial=400)
+    clock.now += 3.0
+    monitor.update(401, {})
+    monitor.close()
+    assert capsys.readouterr().err == "epoch 401/500  80 %  eta 04:57\n"
+
+
+def test_nothing_is_shown_when_switched_off(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = TrainingMonitor(3, enabled=False)
+    for epoch in range(4):
+        clock.now += 100.0
+        monitor.update(epoch, RECORD)
+    monitor.close()
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == ""
+
+
+def test_terminal_gets_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, end = os.openpty()
+    termios.tcsetwinsize(end, (24, 132))
+    with os.fdopen(end, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monitor = TrainingMonitor(10, title="hopper")
+        clock.now += 60.0
+        monitor.update(0, {"eval/episode_return": 1.0})
+        for epoch in (1, 2, 3):
+            clock.now += 90.0
+            monitor.update(epoch, RECORD)
+        monitor.close()
+        terminal.flush()
+        # The terminal hands over what was written in pieces, up to the line break behind the last bar.
+        shown = b""
+        while not shown.endswith(b"\n"):
+            shown += os.read(screen, 65536)
+    os.close(screen)
+    final = shown.decode().strip().split("\r")[-1]
+    assert final.startswith("hopper  30%|")
+    # The warm-up before epoch 0 is not an epoch: seven epochs of 90 s are left.
+    assert "3/10 [00:00, eval=1203, train=980, fps=770, rss=612 MB, eta=10:30]" in final
+
+
+def test_memory_is_the_current_one_and_the_peak_stays() -> None:
+    cpu = torch.device("cpu")
+    before = memory_usage(cpu)
+    block = torch.ones(50_000_000)
+    held = memory_usage(cpu)
+    del block
+    after = memory_usage(cpu)
+    assert set(after) == {"memory/rss", "memory/rss_peak"}
+    assert held["memory/rss"] - before["memory/rss"] == pytest.approx(200.0, abs=20.0)
+    assert held["memory/rss"] - after["memory/rss"] == pytest.approx(200.0, abs=20.0)
+    assert after["memory/rss_peak"] >= held["memory/rss"] - 5.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_device_memory_is_the_current_one_and_the_peak_stays() -> None:
+    cuda = torch.device("cuda")
+    before = memory_usage(cuda)["memory/device"]
+    block = torch.ones(25_000_000, device=cuda)
+    held = memory_usage(cuda)["memory/device"]
+    del block
+    after = memory_usage(cuda)
+    assert held - before == pytest.approx(100.0, abs=3.0)
+    assert after["memory/device"] == pytest.approx(before, abs=3.0)
+    assert after["memory/device_peak"] >= held
