@@ -59,9 +59,10 @@ class Options(WorldModelOptions):
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
-        critic_real_share: weight of the states visited in the same epoch, with the rewards that really
-            followed, in the critic's loss; the rest is imagined. A model that never imagines a rare mishap
-            (a robot on its back) promises too much for ever; what happened corrects it.
+        critic_real_share: weight in the critic's loss, at the end of training, of the states visited in the
+            same epoch with the rewards that really followed; the rest is imagined. It grows linearly from
+            zero. A model that never imagines a rare mishap promises too much; early on that optimism makes
+            the policy try things, later what happened corrects it.
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
@@ -246,15 +247,20 @@ class Agent(nn.Module):
         targets = td_lambda(rewards, next_values, visited.ends, opts.gamma, opts.lam)
         return encode(visited.obs).flatten(0, 1), targets.flatten()
 
-    def learn_values(self, rollout: Imagined, targets: Tensor, visited: Visited) -> Metrics:
-        """Update the critic on imagined latents with ``targets`` [H, B] and on ``visited`` states."""
+    def learn_values(
+        self, rollout: Imagined, targets: Tensor, visited: Visited, real_share: float
+    ) -> Metrics:
+        """Update the critic on the rollout's latents with ``targets`` [H, B] and on ``visited`` states.
+
+        ``real_share`` is the weight of the visited states in the loss.
+        """
         z, targets = rollout.latents.detach().flatten(0, 1), targets.flatten()
-        weights, share = reach_weights(rollout).flatten(), self.options.critic_real_share
-        if share:
+        weights = reach_weights(rollout).flatten()
+        if real_share:
             real_z, real_targets = self.real_targets(visited)
             total = len(z) + len(real_z)
-            real_weights = torch.full_like(real_targets, share * total / len(real_z))
-            weights = torch.cat([(1.0 - share) * total / len(z) * weights, real_weights])
+            real_weights = torch.full_like(real_targets, real_share * total / len(real_z))
+            weights = torch.cat([(1.0 - real_share) * total / len(z) * weights, real_weights])
             z, targets = torch.cat([z, real_z]), torch.cat([targets, real_targets])
         return self.update_critic(z, targets, weights)
 

@@ -128,6 +128,7 @@ class OnlineTrainer:
         self.obs = env.reset()
         self.env_steps = 0
         self.epoch = 0
+        self.progress = 0.0
         self.velocity_evals = 0
         self.warmup_updates = 0
         # Where the running epoch is: metrics of every part of it that is done, and the steps taken in it.
@@ -155,13 +156,14 @@ class OnlineTrainer:
         """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 
         Args:
-            progress: share of the run that is done, for the learning-rate schedule.
+            progress: share of the run that is done, for the schedules.
             timer: context-manager factory ``timer(name)`` for the phases sim, wm, actor and critic.
             safe_point: called before every update.
 
         Returns:
             Flat record of metrics.
         """
+        self.progress = progress
         rates = self.agent.set_lr_fraction(self._decay(progress), self.options.lr_final)
         for part in self._parts()[len(self.done) :]:
             safe_point()
@@ -259,7 +261,8 @@ class OnlineTrainer:
         with timer("actor"):
             rollout, targets, actor = self.agent.update_actor(z, interrupt)
         with timer("critic"):
-            critic = self.agent.learn_values(rollout, targets, self._visited())
+            real_share = self.options.critic_real_share * self.progress
+            critic = self.agent.learn_values(rollout, targets, self._visited(), real_share)
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
         return _named("actor", actor) | _named("critic", critic)
 
