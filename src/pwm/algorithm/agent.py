@@ -19,12 +19,10 @@ from pwm.algorithm.losses import (
     critic_loss,
     critic_targets,
     imagine,
-    reach_weights,
     world_model_loss,
 )
-from pwm.algorithm.returns import td_lambda
 from pwm.algorithm.updates import Updater
-from pwm.data.batch import Batch, Visited
+from pwm.data.batch import Batch
 from pwm.errors import ConfigError
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import check_units
@@ -59,10 +57,6 @@ class Options(WorldModelOptions):
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
-        critic_real_share: weight in the critic's loss, at the end of training, of the states visited in the
-            same epoch with the rewards that really followed; the rest is imagined. It grows linearly from
-            zero. A model that never imagines a rare mishap promises too much; early on that optimism makes
-            the policy try things, later what happened corrects it.
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
@@ -93,7 +87,6 @@ class Options(WorldModelOptions):
     ret_rms: bool = True
     target_rate: float = 1.0
     value_rms: bool = True
-    critic_real_share: float = 0.0
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
 
@@ -113,7 +106,7 @@ class Options(WorldModelOptions):
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
             if getattr(self, key) < 0.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
-        for key in ("gamma", "lam", "target_rate", "critic_real_share"):
+        for key in ("gamma", "lam", "target_rate"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
 
@@ -236,33 +229,6 @@ class Agent(nn.Module):
         metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
         metrics |= self.actor.report(rollout.latents.detach())
         return rollout, targets, metrics
-
-    @torch.no_grad()
-    def real_targets(self, visited: Visited) -> tuple[Tensor, Tensor]:
-        """Latents [T * N, L] of visited states, and TD(lambda) targets [T * N] from what really followed."""
-        opts, encode = self.options, self.world_model.encode
-        values = self.target_critic.minimum(encode(visited.next_obs))
-        next_values = torch.where(visited.terminated, 0.0, values)
-        rewards = visited.reward / self.reward_scale
-        targets = td_lambda(rewards, next_values, visited.ends, opts.gamma, opts.lam)
-        return encode(visited.obs).flatten(0, 1), targets.flatten()
-
-    def learn_values(
-        self, rollout: Imagined, targets: Tensor, visited: Visited, real_share: float
-    ) -> Metrics:
-        """Update the critic on the rollout's latents with ``targets`` [H, B] and on ``visited`` states.
-
-        ``real_share`` is the weight of the visited states in the loss.
-        """
-        z, targets = rollout.latents.detach().flatten(0, 1), targets.flatten()
-        weights = reach_weights(rollout).flatten()
-        if real_share:
-            real_z, real_targets = self.real_targets(visited)
-            total = len(z) + len(real_z)
-            real_weights = torch.full_like(real_targets, real_share * total / len(real_z))
-            weights = torch.cat([(1.0 - real_share) * total / len(z) * weights, real_weights])
-            z, targets = torch.cat([z, real_z]), torch.cat([targets, real_targets])
-        return self.update_critic(z, targets, weights)
 
     def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:
         """``critic_iterations`` passes of minibatch steps over latents z [N, L], targets and weights [N]."""

@@ -45,21 +45,3 @@ class Recorded(NamedTuple):
     reward: Tensor
     terminated: Tensor
     running: Tensor
-
-
-class Visited(NamedTuple):
-    """T steps of N environments that reset themselves, time first; episodes end anywhere.
-
-    Attributes:
-        obs: [T, N, obs_dim], before the step.
-        reward: [T, N], environment reward.
-        terminated: [T, N] bool, true where the step ended the episode for good.
-        ends: [T, N] bool, true where the step ended the episode, for whatever reason.
-        next_obs: [T, N, obs_dim], the true next observation, also where the episode ended.
-    """
-
-    obs: Tensor
-    reward: Tensor
-    terminated: Tensor
-    ends: Tensor
-    next_obs: Tensor

@@ -8,7 +8,6 @@ in the environment, whose episode ends cut the rollout.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +18,8 @@ from torch import Tensor
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
-from pwm.algorithm.losses import Feedback, Interrupt, Metrics
-from pwm.data.batch import Recorded, Visited
+from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
+from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError, EnvError
@@ -128,12 +127,11 @@ class OnlineTrainer:
         self.obs = env.reset()
         self.env_steps = 0
         self.epoch = 0
-        self.progress = 0.0
         self.velocity_evals = 0
         self.warmup_updates = 0
-        # Where the running epoch is: metrics of every part of it that is done, and the steps taken in it.
+        # Where the running epoch is: metrics of every part of it that is done, observations visited in it.
         self.done: list[Metrics] = []
-        self.steps: deque[Visited] = deque(maxlen=options.horizon)
+        self.visited = self.obs
 
     def warm_up(self, safe_point: SafePoint) -> None:
         """Act at random, then train the world model alone, as configured; does what is left of it."""
@@ -156,14 +154,13 @@ class OnlineTrainer:
         """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 
         Args:
-            progress: share of the run that is done, for the schedules.
+            progress: share of the run that is done, for the learning-rate schedule.
             timer: context-manager factory ``timer(name)`` for the phases sim, wm, actor and critic.
             safe_point: called before every update.
 
         Returns:
             Flat record of metrics.
         """
-        self.progress = progress
         rates = self.agent.set_lr_fraction(self._decay(progress), self.options.lr_final)
         for part in self._parts()[len(self.done) :]:
             safe_point()
@@ -204,8 +201,6 @@ class OnlineTrainer:
             self.obs, action, result.reward, result.terminated, result.truncated, result.final_obs
         )
         self.agent.observe(self.obs, result.reward)
-        ends = result.terminated | result.truncated
-        self.steps.append(Visited(self.obs, result.reward, result.terminated, ends, result.final_obs))
         self.episodes.add(result)
         self.obs = result.obs
         self.env_steps += self.env.num_envs
@@ -220,18 +215,18 @@ class OnlineTrainer:
         return [self._collect, *[self._improve_policy] * opts.actor_iterations, *models]
 
     def _collect(self, timer: Any) -> Metrics:
-        """H closed-loop steps."""
+        """H closed-loop steps; keeps the visited observations [H * N, obs_dim]."""
+        visited = []
         with timer("sim"):
             for _ in range(self.options.horizon):
+                visited.append(self.obs)
                 self._step(self.agent.act(self.obs))
+        self.visited = torch.cat(visited)
         return {}
 
-    def _visited(self) -> Visited:
-        """The H steps taken in this epoch."""
-        return Visited(*(torch.stack(column) for column in zip(*self.steps, strict=True)))
-
-    def _starts(self, visited: Tensor) -> Tensor:
-        """Latents of ``actor_batch_size`` observations: some ``visited`` [n, obs_dim], some replayed."""
+    def _starts(self) -> Tensor:
+        """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
+        visited = self.visited
         total = self.options.actor_batch_size
         replayed = round(self.options.replay_starts * total)
         order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
@@ -255,14 +250,15 @@ class OnlineTrainer:
         return self._update_policy(timer, start, self._execute)
 
     def _improve_policy(self, timer: Any) -> Metrics:
-        return self._update_policy(timer, self._starts(self._visited().obs.flatten(0, 1)))
+        return self._update_policy(timer, self._starts())
 
     def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
         with timer("actor"):
             rollout, targets, actor = self.agent.update_actor(z, interrupt)
         with timer("critic"):
-            real_share = self.options.critic_real_share * self.progress
-            critic = self.agent.learn_values(rollout, targets, self._visited(), real_share)
+            latents = rollout.latents.detach().flatten(0, 1)
+            weights = reach_weights(rollout).flatten()
+            critic = self.agent.update_critic(latents, targets.flatten(), weights)
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
         return _named("actor", actor) | _named("critic", critic)
 
@@ -295,7 +291,7 @@ class OnlineTrainer:
             "env": env_state,
             "episodes": self.episodes.state_dict(),
             "obs": self.obs.clone(),
-            "steps": [list(step) for step in self.steps],
+            "visited": self.visited.clone(),
             "done": self.done,
             "counters": {name: getattr(self, name) for name in COUNTERS},
         }
@@ -306,7 +302,7 @@ class OnlineTrainer:
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
         device = self.env.device
-        self.steps.extend(Visited(*(value.to(device) for value in step)) for step in state["steps"])
+        self.visited = state["visited"].to(device)
         self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
         if state["env"] is None:
             self.obs = self.env.reset()
