@@ -24,7 +24,8 @@ from pwm.experiment import gradients
 from pwm.experiment.config import compose_config
 from pwm.experiment.loggers import JSONLLogger, export_csv
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
-from pwm.experiment.run import build_agent, build_env
+from pwm.experiment.policies import build_agent
+from pwm.experiment.run import build_env
 from pwm.experiment.tensorboard_logger import TensorBoardLogger
 from pwm.experiment.wandb_logger import Options, WandBLogger
 from pwm.training.online import OnlineTrainer

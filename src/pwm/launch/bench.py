@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "epoch": ("epoch_speed", [{"preset": "ant"}, {"preset": "small"}]),
     "import": ("import_speed", [{}]),
     "logging": ("logging_speed", [{}]),
+    "save": ("save_speed", [{"preset": name} for name in ("pwm_small_flow", "pwm_5M_flow", "pwm_48M_flow")]),
 }
 
 # Figure -> (comparison, target); figures without a target are reported all the same.
@@ -44,6 +45,9 @@ TARGETS: dict[str, tuple[str, float]] = {
     "import/import_seconds": ("<=", 0.3),
     "import/help_seconds": ("<=", 1.0),
     "logging/overhead_percent": ("<=", 1.0),
+    "save/pwm_small_flow/percent_of_interval": ("<=", 2.0),
+    "save/pwm_5M_flow/percent_of_interval": ("<=", 2.0),
+    "save/pwm_48M_flow/percent_of_interval": ("<=", 2.0),
 }
 
 

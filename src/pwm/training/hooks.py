@@ -14,6 +14,10 @@ class Preempted(Exception):
     """The run was asked to stop; it did so between two updates."""
 
 
+def go_on() -> None:
+    """The safe point of a run that never has to give way."""
+
+
 class MetricSink(Protocol):
     """Receives one flat record of numbers per epoch."""
 

@@ -24,7 +24,7 @@ from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
 from pwm.errors import ConfigError, EnvError
 from pwm.training.episode_statistics import EpisodeStatistics
-from pwm.training.hooks import SafePoint
+from pwm.training.hooks import SafePoint, go_on
 
 COLLECT_MODES = ("closed_loop", "lockstep")
 # Share of the decay that is done, from the share of its time that has passed.
@@ -133,7 +133,7 @@ class OnlineTrainer:
         self.done: list[Metrics] = []
         self.visited = self.obs
 
-    def warm_up(self, safe_point: SafePoint) -> None:
+    def warm_up(self, safe_point: SafePoint = go_on) -> None:
         """Act at random, then train the world model alone, as configured; does what is left of it."""
         opts, n = self.options, self.env.num_envs
         if self.epoch:
@@ -150,7 +150,7 @@ class OnlineTrainer:
             self.warmup_updates += 1
         self.agent.check_finite()
 
-    def run_epoch(self, progress: float, timer: Any, safe_point: SafePoint) -> dict[str, float]:
+    def run_epoch(self, progress: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
         """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 
         Args:
