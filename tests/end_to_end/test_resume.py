@@ -336,3 +336,30 @@ def test_environment_that_explodes_is_named(
     message = capsys.readouterr().err
     assert "dflex_hopper: final_obs of environment 2 is not finite (entries [1]) after 236 steps" in message
     assert "EnvError" in str(status(only_run(tmp_path))["reason"])
+
+
+def test_losses_that_explode_end_the_run_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = ["alg.critic_lr=1e30", "alg.lr_schedule=constant", "alg.max_skipped_updates=2"]
+    assert train(tmp_path, *ANALYTIC, *wild, SAVE_ALWAYS) == 2
+    message = capsys.readouterr().err
+    assert "critic gradient was not finite in" in message
+    assert "lower its learning rate" in message
+    folder = only_run(tmp_path)
+    assert status(folder)["state"] == "failed"
+    assert "NonFiniteError" in str(status(folder)["reason"])
+    assert computed(folder)[0]["epoch"] == 0
+
+
+def test_state_of_another_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pwm.experiment.checkpoints.VERSION", 99)
+        folder = trained(tmp_path, *ANALYTIC)
+    before = contents(folder)
+    capsys.readouterr()
+    assert train(tmp_path, *ANALYTIC, "general.epochs=5") == 2
+    assert "has version 99, this release reads 1" in capsys.readouterr().err
+    assert contents(folder) == before

@@ -112,6 +112,9 @@ class RunFolder:
 
     def save_state(self, loop: dict[str, Any]) -> None:
         """Write ``latest.pt`` and what is new in the replay buffer."""
+        # The state must not reach the disk before the records of the epochs it has behind it.
+        with contextlib.suppress(FileNotFoundError), (self.path / "metrics.jsonl").open("rb") as metrics:
+            os.fsync(metrics.fileno())
         content = {"hash": self.config.hash(), "loop": dict(loop), "trainer": self.trainer.state_dict()}
         self.states.save(content, self.trainer.replay)
 
