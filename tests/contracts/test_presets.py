@@ -22,7 +22,6 @@ ENVS = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml"))
 # Candidate -> baseline of the same size.
 TWINS = {name: name.split("_flow")[0].split("_residual")[0] for name in ALGS if "_" in name}
 TWINS = {name: twin for name, twin in TWINS.items() if name != twin}
-TASKS = ("cartpole", "double_pendulum", "hopper", "ant", "anymal", "humanoid")
 OBS_DIM, ACT_DIM = 11, 3
 # Presets with more parameters than this are built without memory.
 REAL_PARAMETERS = 10_000_000
@@ -93,15 +92,6 @@ def test_twins_differ_in_nothing_but_the_dynamics(preset: str) -> None:
     assert changed
     strangers = [key for key in changed if key != "preset" and not key.startswith("alg.dynamics.")]
     assert not strangers
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("preset", TWINS)
-def test_twins_have_as_many_parameters(preset: str, task: str) -> None:
-    sizes = dflex.load_task(task)
-    baseline = parameters(TWINS[preset], sizes.obs_dim, sizes.act_dim)
-    candidate = parameters(preset, sizes.obs_dim, sizes.act_dim)
-    assert abs(candidate - baseline) / baseline <= 0.02, (candidate, baseline)
 
 
 @pytest.mark.parametrize("preset", [name for name in ALGS if "M" in name and "flow" not in name])

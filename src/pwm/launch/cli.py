@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | parity | convert | bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import inspection
+from pwm.launch import inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=run_evaluate)
 
     inspection.add_commands(commands)
+    parity.add_command(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
     convert.add_argument("src", type=Path, metavar="SRC")
@@ -132,7 +133,7 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, 2 after an error a user can fix, 75 after a preemption."""
+    """Entry point; returns the exit code: the command's own, or 2 after an error a user can fix."""
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0

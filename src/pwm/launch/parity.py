@@ -1,0 +1,69 @@
+"""``pwm parity``: are two world models the same size?"""
+
+from __future__ import annotations
+
+import argparse
+
+from pwm.errors import ConfigError
+
+PARITY_HELP = """\
+Count the parameters of two world models and compare them, part by part.
+
+  pwm parity --baseline pwm_48M --candidate pwm_48M_flow --env dflex_ant
+  pwm parity --baseline pwm_5M --candidate pwm_5M_flow alg.dynamics.units=[600,600] --obs-dim 55 --act-dim 8
+
+A pair passes at a difference of at most 2 % if nothing but the width of the candidate's dynamics differs.
+When it fails, the width that restores parity is printed as an override.
+
+Exit code 0: PASS; 1: FAIL; 2: an error.
+"""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``parity`` to the parser's subcommands."""
+    parity = commands.add_parser(
+        "parity",
+        help="compare the sizes of two world models",
+        description=PARITY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for side in ("baseline", "candidate"):
+        parity.add_argument(
+            f"--{side}", nargs="+", required=True, metavar=("ALG", "key=value"), help="preset and overrides"
+        )
+    parity.add_argument("--obs-dim", type=int, default=None, help="width of observations, with --act-dim")
+    parity.add_argument("--act-dim", type=int, default=None, help="width of actions, with --obs-dim")
+    parity.add_argument("--latent-dim", type=int, default=None, help="width of both models' latents")
+    parity.add_argument(
+        "--env",
+        nargs="+",
+        default=None,
+        metavar=("ENV", "key=value"),
+        help="take the widths from this task, e.g. dflex_ant, or gym env.id=HalfCheetah-v5",
+    )
+    parity.set_defaults(run=run_parity)
+
+
+def run_parity(args: argparse.Namespace) -> int:
+    """``pwm parity``; returns the exit code."""
+    from pwm.analysis.parameter_parity import check_parity, task_sizes
+    from pwm.experiment.config import compose_config
+
+    given = (args.obs_dim, args.act_dim)
+    if (None in given) != (given == (None, None)):
+        raise ConfigError("give --obs-dim and --act-dim together, or take both from --env")
+    if None not in given and args.env is not None:
+        raise ConfigError("give either --obs-dim and --act-dim, or --env, not both")
+    common = [] if args.env is None else [f"env={args.env[0]}", *args.env[1:]]
+    if args.latent_dim is not None:
+        common.append(f"alg.latent_dim={args.latent_dim}")
+    baseline, candidate = (
+        compose_config([f"alg={preset}", *common, *overrides])
+        for preset, *overrides in (args.baseline, args.candidate)
+    )
+    obs_dim, act_dim = task_sizes(baseline) if None in given else given
+    parity = check_parity(baseline, candidate, obs_dim, act_dim)
+    print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
+    print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.latent_dim}")
+    print(parity.report())
+    return 0 if parity.passed else 1
