@@ -1,0 +1,64 @@
+"""Figures of one run, from its evaluations alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LAST = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation during training.
+
+    Attributes:
+        epoch, env_steps, wall_time: when; seconds over all sittings.
+        episode_return: mean over episodes.
+        std: standard deviation over episodes; None where it was not logged.
+    """
+
+    epoch: int
+    env_steps: int
+    wall_time: float
+    episode_return: float
+    std: float | None
+
+
+def measures(
+    evaluations: Sequence[Evaluation], reference: Mapping[str, float], threshold: float | None
+) -> dict[str, float | None]:
+    """What a run achieved; None where a figure is undefined.
+
+    Args:
+        evaluations: at least one, in the order of training.
+        reference: returns of policies that know nothing; the lower one is the floor of ``retention``.
+        threshold: return that counts as solved.
+
+    Returns:
+        ``final``; ``best``; ``last10``, the mean of the last ten evaluations; ``auc``, the area under the
+        curve over environment steps (trapezoids) divided by the steps from the first to the last evaluation,
+        that is the mean return along the way; ``drop``, best minus final; ``retention``, last10 as a share
+        of best, both above the floor; ``steps_to_threshold`` and ``seconds_to_threshold``, at the first
+        evaluation that reaches the threshold (not interpolated).
+    """
+    returns = np.array([e.episode_return for e in evaluations])
+    steps = np.array([e.env_steps for e in evaluations], dtype=float)
+    final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
+    span = float(steps[-1] - steps[0])
+    floor = min(reference.values(), default=None)
+    solved = (e for e in evaluations if threshold is not None and e.episode_return >= threshold)
+    first = next(solved, None)
+    return {
+        "final": final,
+        "best": best,
+        "last10": last10,
+        "auc": float(np.trapezoid(returns, steps)) / span if span else None,
+        "drop": best - final,
+        "retention": None if floor is None or best <= floor else (last10 - floor) / (best - floor),
+        "threshold": threshold,
+        "steps_to_threshold": None if first is None else first.env_steps,
+        "seconds_to_threshold": None if first is None else first.wall_time,
+    }

@@ -1,0 +1,340 @@
+"""Statistics over training runs (seeds): numbers in, numbers out; the libraries do the mathematics.
+
+Scores of one task are an array [seeds]; of several tasks, a matrix [seeds, tasks] as in rliable. What the
+methods can show with few seeds is part of the results (``power``, ``limits``): with three seeds an interval
+or a test promises more than it keeps.
+
+Sources:
+    Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice (rliable).
+    Colas, Sigaud and Oudeyer 2019, A hitchhiker's guide to statistical comparisons of RL algorithms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from pwm.errors import ConfigError, DataError
+
+CONFIDENCE = 0.95
+ALPHA = 0.05
+TARGET_POWER = 0.8
+# Resamples of a bootstrap, and of a permutation test with more arrangements than that.
+RESAMPLES = 2000
+PERMUTATIONS = 9999
+MOST_SEEDS = 1000
+# Two seeds each find a difference of this many standard deviations with 99 % power, and the distribution
+# functions behind larger ones are not reliable.
+LARGE_EFFECT = 10.0
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % confidence interval; NaN bounds where there are too few seeds for one."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Estimates at several points.
+
+    Attributes:
+        value, low, high: [points].
+    """
+
+    value: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One arm on one task.
+
+    Attributes:
+        seeds: number of runs.
+        mean: with Student's interval, which is exact for normal scores and any number of seeds.
+        std: sample standard deviation (n - 1); NaN for one seed.
+    """
+
+    seeds: int
+    mean: Estimate
+    std: float
+
+
+@dataclass(frozen=True)
+class DifferenceTest:
+    """Outcome of a two-sided test between the means of x and y.
+
+    Attributes:
+        difference: mean(x) - mean(y), with Welch's interval.
+        p_value: NaN where the test is undefined (neither x nor y varies).
+    """
+
+    difference: Estimate
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a two-sided t-test at the 5 % level can detect.
+
+    Attributes:
+        effect: observed difference over the pooled standard deviation (Cohen's d); NaN where undefined.
+        achieved: power at the observed effect and the seeds at hand; NaN where undefined.
+        seeds_needed: seeds per arm for 80 % power at the observed effect; None if more than 1000.
+        detectable_effect: smallest effect the seeds at hand detect with 80 % power.
+        detectable_difference: the same in units of the score.
+    """
+
+    effect: float
+    achieved: float
+    seeds_needed: int | None
+    detectable_effect: float
+    detectable_difference: float
+
+
+def summarise(scores: ArrayLike) -> Summary:
+    """Mean with Student's 95 % interval and standard deviation of scores [seeds]."""
+    x = _scores(scores, 1, least=1)
+    if len(x) == 1:
+        return Summary(1, Estimate(float(x[0]), math.nan, math.nan), math.nan)
+    mean, std = float(x.mean()), float(x.std(ddof=1))
+    if not std:
+        return Summary(len(x), Estimate(mean, mean, mean), std)
+    low, high = stats.t.interval(CONFIDENCE, len(x) - 1, mean, std / math.sqrt(len(x)))
+    return Summary(len(x), Estimate(mean, float(low), float(high)), std)
+
+
+def interquartile_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of the middle half of all runs of all tasks, with a stratified bootstrap interval.
+
+    Runs are drawn again within each task (Agarwal et al. 2021, section 4); the interval is that of the
+    percentiles. Drawing again understates the spread by a factor sqrt((n - 1) / n), so that with n = 3 seeds
+    the intervals hold the truth much less often than 95 % of the time, see ``limits``.
+
+    Args:
+        scores: [seeds, tasks], comparable between tasks (normalised).
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        DataError: scores are not finite or not a matrix.
+    """
+    matrix = _scores(scores, 2, least=1)
+    found = interquartile_mean_curve(matrix[:, :, None], seed, resamples)
+    return Estimate(float(found.value[0]), float(found.low[0]), float(found.high[0]))
+
+
+def interquartile_mean_curve(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Curve:
+    """``interquartile_mean`` at every point of learning curves [seeds, tasks, points]."""
+    cube = _scores(scores, 3, least=1)
+    if len(cube) == 1:
+        unknown = np.full(cube.shape[2], math.nan)
+        return Curve(_trimmed(cube), unknown, unknown)
+    low, high = _bootstrap(cube, _trimmed, seed, resamples)
+    return Curve(_trimmed(cube), low, high)
+
+
+def _trimmed(cube: Array) -> Array:
+    return np.asarray(stats.trim_mean(cube.reshape(-1, cube.shape[2]), 0.25, axis=0))
+
+
+def probability_of_improvement(
+    x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Probability that a run of x beats a run of y on the same task, averaged over tasks; ties count half.
+
+    The Mann-Whitney statistic over the number of pairs, with a stratified bootstrap interval in which both
+    arms are drawn again (Agarwal et al. 2021, section 4.3).
+
+    Args:
+        x, y: [seeds, tasks]; the numbers of seeds may differ.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        DataError: scores are not finite, no matrices, or of different tasks.
+    """
+    a, b = _scores(x, 2, least=1), _scores(y, 2, least=1)
+    if a.shape[1] != b.shape[1]:
+        raise DataError(f"scores of {a.shape[1]} and of {b.shape[1]} tasks cannot be compared")
+    rliable = _require("rliable.metrics")
+
+    def chance(*arms: Array) -> Array:
+        return np.array([rliable.probability_of_improvement(*arms)])
+
+    value = float(chance(a, b)[0])
+    if min(len(a), len(b)) == 1:
+        return Estimate(value, math.nan, math.nan)
+    low, high = _bootstrap([a, b], chance, seed, resamples)
+    return Estimate(value, float(low[0]), float(high[0]))
+
+
+def performance_profile(
+    scores: ArrayLike, thresholds: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+) -> Curve:
+    """Share of the runs of all tasks that score above each threshold [points], with bootstrap intervals.
+
+    The score distributions of Agarwal et al. 2021, section 4.2, after Dolan and Moré 2002.
+
+    Args:
+        scores: [seeds, tasks], comparable between tasks (normalised).
+        thresholds: [points].
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+
+    Raises:
+        DataError: scores or thresholds are not finite or of another shape.
+    """
+    matrix, points = _scores(scores, 2, least=1), _scores(thresholds, 1, least=1)
+    library = _require("rliable.library")
+
+    def profile(drawn: Array) -> Array:
+        return np.asarray(library.score_distributions(drawn, points))
+
+    if len(matrix) == 1:
+        unknown = np.full(len(points), math.nan)
+        return Curve(profile(matrix), unknown, unknown)
+    low, high = _bootstrap(matrix, profile, seed, resamples)
+    return Curve(profile(matrix), low, high)
+
+
+def welch_test(x: ArrayLike, y: ArrayLike) -> DifferenceTest:
+    """Welch's t-test (1947): do the means of x [seeds] and y [seeds] differ? No equal variances needed."""
+    a, b = _scores(x, 1, least=2), _scores(y, 1, least=2)
+    if np.ptp(a) == np.ptp(b) == 0.0:
+        return DifferenceTest(Estimate(float(a[0] - b[0]), math.nan, math.nan), math.nan)
+    with warnings.catch_warnings():
+        if not np.ptp(a) or not np.ptp(b):
+            # Said of the variance of the arm that does not vary; the other one decides.
+            warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        found = stats.ttest_ind(a, b, equal_var=False)
+    interval = found.confidence_interval(CONFIDENCE)
+    difference = Estimate(float(a.mean() - b.mean()), float(interval.low), float(interval.high))
+    return DifferenceTest(difference, float(found.pvalue))
+
+
+def permutation_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> float:
+    """p-value of the permutation test of the difference of means (Fisher 1935, Pitman 1937).
+
+    It needs no distribution of the scores. All arrangements of x [seeds] and y [seeds] are looked at where
+    there are at most 9999 (up to 7 + 7 seeds), else 9999 random ones.
+    """
+    a, b = _scores(x, 1, least=2), _scores(y, 1, least=2)
+    found = stats.permutation_test(
+        (a, b),
+        lambda u, v, axis: u.mean(axis) - v.mean(axis),
+        n_resamples=PERMUTATIONS,
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
+
+
+def smallest_permutation_p(n: int, m: int) -> float:
+    """Smallest two-sided p-value of ``permutation_test`` with n and m seeds: 0.1 for 3 and 3."""
+    arrangements = math.comb(n + m, n)
+    return min(1.0, 2 / arrangements if arrangements <= PERMUTATIONS else 2 / (PERMUTATIONS + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests (tasks) adjusted for their number (Holm 1979).
+
+    An undefined test (NaN) stays undefined and counts as one that found nothing.
+    """
+    p = np.asarray(p_values, dtype=float)
+    if not len(p):
+        return []
+    correct = _require("statsmodels.stats.multitest").multipletests
+    adjusted = correct(np.nan_to_num(p, nan=1.0), method="holm")[1]
+    return [math.nan if math.isnan(raw) else float(found) for raw, found in zip(p, adjusted)]
+
+
+def power(x: ArrayLike, y: ArrayLike) -> Power:
+    """What t-tests between x [seeds] and y [seeds] can detect, and how many seeds the observed effect needs.
+
+    Cohen 1988. The observed effect of few seeds is itself uncertain, so ``seeds_needed`` is a rough guide
+    for the next experiment and says nothing about whether this one's result is real (Hoenig and Heisey 2001).
+    """
+    a, b = _scores(x, 1, least=2), _scores(y, 1, least=2)
+    pooled = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    detectable = detectable_effect(len(a), len(b))
+    if not pooled:
+        return Power(math.nan, math.nan, None, detectable, 0.0)
+    effect = float((a.mean() - b.mean()) / pooled)
+    size = min(abs(effect), LARGE_EFFECT)
+    test = _require("statsmodels.stats.power").TTestIndPower()
+    seeds = np.arange(2, MOST_SEEDS + 1)
+    enough = seeds[np.asarray(test.power(size, seeds, ALPHA)) >= TARGET_POWER]
+    achieved = float(test.power(size, len(a), ALPHA, ratio=len(b) / len(a)))
+    needed = int(enough[0]) if len(enough) else None
+    return Power(effect, achieved, needed, detectable, detectable * pooled)
+
+
+def detectable_effect(n: int, m: int) -> float:
+    """Smallest difference, in standard deviations, that n and m seeds detect with 80 % power at 5 %."""
+    if min(n, m) < 2:
+        raise DataError(f"{n} and {m} seeds; at least 2 of each are needed")
+    test = _require("statsmodels.stats.power").TTestIndPower()
+    return float(np.squeeze(test.solve_power(nobs1=n, alpha=ALPHA, power=TARGET_POWER, ratio=m / n)))
+
+
+@contextlib.contextmanager
+def _global_stream(seed: int) -> Iterator[None]:
+    """Seed NumPy's global stream, the only one rliable draws from, and restore it afterwards."""
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+def _bootstrap(
+    scores: Array | list[Array], statistic: Callable[..., Array], seed: int, resamples: int
+) -> tuple[Array, Array]:
+    """Percentile interval of ``statistic`` under rliable's stratified bootstrap."""
+    library = _require("rliable.library")
+    with _global_stream(seed):
+        _, intervals = library.get_interval_estimates(
+            {"": scores}, statistic, reps=resamples, confidence_interval_size=CONFIDENCE
+        )
+    return intervals[""][0], intervals[""][1]
+
+
+def _require(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f'statistics need {module} ({error}): pip install "flow-pwm[report]"') from error
+
+
+def _scores(values: ArrayLike, dimensions: int, least: int) -> Array:
+    """``values`` as a finite float array of that many dimensions with at least so many seeds.
+
+    Raises:
+        DataError: they are something else.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim != dimensions or not array.size:
+        raise DataError(f"scores of shape {list(array.shape)}; {dimensions} non-empty dimensions are needed")
+    if len(array) < least:
+        raise DataError(f"{len(array)} seeds; at least {least} are needed")
+    if not np.isfinite(array).all():
+        raise DataError(f"{int((~np.isfinite(array)).sum())} of {array.size} scores are not finite")
+    return array

@@ -1,0 +1,316 @@
+"""Statistics against published results, known distributions and hand-counted cases."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pwm.analysis import statistics
+from pwm.analysis.statistics import (
+    detectable_effect,
+    holm,
+    interquartile_mean,
+    interquartile_mean_curve,
+    performance_profile,
+    permutation_test,
+    power,
+    probability_of_improvement,
+    smallest_permutation_p,
+    summarise,
+    welch_test,
+)
+from pwm.errors import ConfigError, DataError
+
+pytest.importorskip("rliable")
+
+ANCHORS = Path(__file__).parents[3] / "shared" / "data" / "anchors"
+SIMULATIONS = 1000
+# A correct 95 % interval fails these bounds in fewer than 1 of 10 000 sets of 1000 simulations.
+COVERAGE = (0.92, 0.98)
+TYPE_1 = (0.03, 0.07)
+
+
+def anchor(name: str) -> list[dict[str, str]]:
+    """Rows of a file of published results."""
+    path = ANCHORS / name
+    if not path.is_file():
+        pytest.skip("the published results are not on this machine (../shared/data/anchors)")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# --- published results ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "task", "mean", "std"),
+    [
+        ("pwm", "hopper", 5649, 53),
+        ("pwm", "ant", 9546, 1043),
+        ("pwm", "anymal", 14073, 1174),
+        ("pwm", "humanoid", 8773, 730),
+        ("pwm", "humanoidsnu", 5851, 299),
+        ("tdmpc2", "hopper", 3430, 2081),
+        ("tdmpc2", "ant", 6413, 470),
+    ],
+)
+def test_published_means_and_deviations(algorithm: str, task: str, mean: float, std: float) -> None:
+    rows = anchor("dflex_published_curves.csv")
+    last = {
+        r["seed"]: float(r["train_return"]) for r in rows if (r["algorithm"], r["task"]) == (algorithm, task)
+    }
+    found = summarise(list(last.values()))
+    assert (found.seeds, round(found.mean.value), round(found.std)) == (5, mean, std)
+
+
+@pytest.mark.parametrize(("suite", "mean", "iqm"), [("mt30", 0.598, 0.681), ("mt80", 0.678, 0.847)])
+def test_published_interquartile_means(suite: str, mean: float, iqm: float) -> None:
+    from rliable import metrics
+
+    columns: dict[str, list[float]] = {}
+    for r in anchor(f"{suite}_tdmpc2_published.csv"):
+        success = r["task"].startswith("mw-")
+        score = float(r["episode_success"]) if success else float(r["episode_reward"]) / 1000
+        columns.setdefault(r["task"], []).append(score)
+    matrix = np.array(list(columns.values())).T
+    assert matrix.mean() == pytest.approx(mean, abs=5e-4)
+    found = interquartile_mean(matrix, resamples=200)
+    assert found.value == pytest.approx(iqm, abs=1e-3)
+    assert found.value == metrics.aggregate_iqm(matrix)
+    assert found.low < found.value < found.high
+
+
+# --- intervals cover the truth as often as they say -----------------------------------------------
+
+
+def share_covering(low: np.ndarray, high: np.ndarray, truth: float) -> float:
+    return float(np.mean((low <= truth) & (truth <= high)))
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 20])
+def test_students_interval_covers_the_mean(seeds: int) -> None:
+    found = [summarise(10 + 3 * scores).mean for scores in normal(seeds, SIMULATIONS, seeds)]
+    covered = share_covering(np.array([e.low for e in found]), np.array([e.high for e in found]), 10.0)
+    assert COVERAGE[0] < covered < COVERAGE[1]
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (5, 10)])
+def test_welchs_interval_covers_the_difference(n: int, m: int) -> None:
+    pairs = zip(2 + 3 * normal(1, SIMULATIONS, n), normal(2, SIMULATIONS, m))
+    found = [welch_test(x, y).difference for x, y in pairs]
+    covered = share_covering(np.array([e.low for e in found]), np.array([e.high for e in found]), 2.0)
+    assert COVERAGE[0] < covered < COVERAGE[1]
+
+
+def bootstrap_coverage(seeds: int, tasks: int, spread: float) -> float:
+    """Share of simulations in which the interval holds the interquartile mean of infinitely many seeds.
+
+    Tasks lie evenly between 0 and ``spread`` with normal noise, so that the truth is the middle.
+    """
+    where = np.linspace(0, spread, tasks) if tasks > 1 else np.array([spread / 2])
+    scores = where[:, None] + 0.3 * normal(seeds, seeds, tasks, SIMULATIONS)
+    found = interquartile_mean_curve(scores, resamples=600)
+    return share_covering(found.low, found.high, spread / 2)
+
+
+@pytest.mark.parametrize(("tasks", "spread"), [(1, 0.0), (2, 1.0), (6, 0.0), (6, 1.0)])
+def test_bootstrap_interval_covers_with_enough_seeds(tasks: int, spread: float) -> None:
+    assert COVERAGE[0] < bootstrap_coverage(20, tasks, spread) < COVERAGE[1]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_bootstrap_interval_of_few_seeds_is_as_narrow_as_the_notes_say(seeds: int) -> None:
+    from pwm.analysis.comparison import BOOTSTRAP_COVERAGE
+
+    low, high = BOOTSTRAP_COVERAGE[seeds]
+    # Two standard errors of 1000 simulations beyond what is stated.
+    for tasks, spread in ((1, 0.0), (3, 1.0), (6, 1.0)):
+        assert low - 3 < 100 * bootstrap_coverage(seeds, tasks, spread) < high + 3
+
+
+def test_interval_of_the_probability_of_improvement_covers() -> None:
+    truth = stats.norm.cdf(0.5 / math.sqrt(2))
+    simulations = 40
+    x, y = 0.5 + normal(1, simulations, 20, 2), normal(2, simulations, 20, 2)
+    found = [probability_of_improvement(a, b, resamples=100) for a, b in zip(x, y)]
+    hits = sum(e.low <= truth <= e.high for e in found)
+    # A 95 % interval has fewer than 32 hits of 40 less than once in 1000 times.
+    assert stats.binom.cdf(31, simulations, 0.95) < 1 / 1000
+    assert hits >= 32
+
+
+# --- tests are wrong as often as they say ---------------------------------------------------------
+
+
+def share_significant(
+    test: Callable[[np.ndarray, np.ndarray], float], n: int, m: int, y_scale: float
+) -> float:
+    pairs = zip(normal(3, SIMULATIONS, n), y_scale * normal(4, SIMULATIONS, m))
+    return float(np.mean([test(x, y) <= 0.05 for x, y in pairs]))
+
+
+@pytest.mark.parametrize(("n", "m", "scale"), [(5, 5, 1.0), (10, 5, 3.0), (10, 10, 1.0)])
+def test_welch_finds_nothing_where_nothing_is(n: int, m: int, scale: float) -> None:
+    assert TYPE_1[0] <= share_significant(lambda x, y: welch_test(x, y).p_value, n, m, scale) <= TYPE_1[1]
+
+
+def test_welch_is_careful_with_three_seeds() -> None:
+    # Its degrees of freedom are estimated, too, and on the low side.
+    assert 0.02 < share_significant(lambda x, y: welch_test(x, y).p_value, 3, 3, 1.0) < 0.05
+
+
+def test_permutation_finds_nothing_where_nothing_is() -> None:
+    assert TYPE_1[0] <= share_significant(permutation_test, 5, 5, 1.0) <= TYPE_1[1]
+
+
+def test_three_seeds_can_never_be_significant_by_permutation() -> None:
+    assert smallest_permutation_p(3, 3) == 0.1
+    assert permutation_test([4, 5, 6], [1, 2, 3]) == pytest.approx(0.1)
+    assert permutation_test([1e9, 1e9 + 1, 1e9 + 2], [0, 1, 2]) == pytest.approx(0.1)
+    # Half of the arrangements of no effect at all lie on either side.
+    assert permutation_test([1, 2, 3], [1, 2, 3]) == 1.0
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (3, 4), (4, 4), (5, 5), (7, 7), (8, 8)])
+def test_smallest_p_is_reached_by_arms_that_do_not_overlap(n: int, m: int) -> None:
+    found = permutation_test(100 + np.arange(n), np.arange(m))
+    assert found == pytest.approx(smallest_permutation_p(n, m), abs=3e-4)
+    assert found >= smallest_permutation_p(n, m) * (1 - 1e-9)
+
+
+# --- power ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.2, 394), (0.5, 64), (0.8, 26), (1.0, 17)])
+def test_seeds_needed_agree_with_cohens_table(effect: float, seeds: int) -> None:
+    # Two values at a distance of sqrt(2) have a standard deviation of 1.
+    arm = np.array([-1.0, 1.0]) / math.sqrt(2)
+    found = power(arm + effect, arm)
+    assert found.effect == pytest.approx(effect)
+    assert found.seeds_needed == seeds
+
+
+def test_detectable_effect_is_detected_as_often_as_it_says() -> None:
+    effect = detectable_effect(3, 3)
+    assert effect == pytest.approx(3.07, abs=0.005)
+    pairs = zip(effect + normal(5, SIMULATIONS, 3), normal(6, SIMULATIONS, 3))
+    detected = np.mean([stats.ttest_ind(x, y).pvalue < 0.05 for x, y in pairs])
+    assert 0.75 < detected < 0.85
+
+
+def test_achieved_power_and_hopeless_effects() -> None:
+    arm = np.array([-1.0, 0.0, 1.0])
+    effect = detectable_effect(3, 3)
+    found = power(arm + effect, arm)
+    assert found.achieved == pytest.approx(0.8, abs=1e-6)
+    assert found.detectable_difference == pytest.approx(effect)
+    tiny = power(arm + 1e-3, arm)
+    assert tiny.seeds_needed is None
+    assert tiny.achieved == pytest.approx(0.05, abs=1e-3)
+    huge = power(arm + 1e6, arm)
+    assert (huge.seeds_needed, round(huge.achieved, 6)) == (2, 1.0)
+    constant = power([1, 1], [0, 0])
+    assert math.isnan(constant.effect)
+    assert constant.seeds_needed is None
+
+
+# --- single values --------------------------------------------------------------------------------
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+    found = holm([0.01, math.nan])
+    assert found[0] == pytest.approx(0.02)
+    assert math.isnan(found[1])
+    assert holm([]) == []
+
+
+def test_probability_of_improvement_by_hand() -> None:
+    x, y = [[3.0], [1.0], [2.0]], [[0.0], [2.0], [1.5]]
+    # Wins of 3: three; of 1: one; of 2: two and a tie.
+    assert probability_of_improvement(x, y, resamples=50).value == pytest.approx(6.5 / 9)
+    assert probability_of_improvement(y, x, resamples=50).value == pytest.approx(2.5 / 9)
+    same = probability_of_improvement(x, x, resamples=50)
+    assert same.value == 0.5
+    # More runs in one arm; the second task is always lost.
+    two = probability_of_improvement([[3.0, 0.0], [4.0, 0.0]], [[1.0, 1.0]] * 3, resamples=50)
+    assert two.value == pytest.approx(0.5)
+
+
+def test_performance_profile_by_hand() -> None:
+    scores = [[0.0, 1.0], [0.5, 1.0], [1.0, 2.0]]
+    found = performance_profile(scores, [-1.0, 0.25, 1.0, 2.0], resamples=100)
+    np.testing.assert_allclose(found.value, [1.0, 5 / 6, 1 / 6, 0.0])
+    assert (found.low <= found.value).all()
+    assert (found.value <= found.high).all()
+    assert (found.low[0], found.high[0], found.low[3], found.high[3]) == (1.0, 1.0, 0.0, 0.0)
+
+
+def test_welch_by_hand_and_without_spread() -> None:
+    found = welch_test([1, 2, 3], [2, 4, 6])
+    assert found.difference.value == -2.0
+    # t = -2 / sqrt(1/3 + 4/3), with (5/3)^2 / ((1/9 + 16/9) / 2) degrees of freedom.
+    t, freedom = -2 / math.sqrt(5 / 3), (25 / 9) / ((17 / 9) / 2)
+    assert found.p_value == pytest.approx(2 * stats.t.cdf(t, freedom))
+    assert math.isnan(welch_test([1, 1], [2, 2]).p_value)
+    assert welch_test([1, 1], [2, 2]).difference.value == -1.0
+
+
+def test_one_seed_has_no_spread() -> None:
+    found = summarise([3.0])
+    assert found.mean.value == 3.0
+    assert np.isnan([found.std, found.mean.low, found.mean.high]).all()
+    for estimate in (interquartile_mean([[1.0, 2.0]]), probability_of_improvement([[1.0]], [[0.0], [0.5]])):
+        assert np.isnan([estimate.low, estimate.high]).all()
+    assert np.isnan(performance_profile([[1.0]], [0.5]).low).all()
+    with pytest.raises(DataError, match="1 seeds; at least 2 are needed"):
+        welch_test([1.0], [1.0, 2.0])
+    with pytest.raises(DataError, match="1 and 3 seeds"):
+        detectable_effect(1, 3)
+
+
+def test_results_repeat_and_leave_the_global_stream_alone() -> None:
+    scores = normal(7, 5, 3)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, again = (interquartile_mean(scores, seed=3, resamples=200) for _ in range(2))
+    assert first == again
+    assert first != interquartile_mean(scores, seed=4, resamples=200)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1.0, math.nan]], "1 of 2 scores are not finite"),
+        ([1.0, 2.0], r"scores of shape \[2\]; 2 non-empty dimensions"),
+        (np.empty((0, 2)), r"scores of shape \[0, 2\]"),
+    ],
+)
+def test_what_are_no_scores_is_named(values: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        interquartile_mean(values)
+
+
+def test_arms_of_different_tasks_cannot_be_compared() -> None:
+    with pytest.raises(DataError, match="scores of 2 and of 1 tasks"):
+        probability_of_improvement([[1.0, 2.0]], [[1.0]])
+
+
+def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(statistics.importlib, "import_module", absent)
+    with pytest.raises(ConfigError, match=r'pip install "flow-pwm\[report\]"'):
+        holm([0.1])
