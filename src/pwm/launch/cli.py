@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -135,6 +136,8 @@ def run_bench(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: the command's own, or 2 after an error a user can fix."""
     args = build_parser().parse_args(argv)
+    # A warning is for the person who typed the command; file and line of its origin are not.
+    warnings.formatwarning = lambda message, *_, **__: f"pwm: warning: {message}\n"
     try:
         return args.run(args) or 0
     except PwmError as error:
