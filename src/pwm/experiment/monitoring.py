@@ -113,8 +113,10 @@ class TrainingMonitor:
         """Advance to ``epoch``; returns, speed and memory are taken from ``record`` where it has them."""
         now = time.monotonic()
         done = epoch - self.epoch
+        # Warm-up comes once, in the record of the first epoch.
+        elapsed = now - self._updated - record.get("time/warmup", 0.0)
         for _ in range(done):
-            self._time.add((now - self._updated) / done)
+            self._time.add(elapsed / done)
         self.epoch, self._updated = epoch, now
         self._latest |= record
         if not self._lines:
