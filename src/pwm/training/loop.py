@@ -133,9 +133,11 @@ class TrainingLoop:
         trainer, hooks = self.trainer, self.hooks
         with hooks.timer("warmup"):
             trainer.warm_up(hooks.safe_point)
-        start, steps_before = time.monotonic(), trainer.env_steps
+        start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
         record = trainer.run_epoch(trainer.epoch / self.plan.epochs, hooks.timer, hooks.safe_point)
-        record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)
+        # An epoch that was interrupted has lost its beginning, and with it its duration.
+        if whole:
+            record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)
         return record | hooks.timer.flush()
 
     def _evaluate_if_due(self) -> dict[str, float]:
