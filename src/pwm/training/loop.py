@@ -131,8 +131,9 @@ class TrainingLoop:
 
     def _train_epoch(self) -> dict[str, float]:
         trainer, hooks = self.trainer, self.hooks
-        with hooks.timer("warmup"):
-            trainer.warm_up(hooks.safe_point)
+        if trainer.epoch == 0:
+            with hooks.timer("warmup"):
+                trainer.warm_up(hooks.safe_point)
         start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
         record = trainer.run_epoch(trainer.epoch / self.plan.epochs, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.

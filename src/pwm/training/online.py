@@ -136,8 +136,6 @@ class OnlineTrainer:
     def warm_up(self, safe_point: SafePoint = go_on) -> None:
         """Act at random, then train the world model alone, as configured; does what is left of it."""
         opts, n = self.options, self.env.num_envs
-        if self.epoch:
-            return
         while self.env_steps < opts.warmup_env_steps:
             safe_point()
             uniform = torch.rand(
