@@ -172,7 +172,7 @@ def load_runs(
     states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
     chosen, twice = _one_per_key(run for run in readable if run.state in states)
     if up_to_common_step:
-        chosen = _cut(chosen)
+        chosen = cut_to_common_step(chosen)
     problems += twice + _inconsistent(chosen)
     problems += _missing({run.key for run in chosen}, problems, expected)
     used = {run.path for run in chosen}
@@ -355,8 +355,9 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
     return chosen, problems
 
 
-def _cut(runs: Sequence[Run]) -> list[Run]:
-    """The runs up to the environment step that all runs of the task have evaluated."""
+def cut_to_common_step(runs: Iterable[Run]) -> list[Run]:
+    """The runs, those of each task up to the environment step that all of them have evaluated."""
+    runs = list(runs)
     common: dict[str, int] = {}
     for run in runs:
         last = run.evaluations[-1].env_steps

@@ -1,0 +1,72 @@
+"""Runs that are compared under one label."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pwm.analysis.runs import Run, RunTable, cut_to_common_step, load_runs
+from pwm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All seeds of one algorithm on every task it was trained on.
+
+    Attributes:
+        label: its name in tables and plots; the run folders may call the algorithm something else.
+        table: its runs and what is amiss with them.
+    """
+
+    label: str
+    table: RunTable
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm in the run folders."""
+        return self.table.runs[0].key[1]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks it has runs of, sorted."""
+        return sorted({run.key[0] for run in self.table.runs})
+
+    def runs(self, task: str) -> list[Run]:
+        """Its runs of one task, in the order of their seeds."""
+        return [run for run in self.table.runs if run.key[0] == task]
+
+    def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
+        """Values [seeds] of a column of ``RunTable.rows`` by task, see ``RunTable.scores``."""
+        return self.table.scores(self.algorithm, measure)
+
+
+def load_arms(paths: Mapping[str, Iterable[str | Path]], up_to_common_step: bool = False) -> list[Arm]:
+    """Read the run folders of every label.
+
+    Args:
+        paths: by label run folders, folders above them, or glob patterns.
+        up_to_common_step: also use unfinished runs, and cut the runs of each task, over all arms, at the
+            environment step that all of them have evaluated.
+
+    Raises:
+        DataError: a label has no usable run, or runs of more than one algorithm.
+    """
+    arms = [Arm(label, load_runs(found, up_to_common_step)) for label, found in paths.items()]
+    for arm in arms:
+        if not arm.table.runs:
+            raise DataError(f"{arm.label}: no run can be used\n{arm.table.report()}")
+        if len(names := sorted({run.key[1] for run in arm.table.runs})) > 1:
+            raise DataError(
+                f"{arm.label}: one label, but runs of {len(names)} algorithms: {', '.join(names)}"
+            )
+    if not up_to_common_step:
+        return arms
+    cut = {run.path: run for run in cut_to_common_step(run for arm in arms for run in arm.table.runs)}
+    return [
+        Arm(arm.label, dataclasses.replace(arm.table, runs=[cut[run.path] for run in arm.table.runs]))
+        for arm in arms
+    ]
