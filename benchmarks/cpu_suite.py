@@ -70,6 +70,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "tangent_head": ("alg.velocity_head=tangent",),
         "simnorm_head": ("alg.velocity_head=simnorm",),
         "midpoint_tau": ("alg.flow_tau_sampling=midpoint",),
+        "nodes_tau": ("alg.flow_tau_sampling=nodes",),
         "heun_2": ("alg.flow_integrator=heun", "alg.flow_substeps=2"),
         "euler_4": ("alg.flow_substeps=4",),
     }.items()

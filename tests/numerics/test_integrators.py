@@ -54,6 +54,14 @@ def test_every_component_offers_a_step_function() -> None:
         assert torch.equal(step(Pendulum(), z, a), integrate(tableau(name), Pendulum(), z, a))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("substeps", [1, 3])
+def test_times_are_those_of_the_velocity_evaluations(name: str, substeps: int) -> None:
+    velocity = Pendulum()
+    integrate(tableau(name), velocity, *state(), None, substeps)
+    assert velocity.calls == pytest.approx(tableau(name).times(substeps), abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -219,6 +219,31 @@ def test_the_simnorm_head_cannot_represent_a_velocity() -> None:
     assert floor > 1
 
 
+def test_one_euler_step_trained_at_its_node_is_regression_of_the_next_latent() -> None:
+    generator = torch.Generator().manual_seed(8)
+    z = torch.rand(4, 5, 24, generator=generator)
+    action, target = torch.rand(4, 5, 2, generator=generator), torch.rand(4, 5, 24, generator=generator)
+    weights = torch.rand(4, 5, generator=generator)
+    options = flow.Options(units=[16], tau_sampling="nodes")
+    dynamics = randomised(flow.build(options, 24, 2, 0, SimNorm(8)))
+    found = dynamics.loss(z, action, target, weights)
+    error = (dynamics.next(found.latents, action) - target).square()
+    torch.testing.assert_close(found.loss, (weights.unsqueeze(-1) * error).mean())
+
+
+def test_flow_times_at_nodes_are_those_of_the_integrator() -> None:
+    options = flow.Options(units=[16], tau_sampling="nodes", integrator="heun", substeps=2)
+    nodes = flow.build(options, 24, 2, 0, SimNorm(8)).nodes
+    tau = flow.sample_tau((4000, 1), "nodes", nodes, torch.Generator().manual_seed(9), nodes)
+    assert tau.shape == (4000, 1)
+    times, counts = tau.unique(return_counts=True)
+    assert times.tolist() == [0.0, 0.5, 1.0]
+    # The middle one ends the first step and starts the second.
+    assert (counts / 4000).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    with pytest.raises(ConfigError, match="nodes need an integrator"):
+        flow.sample_tau((3, 1), "nodes", nodes)
+
+
 def randomised(dynamics: nn.Module) -> nn.Module:
     """Weights large enough for visible changes."""
     generator = torch.Generator().manual_seed(6)

@@ -22,7 +22,7 @@ from pwm.models.layers import NormedLinear, SimNorm, check_gain, check_units, co
 WORLD_MODEL = FlowWorldModel
 
 VELOCITY_HEADS = ("linear", "tangent", "simnorm")
-TAU_SAMPLING = ("uniform", "midpoint")
+TAU_SAMPLING = ("uniform", "midpoint", "nodes")
 FLOW_SOURCES = ("rollout", "teacher")
 
 
@@ -35,7 +35,8 @@ class Options:
         velocity_head: ``linear`` (unconstrained), ``tangent`` (group means removed, so integrated
             latents keep group sums of exactly 1), or ``simnorm`` (reproduces the Flow-MBPO fork; it
             cannot represent a velocity).
-        tau_sampling: flow time in training, ``uniform`` in [0, 1] or the constant ``midpoint`` 0.5.
+        tau_sampling: flow time in training, ``uniform`` in [0, 1], the constant ``midpoint`` 0.5, or one of
+            the integrator's ``nodes``, the only times at which the velocity is used (0 for one Euler step).
         flow_source: start of the training path, the model's own ``rollout`` or ``teacher`` (the encoded
             observation: no unrolling, all H transitions in one batch).
         output_gain: factor on the network's output. Velocities are small beside what one step of Adam does to
@@ -71,14 +72,22 @@ class Options:
 
 
 def sample_tau(
-    shape: tuple[int, ...], tau_sampling: str, like: Tensor, generator: torch.Generator | None = None
+    shape: tuple[int, ...],
+    tau_sampling: str,
+    like: Tensor,
+    generator: torch.Generator | None = None,
+    nodes: Tensor | None = None,
 ) -> Tensor:
-    """Flow times of ``shape``: uniform in [0, 1], or the constant 0.5 for ``midpoint``."""
+    """Flow times of ``shape``: uniform in [0, 1], 0.5 for ``midpoint``, or drawn from ``nodes`` [N]."""
     if tau_sampling == "midpoint":
         return like.new_full(shape, 0.5)
-    if tau_sampling != "uniform":
-        raise ConfigError(f"tau_sampling={tau_sampling!r}; choose one of: {', '.join(TAU_SAMPLING)}")
-    return torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
+    if tau_sampling == "uniform":
+        return torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator)
+    if tau_sampling != "nodes" or nodes is None:
+        raise ConfigError(
+            f"tau_sampling={tau_sampling!r}; allowed: {', '.join(TAU_SAMPLING)}, nodes need an integrator"
+        )
+    return nodes[torch.randint(len(nodes), shape, device=like.device, generator=generator)]
 
 
 def compute_flow_matching_loss(
@@ -100,7 +109,7 @@ def compute_flow_matching_loss(
         z_start, z_target: ends of the path, [..., L]; gradients flow into both.
         a: actions [..., A].
         task: handed to ``velocity_fn`` untouched.
-        tau_sampling: ``uniform`` or ``midpoint``; not read when ``tau`` is given.
+        tau_sampling: as in ``sample_tau``, without ``nodes``; not read when ``tau`` is given.
         gamma_t: weight, a number or a tensor that broadcasts against [..., L].
         tau: flow times [..., 1] to use instead of drawing them.
         generator: source of the draw.
@@ -118,6 +127,8 @@ def compute_flow_matching_loss(
 class FlowDynamics(Dynamics):
     """Integrates a learned velocity network over flow time."""
 
+    nodes: Tensor
+
     def __init__(
         self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
     ) -> None:
@@ -133,6 +144,9 @@ class FlowDynamics(Dynamics):
         elif options.velocity_head == "tangent":
             head = nn.Sequential(head, GroupTangent(simnorm.dim))
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
+        nodes = torch.tensor(self.tableau.times(options.substeps))
+        # Follows from the options, so not part of a checkpoint.
+        self.register_buffer("nodes", nodes, persistent=False)
 
     @property
     def velocity_evals(self) -> int:  # type: ignore[override]
@@ -161,16 +175,17 @@ class FlowDynamics(Dynamics):
     ) -> DynamicsLoss:
         """Weighted mean of the flow-matching loss; every transition's path in one batch."""
         source = z if self.teacher_forced else unroll(self, z[0], action[:-1], e)
+        if tau is None:
+            shape = (*source.shape[:-1], 1)
+            tau = sample_tau(shape, self.options.tau_sampling, source, generator, self.nodes)
         loss = compute_flow_matching_loss(
             self.velocity,
             source,
             target,
             action,
             e,
-            self.options.tau_sampling,
-            weights.unsqueeze(-1),
+            gamma_t=weights.unsqueeze(-1),
             tau=tau,
-            generator=generator,
         )
         return DynamicsLoss(loss, source)
 

@@ -56,6 +56,10 @@ class Tableau:
         """Velocity evaluations per substep."""
         return len(self.b)
 
+    def times(self, substeps: int) -> list[float]:
+        """Flow times of all velocity evaluations of ``integrate``, in their order."""
+        return [(k + node) / substeps for k in range(substeps) for node in self.c]
+
 
 def integrate(
     tableau: Tableau, velocity_fn: VelocityFn, z: Tensor, a: Tensor, task: Any = None, substeps: int = 1
