@@ -176,11 +176,10 @@ class Agent(nn.Module):
         noise = None if deterministic else self.noise(len(obs))
         return self.actor.act(self.world_model.encode(obs), noise)
 
-    def noise(self, *shape: int) -> Tensor:
-        """Standard normal policy noise [*shape, noise_dim]."""
-        return torch.randn(
-            *shape, self.actor.noise_dim, generator=self.generator, device=self.generator.device
-        )
+    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal policy noise [*shape, noise_dim], drawn from ``generator`` or the agent's own."""
+        generator = self.generator if generator is None else generator
+        return torch.randn(*shape, self.actor.noise_dim, generator=generator, device=generator.device)
 
     @property
     def reward_scale(self) -> Tensor:
@@ -193,15 +192,31 @@ class Agent(nn.Module):
         if self.world_model.obs_rms is not None:
             self.world_model.obs_rms.update(obs)
 
-    def update_world_model(self, batch: Batch) -> Metrics:
-        """One gradient step on ``batch`` (rewards in environment units)."""
+    def model_loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        """Loss of the world model on ``batch`` (rewards in environment units), and its parts detached."""
         opts = self.options
         scaled = batch._replace(reward=batch.reward / self.reward_scale)
         coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
-        loss, metrics = world_model_loss(self.world_model, scaled, None, opts.gamma, coefs, self.generator)
+        return world_model_loss(self.world_model, scaled, None, opts.gamma, coefs, generator)
+
+    def update_world_model(self, batch: Batch) -> Metrics:
+        """One gradient step on ``batch`` (rewards in environment units)."""
+        loss, metrics = self.model_loss(batch, self.generator)
         metrics["grad_norm"] = self.updaters["wm"].step(loss)
         self.world_model.project()
         return metrics
+
+    def policy_loss(self, rollout: Imagined, per_entry: Tensor) -> Tensor:
+        """What the actor minimises: the scaled mean of ``per_entry`` [B] (``actor_loss``) and its penalty."""
+        opts = self.options
+        if opts.ret_rms:
+            loss = (per_entry / self.return_rms.std).mean()
+        else:
+            loss = per_entry.mean() / opts.horizon
+        if opts.saturation_coef:
+            excess = (self.actor.mean(rollout.latents.detach()).abs() - 1.0).clamp(min=0.0)
+            loss = loss + opts.saturation_coef * excess.square().mean()
+        return loss
 
     def update_actor(self, z: Tensor, interrupt: Interrupt | None = None) -> tuple[Imagined, Tensor, Metrics]:
         """Imagine from ``z`` [B, L] and take one actor step.
@@ -216,13 +231,8 @@ class Agent(nn.Module):
         result = actor_loss(rollout, self.target_critic, opts.gamma)
         if opts.ret_rms:
             self.return_rms.update(result.per_entry.detach())
-            loss = (result.per_entry / self.return_rms.std).mean()
-        else:
-            loss = result.per_entry.mean() / opts.horizon
+        loss = self.policy_loss(rollout, result.per_entry)
         imagined_return = -result.per_entry.detach().mean()
-        if opts.saturation_coef:
-            excess = (self.actor.mean(rollout.latents.detach()).abs() - 1.0).clamp(min=0.0)
-            loss = loss + opts.saturation_coef * excess.square().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)

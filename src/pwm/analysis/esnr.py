@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EPS = 1e-10
+from pwm.algorithm.gradient_moments import GradientMoments, to_db
 
 
 def compute_esnr(samples: Tensor) -> Tensor:
@@ -31,20 +31,15 @@ def compute_esnr(samples: Tensor) -> Tensor:
     """
     if samples.dim() != 2 or len(samples) == 0:
         raise ValueError(f"samples must be [M, D] with M >= 1, got {list(samples.shape)}")
-    x = samples.double()
-    mean = x.mean(0)
-    variance = (x - mean).square().sum(1).mean()
-    return mean.square().sum() / variance.clamp(min=EPS)
+    moments = GradientMoments()
+    for sample in samples.double():
+        moments.add([sample])
+    return moments.esnr
 
 
 def compute_esnr_db(samples: Tensor) -> Tensor:
     """ESNR of ``samples`` [M, D] in decibel, 10 log10(ESNR + 1e-10): at least -100."""
     return to_db(compute_esnr(samples))
-
-
-def to_db(esnr: Tensor) -> Tensor:
-    """10 log10(esnr + 1e-10)."""
-    return 10.0 * torch.log10(esnr + EPS)
 
 
 class EsnrReport(NamedTuple):

@@ -65,6 +65,7 @@ class General:
         checkpoint_every: epochs between policies that are kept beside the best and the final one; null
             keeps none.
         keep_checkpoints: how many of those to keep, the latest ones.
+        esnr_every: epochs between measurements of the gradients' signal-to-noise ratio; 0 measures none.
         progress: show a progress bar, or lines in a log file.
         run_wandb: log to Weights & Biases, see the group ``wandb``.
         tensorboard: write TensorBoard event files into the run folder.
@@ -85,6 +86,7 @@ class General:
     save_interval: float = 300.0
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
+    esnr_every: int = 100
     progress: bool = True
     run_wandb: bool = False
     tensorboard: bool = False
@@ -104,6 +106,8 @@ class General:
         for key in ("epochs", "patience", "checkpoint_every"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
+        if self.esnr_every < 0:
+            raise ConfigError(f"general.esnr_every={self.esnr_every}; it must not be negative (0: never)")
         if self.seed < 0 or self.threads < 0:
             raise ConfigError(
                 f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
@@ -147,6 +151,7 @@ class ExperimentConfig:
             "save_interval",
             "checkpoint_every",
             "keep_checkpoints",
+            "esnr_every",
             "progress",
             "run_wandb",
             "tensorboard",

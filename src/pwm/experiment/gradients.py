@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pwm.algorithm.gradient_moments import entry_statistics
+
 # The first epoch shows where training started, then one histogram per this many epochs.
 HISTOGRAM_EPOCHS = 200
 BINS = 64
@@ -67,31 +69,13 @@ def _histogram(values: Tensor) -> Histogram:
     )
 
 
-@torch.no_grad()
 def compute_gradient_stats(parameters: nn.Module | Iterable[Tensor]) -> dict[str, float]:
     """Statistics over all gradient entries of a module, or of parameters.
 
     Returns:
-        ``mean``, ``std`` (of the entries, biased), ``max_abs`` and ``norm`` of the finite entries; ``zeros``
-        and ``non_finite``: the fractions of entries that are exactly zero, and NaN or infinite. Empty if no
-        parameter has a gradient.
+        What ``entry_statistics`` gives. Empty if no parameter has a gradient.
     """
     if isinstance(parameters, nn.Module):
         parameters = parameters.parameters()
-    gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
-    if not gradients:
-        return {}
-    values = torch.cat(gradients).double()
-    finite = values[values.isfinite()]
-    stats = {
-        "zeros": float((values == 0).double().mean()),
-        "non_finite": 1.0 - finite.numel() / values.numel(),
-    }
-    if not finite.numel():
-        return stats | dict.fromkeys(("mean", "std", "max_abs", "norm"), float("nan"))
-    return stats | {
-        "mean": float(finite.mean()),
-        "std": float(finite.std(correction=0)),
-        "max_abs": float(finite.abs().max()),
-        "norm": float(finite.norm()),
-    }
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return entry_statistics(gradients) if gradients else {}

@@ -103,7 +103,14 @@ def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.devic
 def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> RunResult:
     config, trainer, general = folder.config, folder.trainer, folder.config.general
     state = folder.load_state()
-    plan = Plan(config.epochs, general.eval_every, general.eval_runs, general.patience, general.save_interval)
+    plan = Plan(
+        config.epochs,
+        general.eval_every,
+        general.eval_runs,
+        general.patience,
+        general.save_interval,
+        general.esnr_every,
+    )
     outcome = "finished"
     if folder.finished and plan.fulfilled(trainer.epoch, state):
         outcome = "already finished"

@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "epoch": ("epoch_speed", [{"preset": "ant"}, {"preset": "small"}]),
     "import": ("import_speed", [{}]),
     "logging": ("logging_speed", [{}]),
+    "esnr": ("esnr_speed", [{"preset": f"pwm_small{name}"} for name in ("", "_residual", "_flow")]),
     "save": ("save_speed", [{"preset": name} for name in ("pwm_small_flow", "pwm_5M_flow", "pwm_48M_flow")]),
 }
 
@@ -45,6 +46,9 @@ TARGETS: dict[str, tuple[str, float]] = {
     "import/import_seconds": ("<=", 0.3),
     "import/help_seconds": ("<=", 1.0),
     "logging/overhead_percent": ("<=", 1.0),
+    "esnr/pwm_small/overhead_percent": ("<=", 2.0),
+    "esnr/pwm_small_residual/overhead_percent": ("<=", 2.0),
+    "esnr/pwm_small_flow/overhead_percent": ("<=", 2.0),
     "save/pwm_small_flow/percent_of_interval": ("<=", 2.0),
     "save/pwm_5M_flow/percent_of_interval": ("<=", 2.0),
     "save/pwm_48M_flow/percent_of_interval": ("<=", 2.0),

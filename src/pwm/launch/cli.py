@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=run_convert)
 
     bench = commands.add_parser("bench", help="measure speed on this machine")
-    bench.add_argument("parts", nargs="*", help="env, replay, epoch, import, logging (default: all)")
+    bench.add_argument(
+        "parts", nargs="*", help="env, replay, epoch, import, logging, esnr, save (default: all)"
+    )
     bench.add_argument("--output", type=Path, default=None, help="also write the figures to this JSON file")
     bench.set_defaults(run=run_bench)
     return parser

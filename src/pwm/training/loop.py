@@ -70,6 +70,7 @@ class Plan:
         eval_runs: episodes per evaluation.
         patience: stop after this many evaluations without a new best return; None trains to the end.
         save_interval: seconds between saves of the resumable state.
+        esnr_every: epochs between measurements of the gradients; 0 measures none.
     """
 
     epochs: int
@@ -77,6 +78,7 @@ class Plan:
     eval_runs: int
     patience: int | None = None
     save_interval: float = 300.0
+    esnr_every: int = 0
 
     def fulfilled(self, epoch: int, state: LoopState) -> bool:
         """Whether nothing is left to do after ``epoch`` epochs."""
@@ -112,7 +114,7 @@ class TrainingLoop:
             while not self.plan.fulfilled(self.trainer.epoch, self.state):
                 if self.state.pending is None:
                     self.state.pending = self._train_epoch()
-                record = self.state.pending | self._evaluate_if_due()
+                record = self.state.pending | self._evaluate_if_due() | self._measure_gradients_if_due()
                 record |= self.hooks.timer.flush() | self.hooks.memory()
                 self.state.wall_time = before + time.monotonic() - started
                 self._write(record | {"wall_time": self.state.wall_time})
@@ -153,6 +155,14 @@ class TrainingLoop:
                 "eval/episode_return_std": result.std,
                 "eval/episode_length": result.mean_length,
             } | self.trainer.diagnose(recording.stacked())
+
+    def _measure_gradients_if_due(self) -> dict[str, float]:
+        epoch, every = self.trainer.epoch, self.plan.esnr_every
+        # Before the first epoch there are no data to take a gradient on.
+        if not every or not epoch or epoch % every:
+            return {}
+        with self.hooks.timer("gradients"):
+            return self.trainer.gradient_quality(self.hooks.safe_point)
 
     def _act(self, obs: Tensor) -> Tensor:
         # An evaluation changes nothing: interrupted, it is simply repeated.

@@ -18,6 +18,8 @@ from torch import Tensor
 from pwm.algorithm import agent as agent_module
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
+from pwm.algorithm.gradient_moments import GradientMoments
+from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
 from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
 from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
@@ -190,6 +192,35 @@ class OnlineTrainer:
             record |= {f"wm/latent_error_k{k}": float(v) for k, v in zip(steps, errors, strict=True)}
         return record
 
+    def gradient_quality(self, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Signal and noise of the gradients of actor (``actor/``) and world model (``wm/``), as they stand.
+
+        Each is taken ``MICRO_BATCHES`` times, on batches of the size that training uses. Nothing of the run
+        changes: interrupted at a ``safe_point``, it is simply repeated.
+        """
+        # Drawn apart from the training stream, like the batches of ``diagnose``.
+        generator = torch.Generator(self.env.device).manual_seed(self.epoch)
+        record: dict[str, float] = {}
+        for network, gradient in (("actor", self._actor_gradient), ("wm", self._model_gradient)):
+            moments = GradientMoments()
+            for _ in range(MICRO_BATCHES):
+                safe_point()
+                moments.add(gradient(generator))
+            record |= {f"{network}/{name}": value for name, value in report(moments).items()}
+        return record
+
+    def _actor_gradient(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        if self.options.collect == "lockstep":
+            # Training imagines from where the environments stand: one batch, which cannot be drawn again.
+            z = self._encoded(self.replay.sample(self.env.num_envs, generator).obs[0])
+        else:
+            z = self._starts(generator)
+        return actor_gradient(self.agent, z, generator)
+
+    def _model_gradient(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        batch = self.replay.sample(self.options.wm_batch_size, generator)
+        return model_gradient(self.agent, batch, generator)
+
     def _step(self, action: Tensor) -> StepResult:
         result = self.env.step(action)
         # A NaN or infinity anywhere makes the sum non-finite: one number to look at instead of all.
@@ -222,17 +253,20 @@ class OnlineTrainer:
         self.visited = torch.cat(visited)
         return {}
 
-    def _starts(self) -> Tensor:
+    def _starts(self, generator: torch.Generator) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
         visited = self.visited
         total = self.options.actor_batch_size
         replayed = round(self.options.replay_starts * total)
-        order = torch.randperm(len(visited), generator=self.agent.generator, device=visited.device)
+        order = torch.randperm(len(visited), generator=generator, device=visited.device)
         obs = visited[order[: total - replayed]]
         if replayed:
-            obs = torch.cat([obs, self.replay.sample(replayed, self.agent.generator).obs[0]])
-        with torch.no_grad():
-            return self.agent.world_model.encode(obs)
+            obs = torch.cat([obs, self.replay.sample(replayed, generator).obs[0]])
+        return self._encoded(obs)
+
+    @torch.no_grad()
+    def _encoded(self, obs: Tensor) -> Tensor:
+        return self.agent.world_model.encode(obs)
 
     @torch.no_grad()
     def _execute(self, _t: int, action: Tensor) -> Feedback:
@@ -243,12 +277,10 @@ class OnlineTrainer:
 
     def _execute_imagined(self, timer: Any) -> Metrics:
         """Lockstep: learn from the imagined rollout whose actions are executed."""
-        with torch.no_grad():
-            start = self.agent.world_model.encode(self.obs)
-        return self._update_policy(timer, start, self._execute)
+        return self._update_policy(timer, self._encoded(self.obs), self._execute)
 
     def _improve_policy(self, timer: Any) -> Metrics:
-        return self._update_policy(timer, self._starts())
+        return self._update_policy(timer, self._starts(self.agent.generator))
 
     def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
         with timer("actor"):
