@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,10 @@ SMALL = 8
 BINS = 40
 THRESHOLDS = 101
 NETWORKS = {"wm": "world model", "actor": "actor", "critic": "critic"}
-BAND = "mean over seeds; bands: its 95 % Student interval, point by point; thin lines: single runs"
+BAND = (
+    "mean over seeds, where all of them have data; bands: its 95 % Student interval, point by point;\n"
+    "thin lines: single runs"
+)
 NO_BAND = "one seed per arm: no mean and no band"
 
 # Positions and values of one run.
@@ -134,11 +137,8 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
             axes = next(places)
             key = f"{phase}/grad_norm"
             norms = [[series(r, "env_steps", key)[1] for r in runs] for runs in records]
-            _draw_histograms(axes, norms, arms)
-            for clip in sorted(
-                {getattr(r.config.alg, f"{phase}_grad_norm") for a in arms for r in a.runs(task)}
-            ):
-                axes.axvline(clip, color="black", linestyle=":", linewidth=1)
+            clips = {getattr(r.config.alg, f"{phase}_grad_norm") for a in arms for r in a.runs(task)}
+            _draw_histograms(axes, norms, clips, arms)
             lost = sum(key in r and r[key] is None for runs in records for run in runs for r in run)
             _dress(axes, f"{task}\n{name}" + (f" ({lost} not finite)" if lost else ""), "norm")
             if axes is panels[3 * tasks.index(task)]:
@@ -291,6 +291,7 @@ def _draw_zero_action(axes: Axes, arms: Sequence[Arm], task: str) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=SMALL - 1,
+        bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 1},
     )
 
 
@@ -304,8 +305,10 @@ def _limit_bands(axes: Axes) -> None:
         axes.set_ylim(max(bottom, low - margin), min(top, high + margin))
 
 
-def _draw_histograms(axes: Axes, norms: Sequence[Sequence[Sequence[float]]], arms: Sequence[Arm]) -> None:
-    """Draw norms by arm and run as shares of their epochs, on a logarithmic axis."""
+def _draw_histograms(
+    axes: Axes, norms: Sequence[Sequence[Sequence[float]]], clips: Collection[float], arms: Sequence[Arm]
+) -> None:
+    """Draw norms by arm and run as shares of their epochs, on a logarithmic axis, and the clips."""
     # A norm of zero has no place on this axis: the network was not trained in that epoch.
     kept = [[[n for n in run if n > 0] for run in runs] for runs in norms]
     everything = [n for runs in kept for run in runs for n in run]
@@ -316,7 +319,10 @@ def _draw_histograms(axes: Axes, norms: Sequence[Sequence[Sequence[float]]], arm
     edges = np.geomspace(low, high if high > low else 2 * low, BINS + 1)
     axes.set_xscale("log")
     # Whole decades, so that their labels are enough.
-    axes.set_xlim(10.0 ** np.floor(np.log10(low)), 10.0 ** np.ceil(np.log10(edges[-1])))
+    ends = np.log10([min(low, *clips), max(edges[-1], *clips)])
+    axes.set_xlim(10.0 ** np.floor(ends[0]), 10.0 ** np.ceil(ends[1]))
+    for clip in clips:
+        axes.axvline(clip, color="black", linestyle=":", linewidth=1)
     axes.xaxis.set_minor_formatter(NullFormatter())
     for runs, (_, style) in zip(kept, _styled(arms)):
         shares = [np.histogram(run, edges)[0] / len(run) for run in runs if run]
