@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 
 from pwm.analysis.arms import Arm, reference_scale, zero_action
 from pwm.analysis.comparison import normalise
-from pwm.analysis.curves import Array, check_smoothing, mean_curve, smooth
+from pwm.analysis.curves import Array, check_smoothing, mean_curve, on_common_grid, smooth
 from pwm.analysis.run_measures import MEASURES
 from pwm.analysis.runs import Run
 from pwm.analysis.statistics import performance_profile, summarise
@@ -74,7 +74,8 @@ def learning_curves(
     banded = False
     for task, axes in zip(tasks, panels):
         for arm, style in _styled(arms):
-            banded |= _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], style, smoothing)
+            drawn = _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], style, smoothing)
+            banded |= _draw_band(axes, drawn, style["color"])
         _draw_zero_action(axes, arms, task)
         _limit_bands(axes)
         _dress(axes, task, "wall time (minutes)" if x == "wall_time" else "environment steps")
@@ -169,7 +170,7 @@ def losses(arms: Sequence[Arm], smoothing: float = 0.0) -> Figure:
             curves = [
                 (np.array(a), np.array(b)) for a, b in (series(r, "env_steps", key) for r in found) if a
             ]
-            _draw_runs(axes, curves, style, smoothing, band=False)
+            _draw_runs(axes, curves, style, smoothing)
         if axes.lines and all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
             axes.set_yscale("log")
         _dress(axes, f"{task}: {title}", "environment steps")
@@ -258,23 +259,29 @@ def _loss_panels(arms: Sequence[Arm], task: str) -> list[tuple[str, str, list[li
     return [(title, key, records) for key, title in names.items() if key in keys]
 
 
-def _draw_runs(
-    axes: Axes, curves: Sequence[Points], style: dict[str, Any], smoothing: float, band: bool = True
-) -> bool:
-    """Draw single runs thin and raw, and the mean of the smoothed ones; returns whether it has a band."""
+def _draw_runs(axes: Axes, curves: Sequence[Points], style: dict[str, Any], smoothing: float) -> list[Points]:
+    """Draw single runs thin and raw, and the mean of the smoothed ones; returns these."""
+    smoothed = [(x, smooth(y, smoothing)) for x, y in curves]
     if not curves:
-        return False
+        return smoothed
     for x, y in curves:
         axes.plot(x, y, linewidth=0.7, alpha=0.45, **style)
-    grid, mean = mean_curve([(x, smooth(y, smoothing)) for x, y in curves])
+    grid, values = on_common_grid(smoothed)
     marker = "o" if len(grid) < 3 else None
-    axes.plot(grid, mean.value, linewidth=1.9, marker=marker, markersize=4, **style)
-    if not band or len(curves) == 1:
+    axes.plot(grid, values.mean(0), linewidth=1.9, marker=marker, markersize=4, **style)
+    return smoothed
+
+
+def _draw_band(axes: Axes, curves: Sequence[Points], color: str) -> bool:
+    """Draw the interval of the mean over runs; returns whether there are enough runs for one."""
+    if len(curves) < 2:
         return False
+    grid, mean = mean_curve(curves)
     if len(grid) == 1:
+        # A band of one point has no area.
         around = [mean.value - mean.low, mean.high - mean.value]
-        axes.errorbar(grid, mean.value, around, color=style["color"], capsize=4, linewidth=1)
-    axes.fill_between(grid, mean.low, mean.high, color=style["color"], alpha=0.18, linewidth=0)
+        axes.errorbar(grid, mean.value, around, color=color, capsize=4, linewidth=1)
+    axes.fill_between(grid, mean.low, mean.high, color=color, alpha=0.18, linewidth=0)
     return True
 
 

@@ -59,17 +59,25 @@ def common_grid(xs: Sequence[ArrayLike]) -> Array:
     return np.linspace(start, end, POINTS) if start < end else np.unique([start, end][: int(start == end)])
 
 
-def mean_curve(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Curve]:
-    """Mean over runs with Student's 95 % interval at every point of their common grid.
+def on_common_grid(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Array]:
+    """Their ``common_grid`` [points], and the (linearly interpolated) values [runs, points] on it.
 
     Args:
         curves: increasing positions [points] and finite values [points] of every run.
-
-    Returns:
-        The grid [points] and ``summarise`` of the (linearly interpolated) values at each of its points; NaN
-        bounds for a single run.
     """
     grid = common_grid([x for x, _ in curves])
-    values = np.array([np.interp(grid, np.asarray(x), np.asarray(y)) for x, y in curves])
+    return grid, np.array([np.interp(grid, np.asarray(x), np.asarray(y)) for x, y in curves])
+
+
+def mean_curve(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Curve]:
+    """Mean over runs with Student's 95 % interval, point by point.
+
+    Args:
+        curves: as for ``on_common_grid``.
+
+    Returns:
+        The common grid [points] and ``summarise`` of the runs at each of its points; NaN bounds for one run.
+    """
+    grid, values = on_common_grid(curves)
     means = [summarise(column).mean for column in values.T]
     return grid, Curve(*(np.array([getattr(m, name) for m in means]) for name in ("value", "low", "high")))
