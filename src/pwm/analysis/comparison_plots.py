@@ -164,7 +164,9 @@ def losses(arms: Sequence[Arm], smoothing: float = 0.0) -> Figure:
     check_smoothing(smoothing)
     tasks = _tasks(arms)
     wanted = [(task, *panel) for task in tasks for panel in _loss_panels(arms, task)]
-    figure, panels = _grid(len(wanted), 2, height=2.3)
+    figure, panels = _grid(max(1, len(wanted)), 2, height=2.3)
+    if not wanted:
+        _not_logged(panels[0])
     for (task, title, key, runs), axes in zip(wanted, panels):
         for found, (_, style) in zip(runs, _styled(arms)):
             curves = [
@@ -265,11 +267,15 @@ def _draw_runs(axes: Axes, curves: Sequence[Points], style: dict[str, Any], smoo
     if not curves:
         return smoothed
     for x, y in curves:
-        axes.plot(x, y, linewidth=0.7, alpha=0.45, **style)
+        axes.plot(x, y, linewidth=0.7, alpha=0.45, marker=_marker(x), markersize=2, **style)
     grid, values = on_common_grid(smoothed)
-    marker = "o" if len(grid) < 3 else None
-    axes.plot(grid, values.mean(0), linewidth=1.9, marker=marker, markersize=4, **style)
+    axes.plot(grid, values.mean(0), linewidth=1.9, marker=_marker(grid), markersize=4, **style)
     return smoothed
+
+
+def _marker(x: Array) -> str | None:
+    """One or two points make no line that could be seen."""
+    return "o" if len(x) < 3 else None
 
 
 def _draw_band(axes: Axes, curves: Sequence[Points], color: str) -> bool:
@@ -320,7 +326,7 @@ def _draw_histograms(
     kept = [[[n for n in run if n > 0] for run in runs] for runs in norms]
     everything = [n for runs in kept for run in runs for n in run]
     if not everything:
-        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY, fontsize=SMALL)
+        _not_logged(axes)
         return
     low, high = min(everything), max(everything)
     edges = np.geomspace(low, high if high > low else 2 * low, BINS + 1)
@@ -337,6 +343,10 @@ def _draw_histograms(
             share = 100 * np.mean(shares, axis=0)
             axes.stairs(share, edges, fill=True, color=style["color"], alpha=0.2)
             axes.stairs(share, edges, linewidth=1.3, **style)
+
+
+def _not_logged(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY, fontsize=SMALL)
 
 
 def _grid(
@@ -369,7 +379,9 @@ def _finish(figure: Figure, arms: Sequence[Arm], title: str, caption: str) -> Fi
     for arm, style in _styled(arms):
         counts = sorted({len(arm.runs(task)) for task in arm.tasks})
         seeds = "-".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))
-        label = f"{arm.label} ({seeds} seed{'' if seeds == '1' else 's'})"
+        # A dollar sign would start a formula.
+        name = arm.label.replace("$", r"\$")
+        label = f"{name} ({seeds} seed{'' if seeds == '1' else 's'})"
         handles.append(Line2D([], [], linewidth=2.5, label=label, **style))
     figure.legend(
         handles=handles,

@@ -18,7 +18,7 @@ from pwm.errors import DataError
 def compare_with_first(arms: Sequence[Arm], measure: str = "final") -> dict[str, Comparison]:
     """Compare every further arm with the first one, on the tasks both have.
 
-    Scores are normalised over tasks as in ``reference_scale``, where it can be made.
+    Several tasks are averaged on the scale of ``reference_scale``, where there is one.
 
     Returns:
         Comparisons by label, without the first arm's.
@@ -40,7 +40,9 @@ def compare_with_first(arms: Sequence[Arm], measure: str = "final") -> dict[str,
                 f"{', '.join(arm.tasks)}"
             )
         found[arm.label] = compare_arms(
-            {task: candidate[task] for task in shared}, {task: baseline[task] for task in shared}, scale
+            {task: candidate[task] for task in shared},
+            {task: baseline[task] for task in shared},
+            scale if len(shared) > 1 else None,
         )
     return found
 
@@ -193,10 +195,7 @@ def _pair_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _over_tasks(candidate: str, baseline: str, comparison: Comparison) -> Iterator[str]:
     if (chance := comparison.improvement) is not None:
-        yield (
-            f"probability that a run of {candidate} beats one of {baseline}: {_estimate(chance)} "
-            f"(95 % bootstrap interval)"
-        )
+        yield f"probability that a run of {candidate} beats one of {baseline}: {_estimate(chance)}"
     if comparison.baseline_iqm is not None and comparison.candidate_iqm is not None:
         yield (
             f"interquartile mean of normalised scores (0 = doing nothing, 1 = best run of the task): "
@@ -208,7 +207,7 @@ def _over_tasks(candidate: str, baseline: str, comparison: Comparison) -> Iterat
 def _estimate(estimate: Estimate) -> str:
     if math.isnan(estimate.low):
         return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f} [95 % bootstrap: {estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:

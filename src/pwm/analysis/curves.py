@@ -43,27 +43,28 @@ def common_grid(xs: Sequence[ArrayLike]) -> Array:
     """Where runs can be averaged: from the latest first to the earliest last point, empty if there is none.
 
     Args:
-        xs: increasing positions [points] of every run.
+        xs: increasing positions [points] of every run, at least one point each.
 
     Returns:
         The runs' own points where they are the same in all runs, so that nothing has to be interpolated,
         else ``POINTS`` even ones.
     """
     runs = [np.asarray(x, dtype=float) for x in xs]
-    if any(not len(x) for x in runs):
-        return np.empty(0)
     start, end = max(x[0] for x in runs), min(x[-1] for x in runs)
+    if start > end:
+        return np.empty(0)
     inside = [x[(x >= start) & (x <= end)] for x in runs]
     if all(np.array_equal(x, inside[0]) for x in inside):
         return inside[0]
-    return np.linspace(start, end, POINTS) if start < end else np.unique([start, end][: int(start == end)])
+    return np.linspace(start, end, POINTS if start < end else 1)
 
 
 def on_common_grid(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[Array, Array]:
     """Their ``common_grid`` [points], and the (linearly interpolated) values [runs, points] on it.
 
     Args:
-        curves: increasing positions [points] and finite values [points] of every run.
+        curves: increasing positions [points] and finite values [points] of every run, at least one point
+            each.
     """
     grid = common_grid([x for x, _ in curves])
     return grid, np.array([np.interp(grid, np.asarray(x), np.asarray(y)) for x, y in curves])

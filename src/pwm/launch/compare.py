@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pwm.errors import ConfigError
+from pwm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pwm.analysis.arms import Arm
@@ -126,7 +126,7 @@ def _arms_of_task(args: argparse.Namespace) -> list[Arm]:
         paths[label] = [folder for folder in folders if folder.is_dir()]
         expected[label] = [(args.task, algorithm, seed) for seed in args.seeds]
         if not paths[label]:
-            raise ConfigError(f"none of these exists: {', '.join(map(str, folders))}")
+            raise DataError(f"none of these exists: {', '.join(map(str, folders))}")
     return load_arms(paths, args.up_to_common_step, expected)
 
 
