@@ -36,8 +36,8 @@ BINS = 40
 THRESHOLDS = 101
 NETWORKS = {"wm": "world model", "actor": "actor", "critic": "critic"}
 BAND = (
-    "mean over seeds, where all of them have data; bands: its 95 % Student interval, point by point;\n"
-    "thin lines: single runs"
+    "mean over seeds, where all of them have data; band: its 95 % Student interval at each point\n"
+    "(a wide one leaves the panel); thin lines: single runs"
 )
 NO_BAND = "one seed per arm: no mean and no band"
 
