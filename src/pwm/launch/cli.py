@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | parity | convert | bench``."""
+"""The ``pwm`` command: ``pwm train | evaluate | compare | imagine | diff | plot | data | parity | ...``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import inspection, parity
+from pwm.launch import compare, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=run_evaluate)
 
+    compare.add_command(commands)
     inspection.add_commands(commands)
     parity.add_command(commands)
 
