@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | parity | convert | bench``."""
+"""The ``pwm`` command; ``pwm --help`` lists what follows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import inspection, parity
+from pwm.launch import diagnose, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=run_evaluate)
 
     inspection.add_commands(commands)
+    diagnose.add_command(commands)
     parity.add_command(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")
