@@ -70,7 +70,7 @@ def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
         Empty if no return is known.
     """
     returns, known = returns_to_go(recorded, agent.options.gamma)
-    chosen = _spread_out(known)
+    chosen = spread_out(known)
     if not len(chosen):
         return {}
     values = agent.critic(agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])) * agent.reward_scale
@@ -94,16 +94,10 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
         if no episode lasted H steps.
     """
     horizon = agent.options.horizon
-    running, reward = recorded.running, recorded.reward * recorded.running
-    if len(running) <= horizon:
-        return {}
-    start = running[:-horizon]
-    # States whose next H steps were recorded, or that terminated for good within them.
-    ended = (recorded.terminated & running).flip(0).cumsum(0).flip(0)[:-horizon].bool()
-    chosen = _spread_out(start & (running[horizon:] | ended))
+    chosen, rewards = realised_rewards(recorded, horizon)
     if not len(chosen):
         return {}
-    realised = reward.unfold(0, horizon, 1).sum(-1)[:-1].flatten()[chosen]
+    realised = rewards.sum(-1)
     model = agent.world_model
     z = model.encode(recorded.obs.flatten(0, 1)[chosen])
     rollout = imagine(model, agent.actor, z, None, horizon)
@@ -112,6 +106,24 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
         "imagined_reward": float(imagined.mean()),
         "realised_reward": float(realised.mean()),
     } | _on_policy_error(model, recorded, horizon)
+
+
+def realised_rewards(recorded: Recorded, horizon: int) -> tuple[Tensor, Tensor]:
+    """What the next ``horizon`` >= 1 steps really earned, and where that is known.
+
+    Known are states whose next steps were all recorded, or that terminated for good within them and earned
+    nothing afterwards.
+
+    Returns:
+        Flat indices (step * N + episode) [B] of at most ``SAMPLES`` evenly spaced states, and their rewards
+        [B, horizon].
+    """
+    running, reward = recorded.running, recorded.reward * recorded.running
+    if len(running) <= horizon:
+        return running.new_empty(0, dtype=torch.int64), reward.new_empty(0, horizon)
+    ended = (recorded.terminated & running).flip(0).cumsum(0).flip(0)[:-horizon].bool()
+    chosen = spread_out(running[:-horizon] & (running[horizon:] | ended))
+    return chosen, reward.unfold(0, horizon, 1)[:-1].flatten(0, 1)[chosen]
 
 
 def _on_policy_error(model: WorldModel, recorded: Recorded, horizon: int) -> dict[str, float]:
@@ -130,7 +142,7 @@ def whole_windows(recorded: Recorded, steps: int) -> Tensor:
         Flat indices (step * N + episode); empty if no episode is that long.
     """
     running = recorded.running
-    return _spread_out(running[: max(0, len(running) - steps + 1)] & running[steps - 1 :])
+    return spread_out(running[: max(0, len(running) - steps + 1)] & running[steps - 1 :])
 
 
 def windows(recorded: Recorded, starts: Tensor, steps: int) -> Batch:
@@ -153,7 +165,7 @@ def checked_steps(horizon: int) -> list[int]:
     return sorted({1, min(4, horizon), horizon})
 
 
-def _spread_out(mask: Tensor) -> Tensor:
+def spread_out(mask: Tensor) -> Tensor:
     """At most ``SAMPLES`` evenly spaced flat indices of true entries."""
     index = mask.flatten().nonzero().squeeze(1)
     if len(index) <= SAMPLES:

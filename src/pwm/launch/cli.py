@@ -1,4 +1,4 @@
-"""The ``pwm`` command: ``pwm train | evaluate | compare | imagine | diff | plot | data | parity | ...``."""
+"""The ``pwm`` command; ``pwm --help`` lists what follows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import compare, inspection, parity
+from pwm.launch import compare, diagnose, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     compare.add_command(commands)
     inspection.add_commands(commands)
+    diagnose.add_command(commands)
     parity.add_command(commands)
 
     convert = commands.add_parser("convert", help="import a world model of another code base")

@@ -44,6 +44,9 @@ class _Mish(torch.autograd.Function):
 
 def mish(x: Tensor) -> Tensor:
     """Mish activation (Misra 2019), x tanh(softplus(x)); accurate to float32 rounding."""
+    if torch._C._are_functorch_transforms_active():
+        # torch.func cannot look into ``_Mish``, and its vmap cannot batch the derivative of F.mish.
+        return x * torch.tanh(F.softplus(x))
     return F.mish(x) if x.is_cuda else _Mish.apply(x)
 
 

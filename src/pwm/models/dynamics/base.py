@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from pwm.models.integrators.explicit_rk import Tableau
 
 
 class DynamicsLoss(NamedTuple):
@@ -57,6 +59,25 @@ class Dynamics(nn.Module):
             e: [B, E] task embedding.
             generator: source of any random draw.
         """
+
+
+@runtime_checkable
+class Integrated(Protocol):
+    """Dynamics whose ``next`` integrates a velocity over flow time [0, 1].
+
+    Attributes:
+        tableau: the method of ``next``.
+        substeps: its number of steps K.
+    """
+
+    tableau: Tableau
+
+    @property
+    def substeps(self) -> int: ...
+
+    def velocity(self, z: Tensor, a: Tensor, tau: Tensor, e: Tensor | None = None) -> Tensor:
+        """dz/dtau [..., L] at latents [..., L], actions [..., A], flow time [..., 1], embedding [..., E]."""
+        ...
 
 
 def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = None) -> Tensor:

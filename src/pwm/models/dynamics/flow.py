@@ -149,9 +149,14 @@ class FlowDynamics(Dynamics):
         self.register_buffer("nodes", nodes, persistent=False)
 
     @property
+    def substeps(self) -> int:
+        """Integration steps K per ``next``."""
+        return self.options.substeps
+
+    @property
     def velocity_evals(self) -> int:  # type: ignore[override]
         """Velocity evaluations per ``next``: stages times substeps."""
-        return self.tableau.stages * self.options.substeps
+        return self.tableau.stages * self.substeps
 
     def velocity(self, z: Tensor, a: Tensor, tau: Tensor, e: Tensor | None = None) -> Tensor:
         """dz/dtau [..., L] at latents [..., L], actions [..., A], flow time [..., 1], embedding [..., E]."""
@@ -161,7 +166,7 @@ class FlowDynamics(Dynamics):
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Latents at tau = 1, by the configured integrator and substeps."""
-        return integrate(self.tableau, self.velocity, z, a, e, self.options.substeps)
+        return integrate(self.tableau, self.velocity, z, a, e, self.substeps)
 
     def loss(
         self,
