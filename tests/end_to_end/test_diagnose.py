@@ -72,6 +72,13 @@ def test_summary_figures_and_pictures(
     assert len(found["episodes"]["returns"]) == 5
     assert found["evaluation_seed"] == HELD_OUT_SEED
     assert found["policy"] == str(run / "best_policy.pt")
+    gradient = found["actor_gradient"]
+    assert (
+        gradient["start_states"]
+        == load_policy(run / "best_policy.pt", torch.device("cpu"))[1].alg.actor_batch_size
+    )
+    assert gradient["variance"] > 0
+    assert gradient["direction"] == pytest.approx(1.0, abs=0.05)
     gains = found["smoothness"]["open_loop"]["gain"]["median"]
     assert all(gain >= 0 for gain in gains)
     if name == "short":

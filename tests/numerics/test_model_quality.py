@@ -231,7 +231,7 @@ def test_a_value_that_is_right_is_calibrated() -> None:
 
 def test_every_section_is_measured_and_repeatable() -> None:
     agent, recorded = agent_and_episodes(perfect=False)
-    first, again = (strict(diagnose(agent, recorded, seed)) for seed in (1, 1))
+    first, again = (strict(diagnose(agent, recorded, 8, seed)) for seed in (1, 1))
     assert None not in first.values()
     assert first == again
     assert first["open_loop"]["steps"] == LENGTH - 1

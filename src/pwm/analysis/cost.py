@@ -158,7 +158,7 @@ def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Velo
     nets, alg = _networks(config, obs_dim, act_dim), config.alg
     if not nets.velocity:
         return VelocityEvals(0, 0, 0)
-    imagined = _policy_updates(config) * alg.horizon * _starts(config)
+    imagined = _policy_updates(config) * alg.horizon * start_states(config)
     learned = alg.wm_iterations * alg.wm_batch_size * _loss_passes(config, nets)
     return VelocityEvals(nets.velocity, imagined * nets.velocity, learned)
 
@@ -212,8 +212,8 @@ def _measure(net: nn.Module) -> Network:
     return Network(products[0], sum(products[1:]))
 
 
-def _starts(config: ExperimentConfig) -> int:
-    """Trajectories of one imagined rollout."""
+def start_states(config: ExperimentConfig) -> int:
+    """Start states of one imagined rollout, the batch of the actor's gradient."""
     return config.alg.num_envs if config.alg.collect == "lockstep" else config.alg.actor_batch_size
 
 
@@ -265,13 +265,13 @@ def _actor_update(config: ExperimentConfig, nets: Networks) -> int:
         trajectory += horizon * nets.actor.learn
     # The policy's saturation is measured on every imagined latent.
     trajectory += horizon * nets.actor.forward
-    return _starts(config) * trajectory
+    return start_states(config) * trajectory
 
 
 def _critic_update(config: ExperimentConfig, nets: Networks) -> int:
     """The critics' passes over the latents of one imagined rollout."""
     alg = config.alg
-    return alg.critic_iterations * _starts(config) * alg.horizon * nets.critic.learn
+    return alg.critic_iterations * start_states(config) * alg.horizon * nets.critic.learn
 
 
 def _interaction(config: ExperimentConfig, nets: Networks) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import torch
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import whole_windows, windows
+from pwm.algorithm.gradient_quality import actor_gradient_bias
+from pwm.analysis.cost import start_states
 from pwm.analysis.diagnosis_plots import draw_model, draw_smoothness
 from pwm.analysis.diagnosis_text import describe
 from pwm.analysis.integration import integration_error
@@ -41,12 +44,14 @@ class Subject:
         agent: the policy with its world model and critics.
         recorded: real episodes of its deterministic policy.
         steps: open-loop horizon, at most ``STEPS``; 0 if the episodes are too short for any.
-        generator: source of random directions, on the agent's device.
+        starts_per_gradient: start states of one gradient of the actor.
+        generator: source of randomness, on the agent's device.
     """
 
     agent: Agent
     recorded: Recorded
     steps: int
+    starts_per_gradient: int
     generator: torch.Generator
 
     def starts(self, steps: int) -> Batch | None:
@@ -83,6 +88,23 @@ def _value_calibration(subject: Subject) -> dict[str, Any] | None:
     return value_calibration(subject.agent, subject.recorded)
 
 
+def _actor_gradient(subject: Subject) -> dict[str, Any]:
+    recorded = subject.recorded
+    found = actor_gradient_bias(
+        subject.agent,
+        recorded.obs[:-1][recorded.running],
+        subject.starts_per_gradient,
+        subject.generator,
+    )
+    return {
+        "start_states": subject.starts_per_gradient,
+        "clipped_at": subject.agent.options.actor_grad_norm,
+        "bias": found.bias,
+        "bias_bound": found.bias_bound,
+        **dataclasses.asdict(found),
+    }
+
+
 # Section of the result -> what measures it; None where it does not apply. A further measurement is one line
 # here and one entry of ``diagnosis_text.SECTIONS``.
 MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any] | None]] = {
@@ -91,6 +113,7 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any] | None]] = {
     "value_calibration": _value_calibration,
     "smoothness": _smoothness,
     "integration": _integration,
+    "actor_gradient": _actor_gradient,
 }
 
 
@@ -146,7 +169,7 @@ def diagnose_run(
         "gamma": config.alg.gamma,
         "latent_dim": config.alg.latent_dim,
         "episodes": result.summary(),
-        **diagnose(agent, recorded, seed),
+        **diagnose(agent, recorded, start_states(config), seed),
     }
     numbers = strict(numbers)
     text = describe(numbers)
@@ -169,7 +192,9 @@ def record(agent: Agent, config: ExperimentConfig, episodes: int, seed: int) -> 
 
 
 @torch.no_grad()
-def diagnose(agent: Agent, recorded: Recorded, seed: int) -> dict[str, dict[str, Any] | None]:
+def diagnose(
+    agent: Agent, recorded: Recorded, starts_per_gradient: int, seed: int
+) -> dict[str, dict[str, Any] | None]:
     """Every measurement of ``MEASUREMENTS`` on real episodes of the agent's own policy, by section.
 
     Open-loop horizons end where less than half of the episodes are long enough.
@@ -179,7 +204,7 @@ def diagnose(agent: Agent, recorded: Recorded, seed: int) -> dict[str, dict[str,
     for section, measure in MEASUREMENTS.items():
         # Every section draws from a stream of its own: a further one leaves the others as they are.
         generator = torch.Generator(agent.generator.device).manual_seed(seed)
-        found[section] = measure(Subject(agent, recorded, steps, generator))
+        found[section] = measure(Subject(agent, recorded, steps, starts_per_gradient, generator))
     return found
 
 

@@ -108,6 +108,16 @@ def _integration(found: Numbers) -> list[str]:
     return lines
 
 
+def _actor_gradient(found: Numbers) -> list[str]:
+    return [
+        f"  of {found['start_states']} start states, clipped at {_number(found['clipped_at'])}: "
+        f"bias {_number(found['bias'])} (at most {_number(found['bias_bound'])}), "
+        f"direction {_number(found['direction'])}",
+        f"  variance of one gradient {_number(found['variance'])}, its cosine {_number(found['cosine'])}, "
+        f"length of the reference {_number(found['reference_norm'])}",
+    ]
+
+
 class Section(NamedTuple):
     """How a section is told: ``title``, what writes its ``lines``, and why it may be ``missing``."""
 
@@ -137,6 +147,11 @@ SECTIONS = {
         "Integration over flow time (squared error / squared change)",
         _integration,
         "not applicable, these dynamics integrate nothing",
+    ),
+    "actor_gradient": Section(
+        "Actor's gradient against a large batch (bias and variance relative to the large batch's)",
+        _actor_gradient,
+        "",
     ),
 }
 
