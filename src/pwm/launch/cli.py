@@ -1,4 +1,7 @@
-"""The ``pwm`` command: ``pwm train | evaluate | imagine | diff | plot | data | parity | convert | bench``."""
+"""The ``pwm`` command.
+
+``pwm train | evaluate | experiment | imagine | diff | plot | data | parity | convert | bench``
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import inspection, parity
+from pwm.launch import experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -57,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=run_evaluate)
 
+    experiment.add_command(commands)
     inspection.add_commands(commands)
     parity.add_command(commands)
 
