@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -54,8 +55,9 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
     return warmup + config.epochs * epoch + evaluations * rounds * eval_env.spec.episode_length * eval_step
 
 
+@functools.cache
 def matrix_speed(device_name: str, threads: int) -> float:
-    """Floating-point operations per second of large float32 matrix products."""
+    """Floating-point operations per second of large float32 matrix products, measured once."""
     torch.set_num_threads(threads)
     device = pick_device(device_name)
     matrix = torch.ones(MATRIX, MATRIX, device=device)
