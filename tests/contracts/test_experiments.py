@@ -35,7 +35,7 @@ def plan(name: str, *overrides: str) -> Plan:
 def refusal(*overrides: str) -> str:
     """The message with which an experiment is refused."""
     with pytest.raises(ConfigError) as refused:
-        require_parity(make_plan(load_experiment(["env=analytic", *overrides])))
+        require_parity(make_plan(load_experiment(list(overrides))))
     return str(refused.value)
 
 
@@ -148,7 +148,7 @@ def test_threads_and_other_presets_go_to_every_run() -> None:
 
 def test_unequal_arms_are_refused_with_the_width_that_mends_them() -> None:
     unfair = 'arms.flow=[dynamics=flow,"alg.dynamics.units=[64,64]"]'
-    message = refusal("experiment=flow_vs_mlp", unfair)
+    message = refusal("experiment=flow_vs_mlp", "env=analytic", unfair)
     assert "flow on analytic_lqr" in message
     assert "FAIL" in message
     assert "residual on" not in message
@@ -181,6 +181,7 @@ MISTAKES = {
     "negative seed": (["experiment=flow_vs_mlp", "seeds=[-1]"], ["seeds=[-1]", "negative"]),
     "a seed twice": (["experiment=flow_vs_mlp", "seeds=[1,1]"], ["seeds=[1, 1]", "twice"]),
     "two ways to name tasks": (["experiment=flow_vs_mlp", "tasks=[gym]"], ["env=...", "tasks=[...]"]),
+    "a task without a name": (["experiment=flow_vs_mlp", "tasks=['']"], ["tasks=['']", "env"]),
     "one arm": (
         ["experiment=flow_vs_mlp", "arms.residual=null", "arms.flow=null"],
         ["arms: mlp", "at least two"],
@@ -198,7 +199,8 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_named(name: str) -> None:
     overrides, expected = MISTAKES[name]
-    message = refusal(*overrides)
+    task = [] if any(o.startswith("tasks=['']") for o in overrides) else ["env=analytic"]
+    message = refusal(*task, *overrides)
     assert [part for part in expected if part not in message] == [], message
 
 

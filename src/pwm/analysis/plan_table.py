@@ -143,7 +143,7 @@ def _row(run: PlannedRun, estimate: Estimate | None, done: bool) -> tuple[str, .
         str(run.seed),
         f"{cell.parameters:,}",
         f"{cell.env_steps:,}",
-        f"{cell.flops / 1e12:.3g}",
+        f"{teraflops:,.0f}" if (teraflops := cell.flops / 1e12) >= 100 else f"{teraflops:.3g}",
         "-" if estimate is None else tqdm.format_interval(round(estimate.seconds)),
         state,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,6 +82,8 @@ class Experiment:
                 raise ConfigError(f"compute_matched.{pair[0]}={pair[1]}, which is matched to an arm itself")
         for key in ("tasks", "seeds"):
             _check_list(key, getattr(self, key))
+        if not all(task.strip() for task in self.tasks):
+            raise ConfigError(f"tasks={self.tasks}: a task is the name of an env preset, then its overrides")
         if bad := [seed for seed in self.seeds if seed < 0]:
             raise ConfigError(f"seeds={self.seeds}: {bad[0]} must not be negative")
 
@@ -92,7 +93,7 @@ class Experiment:
 
     def run_overrides(self, task: str, arm: str) -> list[str]:
         """Overrides of the runs of an arm on a task, but for seed, name and folder; later ones count."""
-        preset, *options = shlex.split(task)
+        preset, *options = task.split()
         return [f"env={preset}", *options, *self.overrides, *(self.arms[arm] or [])]
 
 

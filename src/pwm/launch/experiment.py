@@ -84,7 +84,7 @@ def run_experiment(args: argparse.Namespace) -> int:
             if (cell.task, cell.arm) not in estimates:
                 estimates[cell.task, cell.arm] = estimate_by_measuring(cell, plan.threads)
         finished = {job.run for job in jobs if job.done()}
-        print(describe(plan, estimates, at_a_time, finished.__contains__))
+        print(describe(plan, estimates, at_a_time, finished.__contains__), flush=True)
         require_parity(plan)
         return 0
     require_parity(plan)
