@@ -8,6 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 LAST = 10
+# The measures that arms are compared by, in words.
+MEASURES = {
+    "final": "return of the last evaluation",
+    "last10": "mean return of the last ten evaluations",
+    "best": "return of the best evaluation",
+    "auc": "mean return over the environment steps of training",
+}
 
 
 @dataclass(frozen=True)

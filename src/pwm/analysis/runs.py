@@ -356,7 +356,11 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
 
 
 def cut_to_common_step(runs: Iterable[Run]) -> list[Run]:
-    """The runs, those of each task up to the environment step that all of them have evaluated."""
+    """The runs, those of each task up to the environment step that all of them have evaluated.
+
+    Raises:
+        DataError: a run has no evaluation up to there.
+    """
     runs = list(runs)
     common: dict[str, int] = {}
     for run in runs:
@@ -365,6 +369,11 @@ def cut_to_common_step(runs: Iterable[Run]) -> list[Run]:
     cut = []
     for run in runs:
         kept = tuple(e for e in run.evaluations if e.env_steps <= common[run.key[0]])
+        if not kept:
+            raise DataError(
+                f"{run.path}: no evaluation up to step {common[run.key[0]]}, where another run of "
+                f"{run.key[0]} ends; its first is at step {run.evaluations[0].env_steps}"
+            )
         cut.append(dataclasses.replace(run, evaluations=kept))
     return cut
 

@@ -1,6 +1,6 @@
 """The ``pwm`` command.
 
-``pwm train | evaluate | experiment | imagine | diff | plot | data | parity | convert | bench``
+``pwm train | evaluate | experiment | compare | imagine | diff | plot | data | parity | convert | bench``
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import experiment, inspection, parity
+from pwm.launch import compare, experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=run_evaluate)
 
     experiment.add_command(commands)
+    compare.add_command(commands)
     inspection.add_commands(commands)
     parity.add_command(commands)
 

@@ -1,0 +1,72 @@
+"""Everything a comparison of arms leaves behind: figures, tables and text in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pwm.analysis import comparison_plots
+from pwm.analysis.arms import Arm
+from pwm.analysis.comparison_tables import compare_with_first, comparison_rows, comparison_text
+from pwm.analysis.curves import check_smoothing
+from pwm.analysis.runs import MARKS, write_table
+from pwm.analysis.visualization import save
+from pwm.errors import ConfigError, StorageError
+from pwm.experiment.checkpoints import write_text
+
+PROFILES = "performance_profiles.png"
+
+
+def write_comparison(
+    arms: Sequence[Arm], folder: Path, measure: str = "final", smoothing: float = 0.0
+) -> tuple[str, list[Path]]:
+    """Compare arms with the first of them and write everything into ``folder``.
+
+    Args:
+        arms: at least one; one alone is drawn and compared with nothing.
+        folder: is made where it does not exist; files of the same names are replaced.
+        measure: one of ``MEASURES``.
+        smoothing: of learning curves and losses, see ``smooth``.
+
+    Returns:
+        The text of the comparison (also in ``comparison.txt``) and the files written.
+
+    Raises:
+        ConfigError: impossible smoothing, or the folder is a run folder, whose pictures would be lost.
+        DataError: the arms cannot be compared.
+        StorageError: a file cannot be written.
+    """
+    check_smoothing(smoothing)
+    if any((folder / mark).exists() for mark in MARKS):
+        raise ConfigError(f"--output-dir {folder} is a run folder; choose one that is not")
+    comparisons = compare_with_first(arms, measure)
+    text = comparison_text(arms, comparisons, measure)
+    tables = {
+        "runs.csv": _labelled(arms, lambda arm: arm.table.rows()),
+        "evaluations.csv": _labelled(arms, lambda arm: arm.table.evaluations()),
+        "comparison.csv": comparison_rows(arms, comparisons, measure),
+    }
+    figures = {
+        "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),
+        "learning_curves_wall_time.png": comparison_plots.learning_curves(arms, "wall_time", smoothing),
+        "task_bars.png": comparison_plots.task_bars(arms, measure),
+        "gradient_norms.png": comparison_plots.gradient_norms(arms),
+        "losses.png": comparison_plots.losses(arms, smoothing),
+        PROFILES: comparison_plots.performance_profiles(arms, measure),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A picture of an earlier comparison must not pass for one of this.
+        (folder / PROFILES).unlink(missing_ok=True)
+        write_text(folder / "comparison.txt", text)
+        for name, rows in tables.items():
+            write_table(folder / name, rows)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
+    drawn = [save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+    return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
+
+
+def _labelled(arms: Sequence[Arm], rows_of: Callable[[Arm], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [{"label": arm.label, **row} for arm in arms for row in rows_of(arm)]

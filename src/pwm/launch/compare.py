@@ -1,0 +1,139 @@
+"""``pwm compare``: several runs per label, compared in pictures, tables and statistics."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pwm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pwm.analysis.arms import Arm
+
+COMPARE_HELP = """\
+Compare runs: learning curves, bars, gradient norms, losses, statistics and CSV files.
+
+  pwm compare --run-dirs logs/dflex_hopper/pwm_small logs/dflex_hopper/pwm_small_flow --labels mlp flow
+  pwm compare --task dflex_ant --algorithm pwm_48M pwm_48M_flow --seeds 42 43 44
+
+Every further label is compared with the first one. Unfinished runs are named, and used only with
+--up-to-common-step; failed, damaged and missing runs are named and never used.
+"""
+MEASURES = ("final", "last10", "best", "auc")
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``compare`` to the parser's subcommands."""
+    compare = commands.add_parser(
+        "compare",
+        help="compare runs of two or more algorithms",
+        description=COMPARE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument(
+        "--run-dirs",
+        nargs="+",
+        metavar="PATH",
+        help="run folders, folders above several seeds or tasks, or quoted patterns",
+    )
+    compare.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="one per path (a label given twice joins its paths) or per algorithm; default: algorithm names",
+    )
+    compare.add_argument("--task", help="with --algorithm and --seeds: LOGDIR/TASK/ALGORITHM/seedSEED")
+    compare.add_argument("--algorithm", nargs="+", metavar="NAME")
+    compare.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
+    compare.add_argument("--logdir", type=Path, default=Path("logs"))
+    compare.add_argument("--output-dir", type=Path, default=Path("analysis"))
+    compare.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="weight of the past in a moving average of the curves, from 0 (none) to below 1",
+    )
+    compare.add_argument(
+        "--up-to-common-step",
+        action="store_true",
+        help="also use unfinished runs, and all runs of a task only up to the step that all have reached",
+    )
+    compare.add_argument("--measure", choices=MEASURES, default="final", help="what is compared of each run")
+    compare.set_defaults(run=run_compare)
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """``pwm compare``."""
+    from pwm.analysis.comparison_files import write_comparison
+
+    text, files = write_comparison(_arms(args), args.output_dir, args.measure, args.smoothing)
+    print(text)
+    if not any(path.name == "performance_profiles.png" for path in files):
+        print("no performance profiles: they need two tasks or more, with known zero-action scores, and")
+        print("the same number of seeds of every arm on each of them")
+    for path in files:
+        print(path)
+
+
+def _arms(args: argparse.Namespace) -> list[Arm]:
+    """The arms of either calling form.
+
+    Raises:
+        ConfigError: neither form or both, or labels that do not fit.
+        DataError: runs that cannot be used.
+    """
+    from pwm.analysis.arms import load_algorithms, load_arms
+
+    by_name = (args.task, args.algorithm, args.seeds)
+    if (args.run_dirs is None) == (by_name == (None, None, None)):
+        raise ConfigError("give either --run-dirs, or --task, --algorithm and --seeds")
+    if args.run_dirs is None:
+        if None in by_name:
+            raise ConfigError("--task, --algorithm and --seeds belong together; one of them is missing")
+        return _arms_of_task(args)
+    if args.labels is None:
+        arms = load_algorithms(args.run_dirs, args.up_to_common_step)
+        if len(arms) == 1 < len(args.run_dirs):
+            raise ConfigError(f"all runs are of {arms[0].label}; tell the paths apart with --labels")
+        return arms
+    if len(args.labels) != len(args.run_dirs):
+        raise ConfigError(
+            f"--labels has {len(args.labels)} values for {len(args.run_dirs)} paths of --run-dirs; give one "
+            f"per path, and quote patterns so that the shell leaves them alone"
+        )
+    paths: dict[str, list[str]] = {}
+    for label, path in zip(args.labels, args.run_dirs):
+        paths.setdefault(label, []).append(path)
+    arms = load_arms(paths, args.up_to_common_step)
+    _refuse_shared_runs(arms)
+    return arms
+
+
+def _arms_of_task(args: argparse.Namespace) -> list[Arm]:
+    from pwm.analysis.arms import load_arms
+
+    labels = args.labels or args.algorithm
+    if len(labels) != len(args.algorithm):
+        raise ConfigError(f"--labels has {len(labels)} values for {len(args.algorithm)} of --algorithm")
+    for option, values in (("--labels", labels), ("--algorithm", args.algorithm), ("--seeds", args.seeds)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{option} names one twice: {' '.join(map(str, values))}")
+    paths, expected = {}, {}
+    for label, algorithm in zip(labels, args.algorithm):
+        folders = [args.logdir / args.task / algorithm / f"seed{seed}" for seed in args.seeds]
+        paths[label] = [folder for folder in folders if folder.is_dir()]
+        expected[label] = [(args.task, algorithm, seed) for seed in args.seeds]
+        if not paths[label]:
+            raise DataError(f"none of these exists: {', '.join(map(str, folders))}")
+    return load_arms(paths, args.up_to_common_step, expected)
+
+
+def _refuse_shared_runs(arms: list[Arm]) -> None:
+    """Raise ConfigError if one run folder belongs to two labels."""
+    owners: dict[Path, str] = {}
+    for arm in arms:
+        for run in arm.table.runs:
+            if (other := owners.setdefault(run.path.resolve(), arm.label)) != arm.label:
+                raise ConfigError(f"{run.path} belongs to both {other} and {arm.label}")

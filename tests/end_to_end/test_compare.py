@@ -1,0 +1,340 @@
+"""``pwm compare`` and its script on run folders with known numbers: both forms, files, text, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.run_folders import write_run
+
+from pwm.analysis.arms import load_algorithms, load_arms
+from pwm.analysis.comparison import limits
+from pwm.analysis.comparison_plots import learning_curves, losses, task_bars
+from pwm.analysis.comparison_tables import compare_with_first, comparison_text, fairness_notes
+from pwm.analysis.run_measures import MEASURES
+from pwm.analysis.statistics import Estimate, holm, permutation_test, summarise, welch_test
+from pwm.analysis.visualization import save
+from pwm.launch import compare
+from pwm.launch.cli import main
+
+pytest.importorskip("rliable")
+
+ROOT = Path(__file__).parents[2]
+LQR, COUNTING = "analytic_lqr", "analytic_counting"
+FINAL = {
+    "mlp": {LQR: [20.0, 24.0, 19.0], COUNTING: [200.0, 240.0]},
+    "flow": {LQR: [30.0, 36.0, 33.0], COUNTING: [210.0, 230.0]},
+}
+FILES = {
+    "comparison.txt",
+    "runs.csv",
+    "evaluations.csv",
+    "comparison.csv",
+    "learning_curves_env_steps.png",
+    "learning_curves_wall_time.png",
+    "task_bars.png",
+    "gradient_norms.png",
+    "losses.png",
+}
+PROFILES = "performance_profiles.png"
+Shown = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two algorithms, two tasks with three and two seeds; not to be changed."""
+    folder = tmp_path_factory.mktemp("logs")
+    for algorithm, tasks in FINAL.items():
+        for task, scores in tasks.items():
+            for seed, score in enumerate(scores, start=1):
+                write_run(
+                    folder, task, algorithm, seed, [5.0, score + 1, score], more={"actor/loss": [1.0, 2.0]}
+                )
+    return folder
+
+
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """Run ``pwm compare`` in an empty folder; returns its exit code and output (its message if it failed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str]:
+        code = main(["compare", *map(str, arguments)])
+        output = capsys.readouterr()
+        return code, output.err if code else output.out
+
+    return command
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def compared(logdir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Output folder and text of a comparison over both tasks."""
+    output = tmp_path_factory.mktemp("out") / "analysis"
+    paths = [f"{logdir}/*/mlp", f"{logdir}/*/flow"]
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        code = main(
+            ["compare", "--run-dirs", *paths, "--labels", "baseline", "flow", "--output-dir", str(output)]
+        )
+    assert code == 0
+    return output, text.getvalue()
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+def test_all_files_are_written_and_named(compared: tuple[Path, str]) -> None:
+    output, text = compared
+    assert names(output) == FILES
+    for name in FILES:
+        assert f"{output / name}\n" in text
+        if name.endswith(".png"):
+            assert (output / name).read_bytes().startswith(b"\x89PNG")
+    assert (output / "comparison.txt").read_text() in text
+
+
+def test_comparison_is_that_of_the_statistics(compared: tuple[Path, str]) -> None:
+    found = rows(compared[0] / "comparison.csv")
+    assert [(r["task"], r["label"], r["algorithm"], r["seeds"]) for r in found] == [
+        (task, *arm, seeds)
+        for task, seeds in ((COUNTING, "2"), (LQR, "3"))
+        for arm in (("baseline", "mlp"), ("flow", "flow"))
+    ]
+    pairs = [(FINAL["flow"][task], FINAL["mlp"][task]) for task in (COUNTING, LQR)]
+    tests = [welch_test(*pair) for pair in pairs]
+    permuted = [permutation_test(*pair) for pair in pairs]
+    wanted = {
+        "welch_p": [test.p_value for test in tests],
+        "welch_p_holm": holm([test.p_value for test in tests]),
+        "permutation_p": permuted,
+        "permutation_p_holm": holm(permuted),
+        "difference": [test.difference.value for test in tests],
+        "difference_low": [test.difference.low for test in tests],
+        "difference_high": [test.difference.high for test in tests],
+        "percent": [0.0, 100 * 12 / 21],
+    }
+    for name, values in wanted.items():
+        assert [float(row[name]) for row in found[1::2]] == pytest.approx(values), name
+        assert [row[name] for row in found[::2]] == ["", ""]
+    assert [row["baseline"] for row in found] == ["", "baseline"] * 2
+    for row in found:
+        summary = summarise(FINAL[row["algorithm"]][row["task"]])
+        numbers = [float(row[key]) for key in ("mean", "mean_low", "mean_high", "std")]
+        assert numbers == [summary.mean.value, summary.mean.low, summary.mean.high, summary.std]
+        assert (row["measure"], float(row["zero_action"])) == ("final", 10.0)
+        assert (float(row["env_steps"]), float(row["wall_time"])) == (200.0, 120.0)
+
+
+def test_runs_and_evaluations_carry_the_label(compared: tuple[Path, str]) -> None:
+    runs = rows(compared[0] / "runs.csv")
+    assert len(runs) == 10
+    scores = [float(r["final"]) for r in runs if (r["label"], r["task"]) == ("baseline", LQR)]
+    assert scores == FINAL["mlp"][LQR]
+    evaluations = rows(compared[0] / "evaluations.csv")
+    assert len(evaluations) == 30
+    first = [evaluations[0][key] for key in ("label", "algorithm", "seed", "episode_return")]
+    assert first == ["baseline", "mlp", "1", "5.0"]
+
+
+def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tuple[Path, str]) -> None:
+    text = compared[1]
+    assert "return of the last evaluation" in text
+    (line,) = [line for line in text.split("flow against baseline")[1].splitlines() if line.startswith(LQR)]
+    assert line.split()[1:] == ["12.0", "[5.55,", "18.5]", "+57.1", "0.007", "0.014", "0.100", "0.200"]
+    for note in [*limits(2, 2, tasks=2), *limits(3, 3, tasks=2)]:
+        assert f"- {note}\n" in text
+    assert "there is no figure over all tasks" in text
+    assert "no performance profiles" in text
+    assert "baseline: 5 runs used, 0 problems" in text
+
+
+def test_script_of_the_predecessor_runs(logdir: Path, tmp_path: Path) -> None:
+    arms = [f"{logdir}/*/{name}/seed1" for name in ("mlp", "flow")]
+    output = tmp_path / "analysis"
+    done = subprocess.run(
+        [sys.executable, "scripts/compare_runs.py", "--run-dirs", *arms, "--output-dir", str(output)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(output) == FILES | {PROFILES}
+    assert "flow against mlp" in done.stdout
+    assert "probability that a run of flow beats one of mlp: 1.00\n" in done.stdout
+    # Of doing nothing (10) and the best run (30 and 210).
+    assert "(0 = doing nothing, 1 = best run of the task): flow 1.00, mlp 0.72\n" in done.stdout
+
+
+def test_figures_over_tasks_are_shown_with_their_intervals(logdir: Path) -> None:
+    arms = load_algorithms([f"{logdir}/*/mlp/seed1", f"{logdir}/*/flow/seed1"])
+    ((label, comparison),) = compare_with_first(arms).items()
+    found = replace(comparison, improvement=Estimate(0.72, 0.5, 0.91), candidate_iqm=Estimate(0.8, 0.7, 0.9))
+    text = comparison_text(arms, {label: found})
+    assert "beats one of mlp: 0.72 [95 % bootstrap: 0.50, 0.91]\n" in text
+    assert "flow 0.80 [95 % bootstrap: 0.70, 0.90], mlp 0.72\n" in text
+
+
+# --- calling forms --------------------------------------------------------------------------------
+
+
+def test_both_forms_say_the_same_and_missing_seeds_are_named(
+    logdir: Path, shown: Shown, tmp_path: Path
+) -> None:
+    by_name = ("--task", LQR, "--algorithm", "mlp", "flow", "--seeds", 3, 7, "--logdir", logdir)
+    by_path = ("--run-dirs", logdir / LQR / "mlp" / "seed3", logdir / LQR / "flow" / "seed3")
+    texts, tables = [], []
+    for arguments in (by_name, by_path):
+        code, text = shown(*arguments)
+        assert code == 0
+        assert "one run has no spread" in text
+        texts.append(text)
+        # Where no folder is named, and no label: the labels are the algorithms' names.
+        tables.append(rows(tmp_path / "analysis" / "comparison.csv"))
+    assert tables[0] == tables[1]
+    assert [row["label"] for row in tables[0]] == ["mlp", "flow"]
+    assert [row["difference"] for row in tables[0]] == ["", "14.0"]
+    assert [row["welch_p"] for row in tables[0]] == ["", ""]
+    assert "flow: 1 runs used, 1 problems\n  missing: analytic_lqr flow seed 7" in texts[0]
+    assert "flow: 1 runs used, 0 problems" in texts[1]
+
+
+def test_a_label_given_twice_joins_its_folders_and_one_arm_is_only_drawn(
+    logdir: Path, shown: Shown, tmp_path: Path
+) -> None:
+    # A profile of an earlier comparison must not stay as if it belonged to this one.
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / PROFILES).write_bytes(b"old")
+    seeds = [logdir / LQR / "mlp" / f"seed{seed}" for seed in (1, 3)]
+    code, text = shown("--run-dirs", *seeds, "--labels", "x", "x", "--output-dir", "out")
+    assert code == 0
+    (row,) = rows(tmp_path / "out" / "comparison.csv")
+    assert (row["label"], row["seeds"], row["mean"], row["baseline"]) == ("x", "2", "19.5", "")
+    assert names(tmp_path / "out") == FILES
+    assert "no performance profiles" in text
+    assert "against" not in text
+
+
+def test_measure_and_smoothing_reach_tables_and_figures(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    paths = [logdir / LQR / "mlp" / "seed1", logdir / LQR / "flow" / "seed1"]
+    code, text = shown("--run-dirs", *paths, "--measure", "best", "--smoothing", 0.5)
+    assert code == 0
+    assert [row["mean"] for row in rows(tmp_path / "analysis" / "comparison.csv")] == ["21.0", "31.0"]
+    assert "higher than what the policy is worth" in text
+    arms = load_algorithms(paths)
+    for name, figure in {
+        "learning_curves_wall_time.png": learning_curves(arms, "wall_time", 0.5),
+        "losses.png": losses(arms, 0.5),
+        "task_bars.png": task_bars(arms, "best"),
+    }.items():
+        assert (tmp_path / "analysis" / name).read_bytes() == save(figure, tmp_path / name).read_bytes()
+
+
+def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    late = write_run(tmp_path / "logs", LQR, "late", 1, [5.0, 9.0], state="running")
+    arms = ("--run-dirs", logdir / LQR / "mlp" / "seed1", late, "--labels", "mlp", "late")
+    code, text = shown(*arms)
+    assert code == 2
+    assert "late: no run can be used" in text
+    assert "partial: analytic_lqr late seed 1" in text
+    code, text = shown(*arms, "--up-to-common-step")
+    assert code == 0
+    table = rows(tmp_path / "analysis" / "comparison.csv")
+    assert [(row["label"], row["mean"], row["env_steps"]) for row in table] == [
+        ("mlp", "21.0", "100.0"),
+        ("late", "9.0", "100.0"),
+    ]
+    assert "late: 1 runs used, 1 problems\n  partial: " in text
+
+
+# --- what is unfair or impossible -----------------------------------------------------------------
+
+
+def test_what_makes_a_comparison_unfair_is_named(logdir: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path, LQR, "long", 4, [5.0, 6.0, 7.0, 8.0])
+    paths = {"a": [f"{logdir}/*/mlp/seed1"], "b": [other], "c": [logdir / LQR / "flow" / "seed1"]}
+    arms = load_arms(paths)
+    text = comparison_text(arms, compare_with_first(arms))
+    assert f"- {COUNTING}: no run of b, c, so it is not compared there\n" in text
+    assert f"- {LQR}: arms differ in their seeds: a has 1, b has 4, c has 1\n" in text
+    assert f"- {LQR}: runs end at different environment steps, 200 to 300\n" in text
+    assert "not for the 2 comparisons with a\n" in text
+    assert fairness_notes(load_algorithms([logdir])) == []
+
+
+def test_algorithms_without_a_common_task_are_refused(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    code, text = shown("--run-dirs", logdir / LQR / "mlp", logdir / COUNTING / "flow")
+    assert code == 2
+    assert text == f"pwm: mlp and flow share no task: {LQR} against {COUNTING}\n"
+    assert not (tmp_path / "analysis").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --run-dirs, or --task, --algorithm and --seeds"),
+        (["--run-dirs", "LOGS", "--task", "x"], "give either --run-dirs"),
+        (["--task", "x", "--seeds", "1"], "one of them is missing"),
+        (["--run-dirs", "MLP", "FLOW", "--labels", "a"], "--labels has 1 values for 2 paths of --run-dirs"),
+        (["--run-dirs", "MLP", "--labels", "a", "b"], "--labels has 2 values for 1 paths of --run-dirs"),
+        (["--run-dirs", "MLP", "MLP", "--labels", "a", "b"], "seed1 belongs to both a and b"),
+        (["--run-dirs", "MLP", "MLP"], "all runs are of mlp; tell the paths apart with --labels"),
+        (["--run-dirs", "LOGS", "--labels", "a"], "a: one label, but runs of 2 algorithms: flow, mlp"),
+        (["--run-dirs", "nowhere"], "no run folder in nowhere"),
+        (["--run-dirs", "LOGS", "--smoothing", "1"], "smoothing=1 "),
+        (["--run-dirs", "LOGS", "--smoothing", "nan"], "smoothing=nan "),
+        (["--run-dirs", "MLP", "--output-dir", "MLP/seed1"], "is a run folder"),
+        (["--task", "x", "--algorithm", "a", "--seeds", "1", "1"], "--seeds names one twice: 1 1"),
+        (["--task", "x", "--algorithm", "a", "a", "--seeds", "1"], "--labels names one twice: a a"),
+        (
+            ["--task", "x", "--algorithm", "a", "b", "--seeds", "1", "--labels", "a"],
+            "1 values for 2 of --algorithm",
+        ),
+        (
+            ["--task", "x", "--algorithm", "a", "--seeds", "1", "2"],
+            "none of these exists: logs/x/a/seed1, logs/x/a/seed2",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    arguments: list[str], message: str, logdir: Path, shown: Shown, tmp_path: Path
+) -> None:
+    places = {"LOGS": f"{logdir}", "MLP": f"{logdir / LQR / 'mlp'}", "FLOW": f"{logdir / LQR / 'flow'}"}
+    filled = []
+    for argument in arguments:
+        name, slash, rest = argument.partition("/")
+        filled.append(places.get(name, name) + slash + rest)
+    code, text = shown(*filled)
+    assert code == 2
+    assert message in text
+    assert text.startswith("pwm: ")
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = logdir / LQR / "mlp" / "seed1"
+    code, text = shown("--run-dirs", run, "--output-dir", tmp_path / "file" / "out")
+    assert code == 2
+    assert f"{tmp_path / 'file' / 'out'} cannot be written" in text
+
+
+def test_every_measure_can_be_chosen() -> None:
+    assert set(compare.MEASURES) == set(MEASURES)

@@ -1,0 +1,132 @@
+"""Arms: which runs they hold, what is refused, how they are cut, and the scale of their scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.unit.run_folders import write_run
+
+from pwm.analysis.arms import load_algorithms, load_arms, reference_scale, zero_action
+from pwm.errors import DataError
+
+LQR, COUNTING = "analytic_lqr", "analytic_counting"
+
+
+@pytest.fixture
+def logdir(tmp_path: Path) -> Path:
+    """Two algorithms, two tasks, two seeds each."""
+    for task, gain in ((LQR, 1.0), (COUNTING, 10.0)):
+        for seed in (1, 2):
+            write_run(tmp_path, task, "mlp", seed, [0.0, gain * seed, gain * (seed + 1)])
+            write_run(tmp_path, task, "flow", seed, [0.0, gain * seed, gain * (seed + 4)])
+    return tmp_path
+
+
+def test_an_arm_holds_all_seeds_of_all_tasks_of_its_label(logdir: Path) -> None:
+    baseline, candidate = load_arms({"old": [logdir / "*" / "mlp"], "new": [f"{logdir}/*/flow"]})
+    assert (baseline.label, baseline.algorithm, candidate.label) == ("old", "mlp", "new")
+    assert baseline.tasks == [COUNTING, LQR]
+    assert [run.key for run in candidate.runs(LQR)] == [(LQR, "flow", 1), (LQR, "flow", 2)]
+    assert baseline.runs("no such task") == []
+    np.testing.assert_array_equal(baseline.scores()[LQR], [2.0, 3.0])
+    np.testing.assert_array_equal(candidate.scores("auc")[COUNTING], [(5 + 30) / 2, (10 + 40) / 2])
+
+
+def test_several_folders_make_one_arm(logdir: Path) -> None:
+    (arm,) = load_arms({"x": [logdir / LQR / "mlp" / "seed2", logdir / COUNTING / "mlp"]})
+    assert [run.key for run in arm.table.runs] == [
+        (COUNTING, "mlp", 1),
+        (COUNTING, "mlp", 2),
+        (LQR, "mlp", 2),
+    ]
+
+
+def test_one_label_for_two_algorithms_is_refused(logdir: Path) -> None:
+    with pytest.raises(DataError, match="x: one label, but runs of 2 algorithms: flow, mlp"):
+        load_arms({"x": [logdir]})
+
+
+def test_a_label_without_a_usable_run_is_refused_with_the_reasons(logdir: Path) -> None:
+    write_run(logdir, LQR, "late", 1, [0.0, 1.0], state="running")
+    with pytest.raises(DataError, match=r"x: no run can be used\n.*\n.*partial: analytic_lqr late seed 1"):
+        load_arms({"x": [logdir / LQR / "late"]})
+
+
+def test_runs_that_were_expected_are_listed(logdir: Path) -> None:
+    wanted = [(LQR, "mlp", seed) for seed in (1, 2, 3)]
+    (arm,) = load_arms({"x": [logdir / LQR / "mlp"]}, expected={"x": wanted})
+    assert [(p.kind, p.key) for p in arm.table.problems] == [("missing", (LQR, "mlp", 3))]
+
+
+def test_all_arms_are_cut_at_one_step_of_each_task(logdir: Path) -> None:
+    write_run(logdir, LQR, "late", 1, [0.0, 5.0], state="running")
+    paths = {"mlp": [logdir / "*" / "mlp"], "late": [logdir / LQR / "late"]}
+    mlp, late = load_arms(paths, up_to_common_step=True)
+    # The task that has no unfinished run stays whole.
+    assert {task: mlp.runs(task)[0].evaluations[-1].env_steps for task in mlp.tasks} == {
+        COUNTING: 200,
+        LQR: 100,
+    }
+    np.testing.assert_array_equal(mlp.scores()[LQR], [1.0, 2.0])
+    np.testing.assert_array_equal(late.scores()[LQR], [5.0])
+
+
+def test_a_run_that_starts_after_the_common_step_is_an_error(logdir: Path) -> None:
+    late = write_run(logdir, LQR, "late", 1, [0.0, 5.0], first_step=300)
+    wanted = (
+        f"{late}: no evaluation up to step 200, where another run of {LQR} ends; its first is at step 300"
+    )
+    paths = {"mlp": [logdir / LQR / "mlp"], "late": [late]}
+    with pytest.raises(DataError) as error:
+        load_arms(paths, up_to_common_step=True)
+    assert str(error.value) == wanted
+    with pytest.raises(DataError) as error:
+        load_algorithms([logdir / LQR], up_to_common_step=True)
+    assert str(error.value) == wanted
+    assert len(load_arms(paths)) == 2
+
+
+def test_algorithms_become_arms_in_the_order_of_the_paths(logdir: Path) -> None:
+    write_run(logdir, LQR, "late", 1, [0.0, 1.0], state="running")
+    (logdir / LQR / "mlp" / "seed2" / "config.yaml").unlink()
+    arms = load_algorithms([logdir / LQR / "mlp", logdir])
+    assert [arm.label for arm in arms] == ["mlp", "flow"]
+    mlp, flow = arms
+    assert [run.key[2] for run in mlp.runs(LQR)] == [1]
+    assert len(flow.table.runs) == 4
+    # What belongs to no arm is not lost: the unfinished algorithm, and the run nobody can name any more.
+    problems = [(p.kind, p.key) for p in mlp.table.problems]
+    assert ("partial", (LQR, "late", 1)) in problems
+    assert ("damaged", None) in problems
+    assert ("missing", (LQR, "mlp", 2)) in problems
+    assert [(p.kind, p.key) for p in flow.table.problems] == []
+
+
+def test_a_path_without_a_usable_run_is_refused(logdir: Path) -> None:
+    late = write_run(logdir, LQR, "late", 1, [0.0, 1.0], state="failed")
+    with pytest.raises(DataError, match=r"seed1: no run can be used\n"):
+        load_algorithms([logdir / LQR / "mlp", late])
+
+
+def test_zero_action_comes_from_the_first_run_that_knows(tmp_path: Path) -> None:
+    write_run(tmp_path, LQR, "mlp", 1, [1.0, 1.0], zero_action=None)
+    write_run(tmp_path, LQR, "mlp", 2, [1.0, 1.0], zero_action=-3.0)
+    (arm,) = load_arms({"x": [tmp_path]})
+    assert zero_action([arm], LQR) == -3.0
+    assert zero_action([arm], COUNTING) is None
+
+
+def test_scale_runs_from_doing_nothing_to_the_best_run(logdir: Path) -> None:
+    arms = load_algorithms([logdir])
+    # Nobody beats 10 on the first task, where the worst run ends at 2.
+    assert reference_scale(arms) == {COUNTING: (10.0, 60.0), LQR: (10.0, 18.0)}
+    assert reference_scale(arms[:1], "best") == {COUNTING: (10.0, 60.0), LQR: (10.0, 15.0)}
+
+
+def test_there_is_no_scale_without_a_score_of_doing_nothing_or_without_extent(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", LQR, "mlp", 1, [1.0, 1.0], zero_action=None)
+    write_run(tmp_path / "b", LQR, "mlp", 1, [1.0, 1.0], zero_action=1.0)
+    for folder in "ab":
+        assert reference_scale(load_algorithms([tmp_path / folder])) is None
