@@ -235,10 +235,10 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
     fixed = [f"general.logdir={folder}", f"general.threads={threads}", "general.progress=false"]
     # A simulator with threads of its own would take all cores; what the user asks for comes after this.
     speed = [f"env.num_threads={threads}"] if hasattr(env, "num_threads") else []
-    overrides = {
-        arm: _last_of_each([*speed, *experiment.run_overrides(task, arm), f"general.name={arm}", *fixed])
-        for arm in arms
-    }
+    overrides = {}
+    for arm in arms:
+        preset, *given = experiment.run_overrides(task, arm)
+        overrides[arm] = _last_of_each([preset, *speed, *given, f"general.name={arm}", *fixed])
     configs = {arm: _compose(arm, task, own) for arm, own in overrides.items()}
     baseline = configs[experiment.baseline]
     spec = task_spec(baseline)

@@ -65,6 +65,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_experiment(args: argparse.Namespace) -> int:
     """``pwm experiment``; returns the exit code."""
+    from pwm.analysis.experiment_findings import require_packages
     from pwm.analysis.experiment_plan import make_plan, require_own_folders, require_parity
     from pwm.analysis.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
     from pwm.experiment.experiment_file import load_experiment
@@ -88,6 +89,7 @@ def run_experiment(args: argparse.Namespace) -> int:
         require_parity(plan)
         return 0
     require_parity(plan)
+    require_packages()
     for cell in plan.cells:
         require_services(cell.config)
     print(f"{plan.experiment.title}\n{total(plan, estimates, at_a_time)}", flush=True)
