@@ -24,6 +24,7 @@ from pwm.analysis.statistics import (
     smallest_permutation_p,
     summarise,
     welch_test,
+    welch_test_over_tasks,
 )
 from pwm.errors import ConfigError, DataError
 
@@ -108,6 +109,17 @@ def test_students_interval_covers_the_mean(seeds: int) -> None:
 def test_welchs_interval_covers_the_difference(n: int, m: int) -> None:
     pairs = zip(2 + 3 * normal(1, SIMULATIONS, n), normal(2, SIMULATIONS, m))
     found = [welch_test(x, y).difference for x, y in pairs]
+    covered = share_covering(np.array([e.low for e in found]), np.array([e.high for e in found]), 2.0)
+    assert COVERAGE[0] < covered < COVERAGE[1]
+
+
+@pytest.mark.parametrize("tasks", [2, 6])
+def test_interval_over_tasks_covers_the_mean_difference(tasks: int) -> None:
+    # Three seeds, and tasks of different spread and difference.
+    spread, shift = np.linspace(1, 4, tasks)[:, None], np.linspace(0, 4, tasks)[:, None]
+    x = shift + spread * normal(11, SIMULATIONS, tasks, 3)
+    y = spread * normal(12, SIMULATIONS, tasks, 3)
+    found = [welch_test_over_tasks(list(a), list(b)).difference for a, b in zip(x, y)]
     covered = share_covering(np.array([e.low for e in found]), np.array([e.high for e in found]), 2.0)
     assert COVERAGE[0] < covered < COVERAGE[1]
 
@@ -265,6 +277,26 @@ def test_welch_by_hand_and_without_spread() -> None:
     assert found.p_value == pytest.approx(2 * stats.t.cdf(t, freedom))
     assert math.isnan(welch_test([1, 1], [2, 2]).p_value)
     assert welch_test([1, 1], [2, 2]).difference.value == -1.0
+
+
+def test_welch_over_tasks_by_hand() -> None:
+    x, y = [[1, 2, 3], [10, 14]], [[2, 4, 6], [8, 9, 10]]
+    found = welch_test_over_tasks(x, y)
+    # Differences -2 and 3; a quarter of the variances 1, 4, 8 and 1 over 3, 3, 2 and 3 seeds.
+    parts = np.array([1 / 3, 4 / 3, 8 / 2, 1 / 3]) / 4
+    freedom = parts.sum() ** 2 / np.sum(parts**2 / [2, 2, 1, 2])
+    assert found.difference.value == 0.5
+    assert found.p_value == pytest.approx(2 * stats.t.sf(0.5 / math.sqrt(parts.sum()), freedom))
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(parts.sum())
+    assert (found.difference.low, found.difference.high) == pytest.approx((0.5 - half, 0.5 + half))
+    one, welch = welch_test_over_tasks([x[0]], [y[0]]), welch_test(x[0], y[0])
+    assert one.p_value == pytest.approx(welch.p_value)
+    assert one.difference.high == pytest.approx(welch.difference.high)
+    assert math.isnan(welch_test_over_tasks([[1, 1]], [[2, 2]]).p_value)
+    with pytest.raises(DataError, match="scores of 2 and of 1 tasks"):
+        welch_test_over_tasks(x, [y[0]])
+    with pytest.raises(DataError, match="1 seeds; at least 2"):
+        welch_test_over_tasks([[1.0]], [[1.0, 2.0]])
 
 
 def test_one_seed_has_no_spread() -> None:

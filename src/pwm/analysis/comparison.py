@@ -94,17 +94,25 @@ def compare_arms(
     Raises:
         DataError: the arms have different tasks or none, a score is not finite, or the scale lacks a task.
     """
-    if set(candidate) != set(baseline) or not candidate:
-        alone = sorted(set(candidate) ^ set(baseline))
-        raise DataError(f"both arms need the same tasks, at least one; only one arm has: {alone}")
-    names = sorted(candidate)
-    tasks = _corrected([_compare_task(name, candidate[name], baseline[name]) for name in names])
+    names, tasks = sorted(candidate), compare_tasks(candidate, baseline)
     a, b = _matrix(candidate, names), _matrix(baseline, names)
     improvement = None if a is None or b is None else probability_of_improvement(a, b)
     iqms: list[Estimate | None] = [None, None]
     if scale is not None and a is not None and b is not None:
         iqms = [interquartile_mean(normalise(arm, names, scale)) for arm in (a, b)]
     return Comparison(tasks, improvement, iqms[1], iqms[0], _notes(tasks, improvement))
+
+
+def compare_tasks(candidate: Scores, baseline: Scores) -> list[TaskComparison]:
+    """Compare two arms task by task; p-values are corrected for the number of tasks.
+
+    Raises:
+        DataError: the arms have different tasks or none, or a score is not finite.
+    """
+    if set(candidate) != set(baseline) or not candidate:
+        alone = sorted(set(candidate) ^ set(baseline))
+        raise DataError(f"both arms need the same tasks, at least one; only one arm has: {alone}")
+    return _corrected([_compare_task(name, candidate[name], baseline[name]) for name in sorted(candidate)])
 
 
 def normalise(

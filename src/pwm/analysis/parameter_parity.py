@@ -17,7 +17,7 @@ import torch
 
 from pwm.errors import ConfigError
 from pwm.experiment.config import ExperimentConfig
-from pwm.experiment.run import build_env
+from pwm.experiment.run import task_spec
 from pwm.models.world_model import build_world_model
 
 TOLERANCE = 0.02
@@ -118,11 +118,8 @@ def check_parity(
 
 def task_sizes(config: ExperimentConfig) -> tuple[int, int]:
     """``(obs_dim, act_dim)`` of the configured environment, asked of the environment itself."""
-    env = build_env(config, 1, 0, torch.device("cpu"))
-    try:
-        return env.spec.obs_dim, env.spec.act_dim
-    finally:
-        env.close()
+    spec = task_spec(config)
+    return spec.obs_dim, spec.act_dim
 
 
 def with_units(config: ExperimentConfig, units: Sequence[int]) -> ExperimentConfig:

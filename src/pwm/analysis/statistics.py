@@ -229,6 +229,33 @@ def welch_test(x: ArrayLike, y: ArrayLike) -> DifferenceTest:
     return DifferenceTest(difference, float(found.pvalue))
 
 
+def welch_test_over_tasks(x: Sequence[ArrayLike], y: Sequence[ArrayLike]) -> DifferenceTest:
+    """Welch's test of the difference of means averaged over tasks; for one task it is ``welch_test``.
+
+    The degrees of freedom are Satterthwaite's (1946), so that neither tasks nor arms need equal variances or
+    equal numbers of seeds. Every task weighs the same.
+
+    Args:
+        x, y: scores [seeds] of every task, on a scale that tasks share.
+
+    Raises:
+        DataError: other tasks in x than in y, none, fewer than two seeds, or a score is not finite.
+    """
+    if len(x) != len(y) or not len(x):
+        raise DataError(f"scores of {len(x)} and of {len(y)} tasks cannot be compared")
+    pairs = [(_scores(a, 1, least=2), _scores(b, 1, least=2)) for a, b in zip(x, y)]
+    value = float(np.mean([a.mean() - b.mean() for a, b in pairs]))
+    arms = [arm for pair in pairs for arm in pair]
+    parts = np.array([arm.var(ddof=1) / len(arm) for arm in arms]) / len(pairs) ** 2
+    if not (variance := parts.sum()):
+        return DifferenceTest(Estimate(value, math.nan, math.nan), math.nan)
+    freedom = variance**2 / np.sum(parts**2 / [len(arm) - 1 for arm in arms])
+    error = math.sqrt(variance)
+    low, high = stats.t.interval(CONFIDENCE, freedom, value, error)
+    p_value = float(2 * stats.t.sf(abs(value) / error, freedom))
+    return DifferenceTest(Estimate(value, float(low), float(high)), p_value)
+
+
 def permutation_test(x: ArrayLike, y: ArrayLike, seed: int = 0) -> float:
     """p-value of the permutation test of the difference of means (Fisher 1935, Pitman 1937).
 

@@ -139,7 +139,7 @@ class ExperimentConfig:
     actor: Any
     wandb: wandb_logger.Options
     # What an experiment may change without becoming another experiment. Like device and threads, the choice
-    # between equivalent kernels moves results by rounding only.
+    # between equivalent kernels moves results by rounding only; simulation does not depend on its threads.
     operational: tuple[str, ...] = field(
         default=(
             "device",
@@ -155,6 +155,7 @@ class ExperimentConfig:
             "progress",
             "run_wandb",
             "tensorboard",
+            "env.num_threads",
         ),
         repr=False,
     )
@@ -321,13 +322,23 @@ def _only_keys(values: dict[str, Any], allowed: Sequence[str], prefix: str) -> N
             raise ConfigError(f"unknown key {prefix}{key}{hint}; allowed here: {', '.join(allowed)}")
 
 
-def _normalize(override: str) -> str:
-    """Translate predecessors' names, and let values of keys that no preset mentions be set."""
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of ``key=value``; names of the predecessors become ours.
+
+    Raises:
+        ConfigError: there is no ``=``.
+    """
     key, equals, value = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is not an override; write key=value, e.g. general.seed=1")
-    key = ALIASES.get(key, key)
-    return f"{key}={value}" if key in GROUPS else f"++{key.lstrip('+')}={value}"
+    key = key.lstrip("+")
+    return ALIASES.get(key, key), value
+
+
+def _normalize(override: str) -> str:
+    """Let values of keys that no preset mentions be set."""
+    key, value = split_override(override)
+    return f"{key}={value}" if key in GROUPS else f"++{key}={value}"
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED
+CHECKPOINTS = ("best", "final")
 
 
 def find_policy(run: Path, which: str) -> Path:
@@ -64,6 +66,7 @@ def evaluate_policy(
         env.close()
     return {
         "policy": str(path),
+        "policy_sha256": policy_digest(path),
         "task": spec.name,
         "algorithm": config.preset,
         "training_seed": config.general.seed,
@@ -72,6 +75,40 @@ def evaluate_policy(
         "reference": reference,
         **result.summary(),
     }
+
+
+def policy_digest(path: Path) -> str:
+    """SHA-256 of a policy file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def results_path(policy: Path) -> Path:
+    """Where ``evaluate_runs`` puts the results of a policy file."""
+    return policy.with_name(f"evaluation_{policy.stem}.json")
+
+
+def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
+    """Stored returns of ``episodes`` held-out episodes of the policy that is in the run folder now, or None.
+
+    They were stored by ``evaluate_runs``; those of another policy, seed or number of episodes do not count.
+
+    Raises:
+        CheckpointError: there is no such policy.
+    """
+    policy = find_policy(run, which)
+    try:
+        stored = json.loads(results_path(policy).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = {
+        "policy_sha256": policy_digest(policy),
+        "evaluation_seed": HELD_OUT_SEED,
+        "episodes": episodes,
+    }
+    if any(stored.get(key) != value for key, value in wanted.items()):
+        return None
+    return [float(value) for value in stored["returns"]]
 
 
 def evaluate_runs(
@@ -91,7 +128,7 @@ def evaluate_runs(
     results = []
     for path in paths:
         results.append(evaluate_policy(path, episodes, seed, device, task))
-        checkpoints.write_json(path.with_name(f"evaluation_{path.stem}.json"), results[-1])
+        checkpoints.write_json(results_path(path), results[-1])
     if output is not None:
         checkpoints.write_text(output, json.dumps(results, indent=2) + "\n")
     return table(results)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pwm import components
-from pwm.envs.base import VectorEnv
+from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import ConfigError
 from pwm.experiment import checkpoints, reference
 from pwm.experiment.config import ExperimentConfig
@@ -62,6 +62,12 @@ def pick_device(name: str) -> torch.device:
 def build_env(config: ExperimentConfig, num_envs: int, seed: int, device: torch.device) -> VectorEnv:
     """The configured environment with ``num_envs`` copies."""
     return components.load("env", config.env_name).build(config.env, num_envs, device, seed)
+
+
+def task_spec(config: ExperimentConfig) -> EnvSpec:
+    """Facts about the configured task, asked of the environment itself."""
+    with contextlib.closing(build_env(config, 1, 0, torch.device("cpu"))) as env:
+        return env.spec
 
 
 def train(config: ExperimentConfig) -> RunResult:

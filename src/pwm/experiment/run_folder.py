@@ -12,7 +12,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError, StorageError
 from pwm.experiment import checkpoints
 from pwm.experiment.config import ExperimentConfig, diff, flatten
@@ -36,7 +35,7 @@ class RunFolder:
     """
 
     def __init__(self, config: ExperimentConfig, trainer: OnlineTrainer) -> None:
-        self.path = run_path(config, trainer.env.spec)
+        self.path = run_path(config, trainer.env.spec.name)
         self.config = config
         self.trainer = trainer
         self.states = StateStore(self.path)
@@ -191,7 +190,7 @@ class RunFolder:
         checkpoints.write_json(path, now)
 
 
-def run_path(config: ExperimentConfig, spec: EnvSpec) -> Path:
+def run_path(config: ExperimentConfig, task: str) -> Path:
     """``logdir/<task>/<name>/seed<seed>``, with characters that file systems dislike replaced."""
-    task = re.sub(r"[^\w.-]+", "_", spec.name)
-    return Path(config.general.logdir) / task / config.run_name / f"seed{config.general.seed}"
+    folder = re.sub(r"[^\w.-]+", "_", task)
+    return Path(config.general.logdir) / folder / config.run_name / f"seed{config.general.seed}"

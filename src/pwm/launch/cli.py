@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import compare, diagnose, inspection, parity
+from pwm.launch import compare, diagnose, experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=run_evaluate)
 
+    experiment.add_command(commands)
     compare.add_command(commands)
     inspection.add_commands(commands)
     diagnose.add_command(commands)

@@ -1,0 +1,353 @@
+"""The part of a report that says how results came about: cost, parity, differences, runs, environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pwm.analysis.arms import Arm
+from pwm.analysis.cost import PHASES
+from pwm.analysis.fairness import made_with
+from pwm.analysis.outcome import HeldOut, Outcome, Outcomes
+from pwm.analysis.parameter_parity import TOLERANCE, Parity
+from pwm.analysis.report_document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
+from pwm.analysis.report_paths import ReportPaths
+from pwm.analysis.runs import Run
+from pwm.analysis.training_cost import RunCost
+from pwm.analysis.verdict import size_differences
+from pwm.analysis.wording import UNKNOWN, count, listing, minutes, number, percent, share, spread
+
+SHORT_HASH = 10
+WITHOUT_EFFECT = "without effect"
+WITHOUT_EFFECT_NOTE = (
+    f"{WITHOUT_EFFECT}: it cannot change results, as progress bars and logging services cannot."
+)
+TERA_IN_GIGA = 1000
+
+
+def cost(outcomes: Outcomes) -> Section:
+    """Time, memory and operations, and what they buy."""
+    phases = [phase.replace("_", " ") for phase in PHASES]
+    tables = [
+        Table(
+            "Cost of training: mean ± standard deviation over seeds.",
+            [
+                "Task",
+                "Arm",
+                "Wall clock (min)",
+                "Time ratio",
+                "Steps/s",
+                "Memory (MB)",
+                "GPU memory (MB)",
+                "Velocity evaluations",
+            ],
+            _rows(outcomes, _resources),
+            [
+                "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
+                "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
+                "evaluations: in the policy's imagination, over the whole run."
+            ],
+            names=2,
+        ),
+        Table(
+            "Floating-point operations (matrix products, forward and backward, counted from the "
+            "configuration).",
+            [
+                "Task",
+                "Arm",
+                *(f"{phase} (GFLOP)" for phase in phases),
+                "Epoch (GFLOP)",
+                "FLOP ratio",
+                "Run (TFLOP)",
+            ],
+            _rows(outcomes, _operations),
+            ["Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm."],
+            names=2,
+        ),
+        Table(
+            "What cost buys: gain of the final policies over the floor, on held-out seeds.",
+            ["Task", "Arm", "Gain", "Gain per minute", "Gain per GFLOP"],
+            _rows(outcomes, _value),
+            [],
+            names=2,
+        ),
+    ]
+    return Section("Cost", tables)
+
+
+def parity(outcomes: Outcomes, checked: Sequence[Parity]) -> Section:
+    """Parameter counts of the world models."""
+    rows: list[list[Cell]] = []
+    for outcome in outcomes.candidates:
+        for task, difference in size_differences(outcome).items():
+            pair = [_sizes(arm.runs(task)) for arm in (outcome.baseline, outcome.candidate)]
+            passed = abs(difference) <= TOLERANCE
+            rows.append(
+                [
+                    outcome.candidate.label,
+                    task,
+                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in pair),
+                    percent(100 * difference, 2),
+                    Mark("PASS" if passed else "FAIL", passed),
+                ]
+            )
+    baseline = outcomes.arms[0].label
+    measured = Table(
+        f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart.",
+        [
+            "Arm",
+            "Task",
+            f"World model, {baseline}",
+            "World model, arm",
+            f"Dynamics, {baseline}",
+            "Dynamics, arm",
+            "Difference",
+            "Result",
+        ],
+        rows,
+        names=2,
+    )
+    blocks: list[Block] = [measured]
+    distinct = [pair for place, pair in enumerate(checked) if pair not in checked[:place]]
+    if distinct:
+        blocks.append(_parts(distinct, outcomes))
+    for problem in dict.fromkeys(problem for pair in distinct for problem in pair.problems):
+        blocks.append(Text(f"Parity check: {problem}; only the width of the dynamics may differ."))
+    return Section("Parity", blocks)
+
+
+def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths) -> Section:
+    """Everything in which arms differ, declared or not."""
+    found = list(dict.fromkeys(d for outcome in outcomes.candidates for d in outcome.differences))
+    meant = f"Arms may differ in: {listing(declared, 'nothing')}."
+    if not found:
+        return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
+    rows: list[list[Cell]] = []
+    for d in found:
+        kind: Cell = "declared" if d.declared else Mark("UNDECLARED", False)
+        if not d.decides:
+            kind = WITHOUT_EFFECT
+        rows.append([d.arm, d.key, *(paths.clean(v) for v in (d.baseline, d.candidate)), d.runs, kind])
+    unfair = sum(d.unfair for d in found)
+    table = Table(
+        "Resolved configuration, what the runs were made with, and which runs there are: every difference.",
+        ["Arm", "Key", outcomes.arms[0].label, "Arm's value", "Where", "Kind"],
+        rows,
+        [] if all(d.decides for d in found) else [WITHOUT_EFFECT_NOTE],
+        names=2,
+        words=True,
+    )
+    summary = "Nothing else that can change results differs."
+    if unfair:
+        summary = f"NOT DECLARED, although it can change results: {count(unfair, 'difference')}."
+    return Section("Differences between arms", [Text(f"{meant} {summary}"), table])
+
+
+def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
+    """Every run, and every problem that was met while reading them."""
+    rows: list[list[Cell]] = [
+        [
+            arm.label,
+            run.key[0],
+            str(run.key[2]),
+            run.state,
+            f"{row['env_steps']:,}",
+            number(row["best"]),
+            number(row["final"]),
+            *(number(float(np.mean(held_out[run.key][which]))) for which in ("best", "final")),
+            number(row["wall_time"] / 60),
+            row["config_hash"][:SHORT_HASH],
+            paths.show(run.path),
+        ]
+        for arm in outcomes.arms
+        for run, row in zip(arm.table.runs, outcomes.rows[arm.label], strict=True)
+    ]
+    table = Table(
+        "Runs. Returns of the best and the last evaluation during training, and of the two policies on "
+        "held-out seeds.",
+        [
+            "Arm",
+            "Task",
+            "Seed",
+            "State",
+            "Steps",
+            "Best",
+            "Last",
+            "Best, held out",
+            "Final, held out",
+            "Minutes",
+            "Configuration",
+            "Folder",
+        ],
+        rows,
+        names=3,
+    )
+    problems = problems_in_words(outcomes.arms, paths)
+    listed: Block = (
+        Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
+    )
+    return Section("Runs", [table, listed])
+
+
+def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
+    """What is amiss with the runs of every arm, one sentence each."""
+    return [f"{arm.label}: {paths.clean(str(problem))}" for arm in arms for problem in arm.table.problems]
+
+
+def environment(outcomes: Outcomes) -> Section:
+    """What the runs were made with, as their manifests say."""
+    made = {(arm.label, run.key): made_with(run) for arm in outcomes.arms for run in arm.table.runs}
+    rows: list[list[Cell]] = []
+    for key in dict.fromkeys(key for facts in made.values() for key in facts):
+        groups: dict[str, list[str]] = {}
+        for (label, (task, _, seed)), facts in made.items():
+            groups.setdefault(facts.get(key, "unknown"), []).append(f"{label} {task} seed {seed}")
+        for value, where in groups.items():
+            rows.append([key, value, "all runs" if len(where) == len(made) else ", ".join(where)])
+    blocks: list[Block] = [
+        Table("As the runs' manifests state it.", ["What", "Value", "Runs"], rows, words=True)
+        if rows
+        else Text("No run says what it was made with: manifest.json is missing.")
+    ]
+    if any("-dirty" in facts.get("git_commit", "") for facts in made.values()):
+        blocks.append(
+            Text(
+                "A commit that ends in -dirty names a source tree with uncommitted changes: it alone does "
+                "not say what was run."
+            )
+        )
+    references = [
+        f"{task}: zero actions score {number(scores.get('zero_action'))}, random actions "
+        f"{number(scores.get('random_action'))}"
+        for task, scores in sorted(outcomes.references.items())
+    ]
+    return Section("Environment", [*blocks, Bullets([*_seeds(outcomes), *references])])
+
+
+def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
+    """Commands that make the runs and the report again."""
+    if not commands:
+        return Section("Reproduce", [Text("No commands were given.")])
+    return Section("Reproduce", [Commands([paths.from_here(command) for command in commands])])
+
+
+def _rows(
+    outcomes: Outcomes, cells: Callable[[Outcomes, str, str, list[RunCost]], list[str]]
+) -> list[list[Cell]]:
+    return [
+        [task, arm.label, *cells(outcomes, task, arm.label, _costs(outcomes, arm, task))]
+        for task in outcomes.tasks
+        for arm in outcomes.arms
+        if task in arm.tasks
+    ]
+
+
+def _costs(outcomes: Outcomes, arm: Arm, task: str) -> list[RunCost]:
+    pairs = zip(arm.table.runs, outcomes.costs[arm.label], strict=True)
+    return [cost for run, cost in pairs if run.key[0] == task]
+
+
+def _resources(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    return [
+        minutes([cost.seconds for cost in costs]),
+        _ratio(outcomes, task, costs, lambda cost: cost.seconds),
+        *(
+            spread(_known(getattr(cost, name) for cost in costs))
+            for name in ("fps", "memory", "device_memory", "velocity_evals")
+        ),
+    ]
+
+
+def _operations(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    epochs = [cost.epoch_gflops for cost in costs if cost.epoch_gflops is not None]
+    total = _mean(_known(cost.total_gflops for cost in costs))
+    return [
+        *(number(_mean([epoch[phase] for epoch in epochs])) for phase in (*PHASES, "total")),
+        _ratio(outcomes, task, costs, _epoch_total),
+        number(total / TERA_IN_GIGA),
+    ]
+
+
+def _value(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    gain = float(outcomes.scores[label]["final"][task].mean()) - outcomes.floor(task)
+    spent = _mean([cost.seconds / 60 for cost in costs])
+    return [
+        number(gain, sign=True),
+        number(gain / spent),
+        number(gain / _mean(_known(cost.total_gflops for cost in costs))),
+    ]
+
+
+def _ratio(
+    outcomes: Outcomes, task: str, costs: Sequence[RunCost], of: Callable[[RunCost], float | None]
+) -> str:
+    baseline = outcomes.arms[0]
+    if task not in baseline.tasks:
+        return UNKNOWN
+    first = _mean(_known(map(of, _costs(outcomes, baseline, task))))
+    return number(_mean(_known(map(of, costs))) / first)
+
+
+def _epoch_total(cost: RunCost) -> float | None:
+    return None if cost.epoch_gflops is None else cost.epoch_gflops["total"]
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _seeds(outcomes: Outcomes) -> list[str]:
+    """Which seeds were used where, one line per set of seeds."""
+    used: dict[str, list[str]] = {}
+    for arm in outcomes.arms:
+        for task in arm.tasks:
+            seeds = listing(str(run.key[2]) for run in arm.runs(task))
+            used.setdefault(seeds, []).append(f"{arm.label} on {task}")
+    return [
+        f"Seeds {seeds}: {'every arm on every task' if len(used) == 1 else ', '.join(where)}."
+        for seeds, where in used.items()
+    ]
+
+
+def _sizes(of: Sequence[Run]) -> Mapping[str, Any]:
+    return next((run.parameters for run in of if run.parameters), {})
+
+
+def _parts(checked: Sequence[Parity], outcomes: Outcomes) -> Table:
+    """The checked pairs part by part; a pair has no name, so the runs of its sizes name it."""
+    names = list(dict.fromkeys(name for pair in checked for name in pair.baseline))
+    rows: list[list[Cell]] = [
+        [
+            _runs_of(pair, outcomes.candidates),
+            *(f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}" for name in names),
+            " / ".join(f"{total:,}" for total in pair.totals),
+            percent(100 * pair.difference, 2),
+            Mark("PASS" if pair.passed else "FAIL", pair.passed),
+        ]
+        for pair in checked
+    ]
+    return Table(
+        "Checked pairs part by part: trainable parameters, baseline / candidate.",
+        ["Runs of these sizes", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
+        rows,
+    )
+
+
+def _runs_of(pair: Parity, outcomes: Iterable[Outcome]) -> str:
+    found = [
+        f"{outcome.candidate.label} on {task.task}"
+        for outcome in outcomes
+        for task in outcome.final.tasks
+        if tuple(
+            _sizes(arm.runs(task.task)).get("world_model") for arm in (outcome.baseline, outcome.candidate)
+        )
+        == pair.totals
+    ]
+    return listing(found)

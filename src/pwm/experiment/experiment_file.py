@@ -1,0 +1,183 @@
+"""What an experiment compares: arms, tasks and seeds, from ``pwm/configs/experiment/NAME.yaml``.
+
+On the command line ``experiment=NAME`` chooses the file, keys of ``Experiment`` replace what it says
+(``seeds=[1,2]``, ``arms.flow=[dynamics=flow,alg.flow_substeps=2]``), ``env=...`` names a single task, and all
+other overrides go to every run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from pwm.errors import ConfigError
+from pwm.experiment.config import GROUPS, build_options, split_override
+
+GROUP = "experiment"
+# Keys of a run that the experiment decides, and what to write instead.
+RESERVED = {"general.seed": "seeds=[...]", "general.name": "name=..."}
+NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass
+class Experiment:
+    """Content of an experiment file, with what the command line changed.
+
+    Attributes:
+        title: what is compared, in words; the title of the report.
+        baseline: arm that the others are compared with.
+        arms: overrides of each arm; null leaves an arm out.
+        name: folder of the runs and the report below ``<general.logdir>/experiments/``; the name of the file
+            if empty.
+        declared: configuration keys in which arms may differ, as patterns (``alg.dynamics.*``).
+        overrides: of every run; those of the arms come after them.
+        tasks: environment preset and overrides of each task, separated by spaces
+            (``gym env.id=Pendulum-v1``); ``overrides`` come after them.
+        seeds: of the runs of every arm on every task.
+        thresholds: returns that count as solved, by the name of the task.
+        compute_matched: arms that get as many world-model iterations per epoch as make them as costly as
+            another arm: ``{arm: other arm}``.
+        parity: whether all arms must have world models of the same size.
+    """
+
+    title: str
+    baseline: str
+    arms: dict[str, list[str] | None]
+    name: str = ""
+    declared: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=lambda: ["alg=pwm_small"])
+    tasks: list[str] = field(default_factory=lambda: ["dflex_hopper"])
+    seeds: list[int] = field(default_factory=lambda: [42, 123, 456])
+    thresholds: dict[str, float] = field(default_factory=dict)
+    compute_matched: dict[str, str] = field(default_factory=dict)
+    parity: bool = True
+
+    def __post_init__(self) -> None:
+        for name in [self.name, *self.arms] if self.name else self.arms:
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{name!r} cannot name a folder; use letters, digits, '_', '-' and '.', and start with "
+                    "a letter"
+                )
+        self.arms = {name: arm for name, arm in self.arms.items() if arm is not None}
+        arms = ", ".join(self.arms)
+        if len(self.arms) < 2:
+            raise ConfigError(f"arms: {arms or 'none'}; an experiment compares at least two")
+        if self.baseline not in self.arms:
+            raise ConfigError(f"baseline={self.baseline!r}; choose one of the arms: {arms}")
+        for pair in self.compute_matched.items():
+            if unknown := [arm for arm in pair if arm not in self.arms]:
+                raise ConfigError(f"compute_matched names {unknown[0]!r}; choose one of the arms: {arms}")
+            if pair[1] in self.compute_matched:
+                raise ConfigError(f"compute_matched.{pair[0]}={pair[1]}, which is matched to an arm itself")
+        for key in ("tasks", "seeds"):
+            _check_list(key, getattr(self, key))
+        if not all(task.strip() for task in self.tasks):
+            raise ConfigError(f"tasks={self.tasks}: a task is the name of an env preset, then its overrides")
+        if bad := [seed for seed in self.seeds if seed < 0]:
+            raise ConfigError(f"seeds={self.seeds}: {bad[0]} must not be negative")
+
+    def ordered_arms(self) -> list[str]:
+        """Names of the arms, the baseline first."""
+        return [self.baseline, *(name for name in self.arms if name != self.baseline)]
+
+    def run_overrides(self, task: str, arm: str) -> list[str]:
+        """Overrides of the runs of an arm on a task, but for seed, name and folder; later ones count."""
+        preset, *options = task.split()
+        return [f"env={preset}", *options, *self.overrides, *(self.arms[arm] or [])]
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiment files."""
+    folder = resources.files("pwm.configs").joinpath(GROUP)
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def load_experiment(overrides: Sequence[str]) -> Experiment:
+    """The experiment that ``key=value`` overrides describe, as typed on the command line.
+
+    Raises:
+        ConfigError: an override cannot be read, there is no such experiment, a value is not allowed, or an
+            override for every run sets what every arm or the experiment decides itself.
+    """
+    name, own, tasks, common = _sorted_out(overrides)
+    file = _load_file(name)
+    try:
+        values = OmegaConf.to_container(OmegaConf.merge(file, OmegaConf.from_dotlist(own)))
+    except (OmegaConfBaseException, YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{' '.join(own)}: {first}; write for example seeds=[1,2,3]") from error
+    assert isinstance(values, dict)
+    if tasks:
+        values["tasks"] = tasks
+    experiment = build_options(Experiment, values, GROUP)  # type: ignore[arg-type]
+    _check_common(experiment, common)
+    return dataclasses.replace(
+        experiment, name=experiment.name or name, overrides=[*experiment.overrides, *common]
+    )
+
+
+def _sorted_out(overrides: Sequence[str]) -> tuple[str, list[str], list[str], list[str]]:
+    """Name of the experiment, overrides of its own keys, the task of ``env=``, and overrides of all runs."""
+    name, own, tasks, common = "", [], [], []
+    keys = {f.name for f in dataclasses.fields(Experiment)}
+    for override in overrides:
+        key, value = split_override(override)
+        if key == GROUP:
+            name = value
+        elif key == "env":
+            tasks = [value]
+        elif key.split(".")[0] in keys:
+            own.append(f"{key}={value}")
+        elif "." not in key and key not in GROUPS:
+            raise ConfigError(
+                f"unknown key {key}; keys of an experiment are {GROUP}, env, {', '.join(sorted(keys))}, and "
+                "every key of `pwm train` goes to all runs"
+            )
+        else:
+            common.append(override)
+    if tasks and any(override.startswith("tasks") for override in own):
+        raise ConfigError("give either env=..., which is a single task, or tasks=[...], not both")
+    return name, own, tasks, common
+
+
+def _load_file(name: str) -> object:
+    if name not in (names := experiment_names()):
+        wrong = f"unknown experiment {name!r}" if name else "no experiment is named"
+        raise ConfigError(f"{wrong}; write experiment=NAME with one of: {', '.join(names)}")
+    try:
+        with initialize_config_module("pwm.configs", version_base="1.3"):
+            return OmegaConf.to_container(compose(f"{GROUP}/{name}")[GROUP])
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"experiment={name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _check_common(experiment: Experiment, common: Sequence[str]) -> None:
+    keys = [{split_override(override)[0] for override in own or []} for own in experiment.arms.values()]
+    fixed = set.intersection(*keys)
+    for override in common:
+        key, _ = split_override(override)
+        if instead := RESERVED.get(key):
+            raise ConfigError(f"{override}: the experiment decides that itself; write {instead}")
+        if key in fixed:
+            raise ConfigError(
+                f"{override}: every arm sets that itself, so it would change nothing; "
+                f"change an arm, for example arms.{experiment.baseline}=[{override}]"
+            )
+
+
+def _check_list(key: str, values: Sequence[object]) -> None:
+    if not values:
+        raise ConfigError(f"{key}=[]; give at least one")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise ConfigError(f"{key}={list(values)}: {twice[0]} is there twice")

@@ -1,0 +1,217 @@
+"""Every shipped experiment file makes a plan that is complete, fair and declared; mistakes are named."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.tiny import SIZES
+
+from pwm.analysis.cost import match_compute
+from pwm.analysis.experiment_plan import Plan, make_plan, require_parity
+from pwm.errors import ConfigError
+from pwm.experiment.config import compose_config, diff
+from pwm.experiment.experiment_file import experiment_names, load_experiment
+from pwm.launch.cli import main
+
+NAMES = experiment_names()
+# Wide enough that LayerNorm's few parameters do not decide parity.
+SMALL = ["env=analytic", *SIZES, "alg.latent_dim=32", "alg.dynamics.units=[32]", "alg.encoder_units=[32]"]
+VARIED = ("alg.horizon", "alg.num_envs")
+ARGUMENTS = {
+    # Its arms differ in these; the most environments need the longest warm-up.
+    "horizon_sweep": [*(o for o in SMALL if not o.startswith(VARIED)), "alg.warmup_env_steps=640"],
+}
+
+
+@functools.cache
+def plan(name: str, *overrides: str) -> Plan:
+    return make_plan(load_experiment([f"experiment={name}", "env=analytic", *overrides]))
+
+
+def refusal(*overrides: str) -> str:
+    """The message with which an experiment is refused."""
+    with pytest.raises(ConfigError) as refused:
+        require_parity(make_plan(load_experiment(list(overrides))))
+    return str(refused.value)
+
+
+def test_the_promised_files_are_there() -> None:
+    promised = {"flow_vs_mlp", "integrator_sweep", "compute_matched", "horizon_sweep", "velocity_head"}
+    assert promised <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_composes_and_is_the_same_size(name: str) -> None:
+    found = plan(name, "seeds=[1,2]")
+    require_parity(found)
+    assert found.cells[0].arm == found.experiment.baseline
+    assert {cell.arm for cell in found.cells} == set(found.experiment.arms)
+    assert Counter(run.seed for run in found.runs) == {1: len(found.cells), 2: len(found.cells)}
+    assert len({run.folder for run in found.runs}) == len(found.runs)
+    last = found.runs[-1]
+    assert compose_config(last.overrides).to_dict() == last.config.to_dict()
+    assert last.config.general.seed == last.seed
+    for run in found.runs:
+        assert run.folder.parts[-3:] == ("analytic_lqr", run.cell.arm, f"seed{run.seed}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arms_differ_in_what_is_declared_and_in_nothing_else(name: str) -> None:
+    found = plan(name, "seeds=[1,2]")
+    baseline, *others = found.cells
+    declared = found.experiment.declared
+    for cell in others:
+        keys = [line.split(":")[0] for line in diff(baseline.config.identity(), cell.config.identity())]
+        assert keys, cell.arm
+        assert [key for key in keys if not any(fnmatchcase(key, p) for p in declared)] == []
+    every = {
+        line.split(":")[0]
+        for cell in others
+        for line in diff(baseline.config.identity(), cell.config.identity())
+    }
+    idle = [pattern for pattern in declared if not any(fnmatchcase(key, pattern) for key in every)]
+    assert not idle
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dry_run_lists_every_run_and_writes_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = [f"experiment={name}", "seeds=[1,2]", *ARGUMENTS.get(name, SMALL)]
+    assert main(["experiment", *chosen, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = plan(name, "seeds=[1,2]")
+    rows = [line.split() for line in lines if line.startswith("analytic_lqr ")]
+    assert [tuple(row[:3]) for row in rows] == [
+        (run.cell.task, run.cell.arm, str(run.seed)) for run in found.runs
+    ]
+    assert {row[-1] for row in rows} == {"new"}
+    assert f"{len(rows)} runs, 0 trained already; about" in "\n".join(lines)
+    assert "two epochs measured now: analytic_lqr" in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_cost_is_that_of_the_configuration() -> None:
+    found = plan("flow_vs_mlp", "general.epochs=100", "alg.warmup_env_steps=1000", "alg.warmup_updates=10")
+    mlp, _, flow = found.cells
+    # 1000 steps of 32 environments are 32 rounds; 100 epochs of 16 steps follow.
+    assert mlp.env_steps == flow.env_steps == 32 * (32 + 100 * 16)
+    assert flow.flops > mlp.flops > 100 * mlp.epoch_flops
+    assert mlp.parameters == mlp.parity.totals[0]
+
+
+def test_the_matched_arm_costs_as_much_as_the_other() -> None:
+    found = plan("compute_matched")
+    mlp, matched, flow = found.cells
+    wanted = match_compute(mlp.config, flow.config, flow.spec.obs_dim, flow.spec.act_dim)
+    assert matched.config.alg.wm_iterations == wanted.wm_iterations > mlp.config.alg.wm_iterations
+    assert matched.epoch_flops == wanted.matched
+    assert abs(matched.epoch_flops / flow.epoch_flops - 1) < abs(mlp.epoch_flops / flow.epoch_flops - 1)
+
+
+def test_tasks_have_overrides_of_their_own() -> None:
+    tasks = "tasks=[analytic general.epochs=7, gym env.id=Pendulum-v1, dflex_cartpole]"
+    found = make_plan(load_experiment(["experiment=flow_vs_mlp", tasks, "seeds=[5]", "alg.gamma=0.9"]))
+    cells = {cell.task: cell for cell in found.cells if cell.arm == "flow"}
+    assert list(cells) == ["analytic_lqr", "gym_Pendulum-v1", "dflex_cartpole"]
+    assert [cell.config.epochs for cell in cells.values()] == [7, 500, 500]
+    assert {cell.config.alg.gamma for cell in cells.values()} == {0.9}
+    # One thread per run, in the simulator as well.
+    cartpole = cells["dflex_cartpole"].config
+    assert cartpole.env.num_threads == cartpole.general.threads == 1
+
+
+def test_the_command_line_changes_an_arm_or_leaves_it_out() -> None:
+    heun = "arms.flow=[dynamics=flow,alg.flow_integrator=heun]"
+    found = plan("flow_vs_mlp", heun, "arms.residual=null", "name=mine", "general.logdir=elsewhere")
+    assert [cell.arm for cell in found.cells] == ["mlp", "flow"]
+    assert found.cells[1].config.dynamics.integrator == "heun"
+    assert found.folder == Path("elsewhere/experiments/mine")
+
+
+def test_an_arm_may_differ_from_what_is_set_for_all() -> None:
+    wide = "arms.flow=[dynamics=flow,'alg.dynamics.units=[17,17]']"
+    cells = plan("flow_vs_mlp", "alg.dynamics.units=[16,16]", wide).cells
+    assert [cell.config.dynamics.units for cell in cells] == [[16, 16], [16, 16], [17, 17]]
+
+
+def test_threads_and_other_presets_go_to_every_run() -> None:
+    found = plan("flow_vs_mlp", "alg=pwm_5M", "general.threads=2")
+    assert {cell.config.preset for cell in found.cells} == {"pwm_5M"}
+    assert {cell.config.general.threads for cell in found.cells} == {2} == {found.threads}
+
+
+def test_unequal_arms_are_refused_with_the_width_that_mends_them() -> None:
+    unfair = 'arms.flow=[dynamics=flow,"alg.dynamics.units=[64,64]"]'
+    message = refusal("experiment=flow_vs_mlp", "env=analytic", unfair)
+    assert "flow on analytic_lqr" in message
+    assert "FAIL" in message
+    assert "residual on" not in message
+    fair = message.splitlines()[-1].removeprefix("add '").removesuffix("'")
+    assert fair.startswith("arms.flow=[dynamics=flow,")
+    require_parity(plan("flow_vs_mlp", fair))
+    require_parity(plan("flow_vs_mlp", unfair, "parity=false"))
+
+
+# Overrides -> what the message must name.
+MISTAKES = {
+    "unknown experiment": (["experiment=flow_vs_mpl"], ["'flow_vs_mpl'", "flow_vs_mlp", "velocity_head"]),
+    "no experiment": ([], ["no experiment is named", "flow_vs_mlp"]),
+    "unknown key": (["experiment=flow_vs_mlp", "sedes=[1]"], ["unknown key sedes", "seeds", "thresholds"]),
+    "unknown key of a run": (["experiment=flow_vs_mlp", "alg.gama=1"], ["arm mlp", "alg.gama", "alg.gamma"]),
+    "key of one arm only": (["experiment=flow_vs_mlp", "alg.flow_substeps=2"], ["arm mlp", "substeps"]),
+    "what every arm sets": (
+        ["experiment=flow_vs_mlp", "dynamics=flow"],
+        ["dynamics=flow", "every arm sets that itself", "arms.mlp=[dynamics=flow]"],
+    ),
+    "what every arm sets by another name": (
+        ["experiment=integrator_sweep", "alg.dynamics.substeps=2"],
+        ["alg.dynamics.substeps=2", "every arm sets that itself"],
+    ),
+    "a seed for all": (["experiment=flow_vs_mlp", "general.seed=1"], ["general.seed=1", "seeds=[...]"]),
+    "a name for all": (["experiment=flow_vs_mlp", "general.name=x"], ["general.name=x", "name=..."]),
+    "no list": (["experiment=flow_vs_mlp", "seeds=[1"], ["seeds=[1", "seeds=[1,2,3]"]),
+    "no seeds": (["experiment=flow_vs_mlp", "seeds=[]"], ["seeds=[]", "at least one"]),
+    "no number": (["experiment=flow_vs_mlp", "seeds=[one]"], ["seeds", "'one'", "Integer"]),
+    "negative seed": (["experiment=flow_vs_mlp", "seeds=[-1]"], ["seeds=[-1]", "negative"]),
+    "a seed twice": (["experiment=flow_vs_mlp", "seeds=[1,1]"], ["seeds=[1, 1]", "twice"]),
+    "two ways to name tasks": (["experiment=flow_vs_mlp", "tasks=[gym]"], ["env=...", "tasks=[...]"]),
+    "a task without a name": (["experiment=flow_vs_mlp", "tasks=['']"], ["tasks=['']", "env"]),
+    "one arm": (
+        ["experiment=flow_vs_mlp", "arms.residual=null", "arms.flow=null"],
+        ["arms: mlp", "at least two"],
+    ),
+    "unknown baseline": (["experiment=flow_vs_mlp", "baseline=x"], ["baseline='x'", "mlp, residual, flow"]),
+    "matched to nothing": (["experiment=compute_matched", "arms.flow=null"], ["'flow'", "mlp, mlp_compute"]),
+    "not declared": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,alg.gamma=0.9]"],
+        ["flow differs from mlp", "alg.gamma: 0.995 -> 0.9", "declared"],
+    ),
+    "a name that is no folder": (["experiment=flow_vs_mlp", "name=a/b"], ["'a/b'", "letters"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(name: str) -> None:
+    overrides, expected = MISTAKES[name]
+    task = [] if any(o.startswith("tasks=['']") for o in overrides) else ["env=analytic"]
+    message = refusal(*task, *overrides)
+    assert [part for part in expected if part not in message] == [], message
+
+
+def test_the_same_task_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="analytic_lqr is there twice"):
+        make_plan(load_experiment(["experiment=flow_vs_mlp", "tasks=[analytic, analytic env.state_dim=6]"]))
+
+
+def test_command_prints_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment", "experiment=x"]) == 2
+    assert capsys.readouterr().err.startswith("pwm: unknown experiment 'x'; write experiment=NAME")
+    for wrong in (["--jobs", "0"], ["--episodes", "0"]):
+        assert main(["experiment", "experiment=flow_vs_mlp", "env=analytic", *wrong]) == 2
+        assert "must be at least 1" in capsys.readouterr().err

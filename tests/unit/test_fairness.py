@@ -1,0 +1,202 @@
+"""Differences between arms: what is found, where, and what counts as declared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.run_folders import configuration
+
+from pwm.analysis.arms import Arm
+from pwm.analysis.fairness import Difference, find_differences, is_declared, made_with
+from pwm.analysis.run_measures import Evaluation
+from pwm.analysis.runs import Run, RunTable
+from pwm.experiment.config import ExperimentConfig
+
+TASKS = ("analytic_counting", "analytic_lqr")
+MANIFEST = {
+    "git_commit": "abc",
+    "device": "CPU",
+    "threads": 1,
+    "versions": {"torch": "2.8"},
+    "parameters": {},
+}
+
+Runs = dict[tuple[str, str, int], Run]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    """Runs by task, arm and seed: two arms, ``a`` and ``b``, that differ in nothing."""
+    made = {}
+    for key in [(task, arm, seed) for task in TASKS for arm in ("a", "b") for seed in (1, 2)]:
+        task, arm, seed = key
+        config = configuration(task)
+        general = dataclasses.replace(config.general, seed=seed, name=arm)
+        made[key] = Run(
+            path=tmp_path / task / arm / str(seed),
+            config=dataclasses.replace(config, general=general),
+            state="finished",
+            reason="",
+            parameters={},
+            commit=None,
+            reference={},
+            evaluations=(Evaluation(2, 200, 60.0, 1.0, None),),
+        )
+        made[key].path.mkdir(parents=True)
+        change_manifest(made[key])
+    return made
+
+
+def change_config(
+    runs: Runs, change: Callable[[dict[str, Any]], object], *keys: tuple[str, str, int]
+) -> None:
+    """Change the configuration, given as a nested dict, of some runs, or of all of ``b``."""
+    for key in keys or [key for key in runs if key[1] == "b"]:
+        values = runs[key].config.to_dict()
+        change(values)
+        runs[key] = dataclasses.replace(runs[key], config=ExperimentConfig.from_dict(values))
+
+
+def change_manifest(run: Run, **values: object) -> None:
+    (run.path / "manifest.json").write_text(json.dumps({**MANIFEST, **values}))
+
+
+def found(runs: Runs, *declared: str) -> list[Difference]:
+    tables = {arm: RunTable([run for key, run in runs.items() if key[1] == arm], []) for arm in ("a", "b")}
+    return find_differences([Arm(arm, table) for arm, table in tables.items()], declared)
+
+
+def test_equal_arms_have_no_differences(runs: Runs) -> None:
+    assert found(runs) == []
+
+
+def test_a_setting_of_all_runs_is_one_difference(runs: Runs) -> None:
+    change_config(runs, lambda values: values["alg"].update(horizon=8))
+    (difference,) = found(runs)
+    assert difference == Difference("b", "alg.horizon", "16", "8", "all runs", declared=False, decides=True)
+    assert difference.unfair
+    assert str(difference) == "alg.horizon (16 against 8, all runs)"
+    assert not found(runs, "alg.horizon")[0].unfair
+
+
+def test_values_that_depend_on_the_task_are_told_apart(runs: Runs) -> None:
+    for task, iterations in zip(TASKS, (10, 12)):
+        keys = [(task, "b", seed) for seed in (1, 2)]
+        change_config(runs, lambda values, n=iterations: values["alg"].update(wm_iterations=n), *keys)
+    assert [(d.baseline, d.candidate, d.runs) for d in found(runs)] == [
+        ("8", "10", "analytic_counting"),
+        ("8", "12", "analytic_lqr"),
+    ]
+
+
+def test_other_components_bring_their_own_settings(runs: Runs) -> None:
+    def use_flow(values: dict[str, Any]) -> None:
+        values["alg"]["dynamics"] = {"name": "flow", "units": values["alg"]["dynamics"]["units"]}
+
+    change_config(runs, use_flow)
+    by_key = {d.key: d for d in found(runs, "dynamics")}
+    assert (by_key["alg.dynamics.name"].baseline, by_key["alg.dynamics.name"].candidate) == ("mlp", "flow")
+    assert by_key["alg.dynamics.integrator"].baseline == "(absent)"
+    assert not any(d.unfair for d in by_key.values())
+
+
+def test_a_seed_with_other_settings_is_no_repetition(runs: Runs) -> None:
+    change_config(runs, lambda values: values["alg"].update(gamma=0.9), ("analytic_lqr", "b", 2))
+    between_arms, between_seeds = sorted(found(runs, "alg.gamma"), key=lambda d: d.unfair)
+    assert (between_arms.runs, between_arms.declared) == ("analytic_lqr seed 2", True)
+    # Arms may differ in it, seeds of one arm may not.
+    assert (between_seeds.arm, between_seeds.key, between_seeds.unfair) == ("b", "alg.gamma", True)
+    assert between_seeds.runs == "seeds 1 and 2 of b on analytic_lqr"
+
+
+def test_seeds_that_differ_in_the_same_way_in_both_arms_are_found(runs: Runs) -> None:
+    keys = [("analytic_lqr", arm, 2) for arm in ("a", "b")]
+    change_config(runs, lambda values: values["alg"].update(gamma=0.9), *keys)
+    assert [(d.arm, d.key) for d in found(runs)] == [("a", "alg.gamma"), ("b", "alg.gamma")]
+
+
+def test_what_cannot_change_results_is_listed_and_fair(runs: Runs) -> None:
+    change_config(runs, lambda values: values["general"].update(save_interval=1.0))
+    (difference,) = found(runs)
+    assert (difference.key, difference.decides, difference.unfair) == ("general.save_interval", False, False)
+
+
+def test_names_of_runs_are_no_differences(runs: Runs) -> None:
+    def rename(values: dict[str, Any]) -> None:
+        values["preset"] = "other"
+        values["general"]["logdir"] = "elsewhere"
+
+    change_config(runs, rename)
+    assert found(runs) == []
+
+
+def test_what_runs_were_made_with_is_compared_run_by_run(runs: Runs) -> None:
+    for arm in ("a", "b"):
+        # The same seed of both arms at another commit is as fair as before.
+        change_manifest(runs["analytic_lqr", arm, 2], git_commit="def")
+    assert found(runs) == []
+    change_manifest(runs["analytic_lqr", "b", 1], device="GPU", versions={"torch": "2.9"})
+    assert [str(d) for d in found(runs, "alg.*")] == [
+        "manifest.device (CPU against GPU, analytic_lqr seed 1)",
+        "manifest.versions.torch (2.8 against 2.9, analytic_lqr seed 1)",
+    ]
+    assert all(d.unfair for d in found(runs))
+    assert not any(d.unfair for d in found(runs, "manifest.*"))
+
+
+def test_earlier_sittings_count(runs: Runs) -> None:
+    run = runs["analytic_lqr", "b", 1]
+    change_manifest(run, earlier=[{**MANIFEST, "git_commit": "old"}])
+    assert [str(d) for d in found(runs)] == [
+        "manifest.git_commit (abc against old, then abc, analytic_lqr seed 1)"
+    ]
+    assert made_with(run)["device"] == "CPU"
+
+
+def test_unknown_origin_is_a_difference(runs: Runs) -> None:
+    (runs["analytic_lqr", "b", 1].path / "manifest.json").unlink()
+    differences = found(runs)
+    assert {d.candidate for d in differences} == {"(unknown)"}
+    assert "manifest.git_commit" in {d.key for d in differences}
+
+
+def test_missing_seeds_and_tasks_are_named(runs: Runs) -> None:
+    del runs["analytic_lqr", "b", 2]
+    assert [str(d) for d in found(runs)] == ["runs.seeds (1, 2 against 1, analytic_lqr)"]
+    del runs["analytic_lqr", "b", 1]
+    assert [str(d) for d in found(runs)] == [
+        "runs.tasks (analytic_counting, analytic_lqr against analytic_counting, all runs)"
+    ]
+
+
+def test_unequal_training_is_named(runs: Runs) -> None:
+    key = ("analytic_lqr", "b", 2)
+    runs[key] = dataclasses.replace(runs[key], evaluations=(Evaluation(1, 100, 30.0, 1.0, None),))
+    assert [str(d) for d in found(runs)] == ["runs.env_steps (200 against 100, analytic_lqr seed 2)"]
+
+
+@pytest.mark.parametrize(
+    ("key", "pattern", "declared"),
+    [
+        ("alg.dynamics.units", "alg.dynamics.units", True),
+        ("alg.dynamics.units", "alg.dynamics", True),
+        ("alg.dynamics.units", "alg.dynamics.*", True),
+        ("alg.dynamics.units", "dynamics", True),
+        ("alg.dynamics.units", "dynamics.units", True),
+        ("alg.dynamics.integrator", "alg.flow_*", True),
+        ("alg.dynamics.integrator", "alg.flow_integrator", True),
+        ("alg.actor.units", "dynamics", False),
+        ("alg.dynamics_coef", "dynamics", False),
+        ("alg.dynamics_coef", "alg.dynamics", False),
+        ("alg.horizon", "horizon", False),
+        ("manifest.device", "manifest", True),
+        ("runs.seeds", "runs.seeds", True),
+    ],
+)
+def test_declarations(key: str, pattern: str, declared: bool) -> None:
+    assert is_declared(key, ["some.other", pattern]) is declared
