@@ -110,6 +110,8 @@ def test_the_matched_arm_costs_as_much_as_the_other() -> None:
     mlp, matched, flow = found.cells
     wanted = match_compute(mlp.config, flow.config, flow.spec.obs_dim, flow.spec.act_dim)
     assert matched.config.alg.wm_iterations == wanted.wm_iterations > mlp.config.alg.wm_iterations
+    assert matched.config.alg.warmup_updates == wanted.warmup_updates > mlp.config.alg.warmup_updates
+    assert abs(matched.flops / flow.flops - 1) < 0.02
     assert matched.epoch_flops == wanted.matched
     assert abs(matched.epoch_flops / flow.epoch_flops - 1) < abs(mlp.epoch_flops / flow.epoch_flops - 1)
 

@@ -171,11 +171,15 @@ def test_matched_baseline_really_costs_as_much(name: str) -> None:
     real = Measured(candidate)
     match = match_compute(baseline, candidate, *real.sizes)
     assert match.wm_iterations > baseline.alg.wm_iterations
-    assert match.override == f"alg.wm_iterations={match.wm_iterations}"
-    equal = Measured(compose(match.override))
+    assert match.overrides[0] == f"alg.wm_iterations={match.wm_iterations}"
+    equal = Measured(compose(*match.overrides))
+    # Whole updates cannot be closer than half of one.
+    warmup, wanted = (warmup_flops(c, *real.sizes) for c in (compose(*match.overrides), candidate))
+    assert abs(warmup - wanted) <= warmup / match.warmup_updates / 2
+    assert wanted > warmup_flops(baseline, *real.sizes)
     assert equal.total == pytest.approx(match.matched, rel=TOLERANCE)
     assert match.mismatch == pytest.approx((equal.total - real.total) / real.total, abs=1e-9)
-    # Whole iterations cannot be closer than half of one.
+    # Nor can whole iterations.
     one = equal.flops["wm"] / match.wm_iterations
     assert abs(equal.total - real.total) <= one / 2
     assert Measured(baseline).total == pytest.approx(match.baseline, rel=TOLERANCE)
@@ -185,6 +189,7 @@ def test_equal_arms_need_no_more_iterations() -> None:
     config = compose()
     match = match_compute(config, config, 8, 2)
     assert (match.wm_iterations, match.mismatch) == (config.alg.wm_iterations, 0.0)
+    assert match.warmup_updates == config.alg.warmup_updates
 
 
 def test_a_much_cheaper_candidate_leaves_a_mismatch() -> None:

@@ -99,12 +99,14 @@ class ComputeMatch:
 
     Attributes:
         wm_iterations: world-model iterations per epoch to give the baseline.
+        warmup_updates: world-model updates before the first epoch to give the baseline.
         baseline: operations of its epoch as configured.
         matched: operations of its epoch with ``wm_iterations``.
         candidate: operations of the candidate's epoch.
     """
 
     wm_iterations: int
+    warmup_updates: int
     baseline: float
     matched: float
     candidate: float
@@ -115,9 +117,9 @@ class ComputeMatch:
         return (self.matched - self.candidate) / self.candidate
 
     @property
-    def override(self) -> str:
+    def overrides(self) -> list[str]:
         """What to add to the baseline."""
-        return f"alg.wm_iterations={self.wm_iterations}"
+        return [f"alg.wm_iterations={self.wm_iterations}", f"alg.warmup_updates={self.warmup_updates}"]
 
 
 def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[str, float]:
@@ -166,10 +168,10 @@ def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Velo
 def match_compute(
     baseline: ExperimentConfig, candidate: ExperimentConfig, obs_dim: int, act_dim: int
 ) -> ComputeMatch:
-    """How many world-model iterations per epoch make the baseline as costly as the candidate.
+    """How many world-model updates, per epoch and in warm-up, make the baseline as costly as the candidate.
 
-    At least one iteration stays, so a candidate that is much cheaper than the baseline leaves a mismatch.
-    Warm-up is no part of an epoch and stays as configured.
+    At least one iteration per epoch stays, so a candidate that is much cheaper than the baseline leaves a
+    mismatch.
 
     Raises:
         ConfigError: a width is smaller than 1.
@@ -179,7 +181,8 @@ def match_compute(
     one = float(_model_update(baseline, _networks(baseline, obs_dim, act_dim)))
     other = before["total"] - before["world_model"]
     iterations = max(1, round((target - other) / one))
-    return ComputeMatch(iterations, before["total"], other + iterations * one, target)
+    warmup = round(warmup_flops(candidate, obs_dim, act_dim) / one)
+    return ComputeMatch(iterations, warmup, before["total"], other + iterations * one, target)
 
 
 def _networks(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Networks:

@@ -244,7 +244,7 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
     spec = task_spec(baseline)
     for arm, other in experiment.compute_matched.items():
         found = match_compute(configs[arm], configs[other], spec.obs_dim, spec.act_dim)
-        overrides[arm] = _last_of_each([*overrides[arm], f"alg.wm_iterations={found.wm_iterations}"])
+        overrides[arm] = _last_of_each([*overrides[arm], *found.overrides])
         configs[arm] = _compose(arm, task, overrides[arm])
     for arm in arms:
         _check_declared(experiment, arm, baseline, configs[arm])

@@ -45,8 +45,8 @@ class Experiment:
             (``gym env.id=Pendulum-v1``); ``overrides`` come after them.
         seeds: of the runs of every arm on every task.
         thresholds: returns that count as solved, by the name of the task.
-        compute_matched: arms that get as many world-model iterations per epoch as make them as costly as
-            another arm: ``{arm: other arm}``.
+        compute_matched: arms that get as many world-model updates, per epoch and in warm-up, as make them
+            as costly as another arm: ``{arm: other arm}``.
         parity: whether all arms must have world models of the same size.
     """
 
