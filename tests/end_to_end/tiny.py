@@ -11,13 +11,7 @@ from pwm.experiment.checkpoints import POLICY_FORMAT, load
 from pwm.experiment.loggers import read_metrics
 from pwm.launch.cli import main
 
-SIZES = [
-    "general.epochs=3",
-    "general.eval_every=1",
-    "general.eval_runs=2",
-    "general.progress=false",
-    "alg=pwm_small",
-    "alg.horizon=4",
+NETWORKS = [
     "alg.latent_dim=16",
     "alg.encoder_units=[16]",
     "alg.reward_units=[16]",
@@ -25,6 +19,15 @@ SIZES = [
     "alg.critic_units=[16]",
     "alg.dynamics.units=[16]",
     "alg.actor.units=[16]",
+]
+SIZES = [
+    "general.epochs=3",
+    "general.eval_every=1",
+    "general.eval_runs=2",
+    "general.progress=false",
+    "alg=pwm_small",
+    "alg.horizon=4",
+    *NETWORKS,
     "alg.num_envs=4",
     "alg.actor_batch_size=8",
     "alg.wm_batch_size=8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor
 
 from pwm.algorithm.diagnostics import (
@@ -27,12 +28,7 @@ from pwm.training.evaluation import Recording, evaluate
 H, B, OBS, ACT = 5, 7, 4, 2
 SIZES = [
     "alg=pwm_small_flow",
-    "alg.latent_dim=16",
-    "alg.encoder_units=[16]",
-    "alg.reward_units=[16]",
-    "alg.critic_units=[16]",
-    "alg.dynamics.units=[16]",
-    "alg.actor.units=[16]",
+    *NETWORKS,
     "alg.horizon=5",
 ]
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
@@ -33,12 +34,7 @@ CPU = torch.device("cpu")
 SIZES = [
     "env=analytic",
     "alg.horizon=4",
-    "alg.latent_dim=16",
-    "alg.encoder_units=[16]",
-    "alg.reward_units=[16]",
-    "alg.critic_units=[16]",
-    "alg.dynamics.units=[16]",
-    "alg.actor.units=[16]",
+    *NETWORKS,
     "alg.num_envs=4",
     "alg.actor_batch_size=8",
     "alg.wm_batch_size=8",

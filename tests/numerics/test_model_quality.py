@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor, nn
 
 from pwm.algorithm.agent import Agent
@@ -35,12 +36,7 @@ STATE, LENGTH, STEPS = 16, 40, 20
 SIZES = [
     "env=analytic",
     "alg=pwm_small_flow",
-    f"alg.latent_dim={STATE}",
-    "alg.encoder_units=[16]",
-    "alg.reward_units=[16]",
-    "alg.critic_units=[16]",
-    "alg.dynamics.units=[16]",
-    "alg.actor.units=[16]",
+    *NETWORKS,
     "alg.horizon=5",
     # Little is worth anything beyond the horizon, so that the time limit hides few returns.
     "alg.gamma=0.1",
