@@ -371,14 +371,20 @@ def test_figures_by_hand() -> None:
     assert (found["final"], found["best"], found["drop"]) == (20.0, 30.0, 10.0)
     assert found["last10"] == 15.0
     assert found["auc"] == pytest.approx((5 + 20 + 25) / 3)
-    # Above the floor of -10: 25 of 40.
-    assert found["retention"] == 0.625
+    # Above the floor of -10: 30 of 40, because the last fifth of so few is the last one.
+    assert found["retention"] == 0.75
     assert (found["steps_to_threshold"], found["seconds_to_threshold"]) == (100, 2.0)
 
 
 def test_area_counts_steps_not_evaluations() -> None:
     found = measures(curve(0.0, 10.0, 10.0, steps=lambda i: [0, 100, 1000][i]), {}, None)
     assert found["auc"] == pytest.approx((5 * 100 + 10 * 900) / 1000)
+
+
+def test_retention_looks_at_the_last_ten_but_at_most_at_a_fifth() -> None:
+    long, short = curve(*range(60)), curve(*range(20))
+    assert measures(long, {"zero_action": 0.0}, None)["retention"] == pytest.approx(54.5 / 59)
+    assert measures(short, {"zero_action": 0.0}, None)["retention"] == pytest.approx(17.5 / 19)
 
 
 def test_last_ten_are_ten() -> None:

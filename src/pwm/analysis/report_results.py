@@ -170,9 +170,9 @@ def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
         _by_task_and_arm(outcomes, lambda task, label: _spread_and_peak(outcomes, task, label)),
         [
             "Standard deviation and range: final policies on held-out seeds; gain is their mean above the "
-            "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations as a "
-            "share of the peak; last / peak: the last evaluation. Both above the lower one of the two "
-            "policies that know nothing.",
+            "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations (of "
+            "the last fifth where there are fewer than fifty) as a share of the peak; last / peak: the last "
+            "evaluation. Both above the lower one of the two policies that know nothing.",
         ],
         names=2,
     )

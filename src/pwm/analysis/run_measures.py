@@ -47,15 +47,17 @@ def measures(
     Returns:
         ``final``; ``best``; ``last10``, the mean of the last ten evaluations; ``auc``, the area under the
         curve over environment steps (trapezoids) divided by the steps from the first to the last evaluation,
-        that is the mean return along the way; ``drop``, best minus final; ``retention``, last10 as a share
-        of best, both above the floor; ``steps_to_threshold`` and ``seconds_to_threshold``, at the first
-        evaluation that reaches the threshold (not interpolated).
+        that is the mean return along the way; ``drop``, best minus final; ``retention``, the mean of the
+        last ten evaluations (of the last fifth where there are fewer than fifty: what comes before belongs
+        to learning) as a share of best, both above the floor; ``steps_to_threshold`` and
+        ``seconds_to_threshold``, at the first evaluation that reaches the threshold (not interpolated).
     """
     returns = np.array([e.episode_return for e in evaluations])
     steps = np.array([e.env_steps for e in evaluations], dtype=float)
     final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
     span = float(steps[-1] - steps[0])
     floor = min(reference.values(), default=None)
+    kept = float(returns[-max(1, min(LAST, len(returns) // 5)) :].mean())
     solved = (e for e in evaluations if threshold is not None and e.episode_return >= threshold)
     first = next(solved, None)
     return {
@@ -64,7 +66,7 @@ def measures(
         "last10": last10,
         "auc": float(np.trapezoid(returns, steps)) / span if span else None,
         "drop": best - final,
-        "retention": None if floor is None or best <= floor else (last10 - floor) / (best - floor),
+        "retention": None if floor is None or best <= floor else (kept - floor) / (best - floor),
         "threshold": threshold,
         "steps_to_threshold": None if first is None else first.env_steps,
         "seconds_to_threshold": None if first is None else first.wall_time,

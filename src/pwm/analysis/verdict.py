@@ -181,7 +181,7 @@ def _keeps_what_it_learned(outcome: Outcome, outcomes: Outcomes) -> Criterion:
     shares = {task: outcomes.column(label, task, "retention") for task in outcome.candidate.tasks}
     passed = all(found and np.mean(found) >= RETENTION for found in shares.values())
     detail = _by_task((task, float(np.mean(found)) if found else math.nan) for task, found in shares.items())
-    name = f"last ten evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
+    name = f"last evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
     return Criterion(label, name, passed, detail)
 
 
