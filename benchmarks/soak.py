@@ -98,7 +98,9 @@ def slopes(samples: list[tuple[float, float]], ends: list[float]) -> dict[str, f
         if begin >= start
     ]
     if len(floors) < FEWEST_RUNS:
-        raise SystemExit(f"only {len(floors)} whole runs after warm-up, {FEWEST_RUNS} needed: soak for longer")
+        raise SystemExit(
+            f"only {len(floors)} whole runs after warm-up, {FEWEST_RUNS} needed: soak for longer"
+        )
     late = [s for s in samples if s[0] >= start]
     size = max(len(late) // BINS, 1)
     bins = [late[i : i + size] for i in range(0, len(late) - size + 1, size)]
