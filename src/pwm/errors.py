@@ -25,12 +25,16 @@ class CheckpointError(PwmError):
     """A checkpoint is missing, unreadable, incomplete, or belongs to another task."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is missing or its bytes are not those that were written; an older one may do."""
+
+
 class DataError(PwmError):
     """Training data are missing, too few, or inconsistent."""
 
 
 class NonFiniteError(PwmError):
-    """Losses or gradients stayed non-finite for more updates in a row than allowed."""
+    """Training diverged: losses or gradients stayed non-finite, or the policy's actions are."""
 
 
 class StorageError(PwmError):

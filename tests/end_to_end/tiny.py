@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 from pwm.experiment.checkpoints import POLICY_FORMAT, load
 from pwm.experiment.loggers import read_metrics
 from pwm.launch.cli import main
+from pwm.training.online import OnlineTrainer
 
 NETWORKS = [
     "alg.latent_dim=16",
@@ -58,6 +61,18 @@ def overrides(logdir: Path, *changes: str) -> list[str]:
 def train(logdir: Path, *changes: str) -> int:
     """``pwm train`` with the tiny sizes; returns the exit code."""
     return main(["train", *overrides(logdir, *changes)])
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Let training be interrupted when it begins the epoch after ``epochs``."""
+    run_epoch = OnlineTrainer.run_epoch
+
+    def interrupted(trainer: OnlineTrainer, *arguments: Any) -> dict[str, float]:
+        if trainer.epoch == epochs:
+            raise KeyboardInterrupt
+        return run_epoch(trainer, *arguments)
+
+    monkeypatch.setattr(OnlineTrainer, "run_epoch", interrupted)
 
 
 def trained(logdir: Path, *changes: str) -> Path:

@@ -238,10 +238,7 @@ def load_records(run_dir: Path) -> list[dict[str, float]]:
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         raise DataError(f"{path} does not exist; {run_dir} is not a run folder, or training has not started")
-    try:
-        records = read_metrics(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
+    records = read_metrics(path)
     if not records:
         raise DataError(f"{path} is empty; wait until the run has finished its first epoch")
     for number, record in enumerate(records, start=1):

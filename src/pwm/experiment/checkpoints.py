@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from pwm.errors import CheckpointError
+from pwm.errors import CheckpointError, DamagedCheckpointError
 
 POLICY_FORMAT = "flow-pwm/policy"
 STATE_FORMAT = "flow-pwm/state"
@@ -23,6 +24,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let ``write`` fill a temporary file, sync it to disk and rename it to ``path``.
 
     A reader sees the old file or the complete new one, never a part.
+
+    Raises:
+        OSError: names ``path``; what it held before is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,8 +36,23 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        # What fails while writing knows only that it failed, not where.
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in ``folder`` to the disk, where the platform can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,8 +61,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Write ``value`` as JSON, atomically.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot express.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def save(path: Path, kind: str, content: dict[str, Any]) -> None:
@@ -55,18 +78,21 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
     """Read a file written by ``save``; no code in the file is ever executed.
 
     Raises:
-        CheckpointError: the file is missing, damaged (every part has a CRC-32), of another format, or of an
-            unknown version.
+        DamagedCheckpointError: the file is missing or damaged (every part has a CRC-32).
+        CheckpointError: it is of another format or of an unknown version, or may not be read.
     """
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        raise DamagedCheckpointError(f"checkpoint {path} does not exist")
     try:
         # torch does not look at the checksums it writes; a flipped bit would pass unnoticed.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
-            raise CheckpointError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+            raise DamagedCheckpointError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
         content = torch.load(path, map_location=device, weights_only=True)
+    except PermissionError as error:
+        # Not the file's fault: an older state would lose what this one holds.
+        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror}") from error
     except (
         RuntimeError,
         EOFError,
@@ -75,14 +101,15 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         KeyError,
         pickle.UnpicklingError,
         zipfile.BadZipFile,
+        zlib.error,
     ) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {path} cannot be read: {first}") from error
+        raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {first}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != kind:
         raise CheckpointError(f"checkpoint {path} has format {found!r}, expected {kind!r}")
-    if content["version"] != VERSION:
+    if content.get("version") != VERSION:
         raise CheckpointError(
-            f"checkpoint {path} has version {content['version']}, this release reads {VERSION}"
+            f"checkpoint {path} has version {content.get('version')}, this release reads {VERSION}"
         )
     return content

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import sys
+import warnings
 from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 
+from pwm.errors import DataError
 from pwm.experiment.checkpoints import write_text
 
 
@@ -20,13 +23,27 @@ class JSONLLogger:
 
     Args:
         path: file to append to.
-        keep_until: drop records of later epochs first (they will be computed again after a resume).
+        keep_until: the file should hold one record of every epoch up to this one; records of later epochs
+            are dropped first (they will be computed again after a resume).
+
+    Raises:
+        DataError: the file is damaged.
+
+    Warns:
+        RuntimeWarning: records up to ``keep_until`` are missing.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
         self.path = path
-        if keep_until is not None and path.exists():
-            kept = [r for r in read_metrics(path) if r["epoch"] <= keep_until]
+        if keep_until is not None:
+            kept = [r for r in read_metrics(path) if r["epoch"] <= keep_until] if path.exists() else []
+            if len(kept) <= keep_until:
+                warnings.warn(
+                    f"{path} holds {len(kept)} of the {keep_until + 1} records of this run so far; the rest "
+                    "is lost, and plots and tables will begin late or have gaps",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
             write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -69,19 +86,33 @@ class Fuse:
         if not self.blown:
             self.blown = True
             reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
-            # Through tqdm, so that the line does not land inside a progress bar.
-            tqdm.write(
-                f"pwm: warning: {self.service} is off from here on, training goes on and metrics.jsonl stays "
-                f"complete: {reason}",
-                file=sys.stderr,
-            )
+            # Through tqdm, so that the line does not land inside a progress bar; nobody may read it at all.
+            with contextlib.suppress(OSError):
+                tqdm.write(
+                    f"pwm: warning: {self.service} is off from here on, training goes on and metrics.jsonl "
+                    f"stays complete: {reason}",
+                    file=sys.stderr,
+                )
         return True
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Records of a ``metrics.jsonl``; an incomplete last line (killed run) is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """Records of a ``metrics.jsonl``; an incomplete last line (killed run) is left out.
+
+    Raises:
+        DataError: another line is not JSON, or the file is not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            records += [json.loads(line)] if line else []
+        except ValueError as error:
+            raise DataError(f"{path} is damaged in line {number}: {error}; remove that line") from error
+    return records
 
 
 def export_csv(source: Path, target: Path) -> None:

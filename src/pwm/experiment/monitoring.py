@@ -93,11 +93,12 @@ class TrainingMonitor:
         self.epochs = epochs
         self.epoch = initial
         self.title = title
+        self._enabled = enabled
         self._interval = interval
         self._time = EpochTime()
         self._updated = time.monotonic()
         self._latest: dict[str, float] = {}
-        self._lines = enabled and not sys.stderr.isatty()
+        self._lines = not sys.stderr.isatty()
         self._printed: tuple[int, float] | None = None
         self._bar = tqdm(
             total=epochs,
@@ -111,6 +112,8 @@ class TrainingMonitor:
 
     def update(self, epoch: int, record: Mapping[str, float]) -> None:
         """Advance to ``epoch``; returns, speed and memory are taken from ``record`` where it has them."""
+        if not self._enabled:
+            return
         now = time.monotonic()
         done = epoch - self.epoch
         # Warm-up comes once, in the record of the first epoch.
@@ -119,11 +122,20 @@ class TrainingMonitor:
             self._time.add(elapsed / done)
         self.epoch, self._updated = epoch, now
         self._latest |= record
-        if not self._lines:
-            self._bar.set_postfix(self._figures(), refresh=False)
-            self._bar.update(done)
-        elif self._printed is None or now - self._printed[1] >= self._interval:
-            self._print(now)
+        with self._while_someone_reads():
+            if not self._lines:
+                self._bar.set_postfix(self._figures(), refresh=False)
+                self._bar.update(done)
+            elif self._printed is None or now - self._printed[1] >= self._interval:
+                self._print(now)
+
+    @contextmanager
+    def _while_someone_reads(self) -> Iterator[None]:
+        """Go silent for good where stderr leads nowhere any more, as after ``2>&1 | head``."""
+        try:
+            yield
+        except OSError:
+            self._enabled = False
 
     def _figures(self) -> dict[str, str]:
         """What is shown behind the epoch, by its label."""
@@ -142,9 +154,12 @@ class TrainingMonitor:
 
     def close(self) -> None:
         """Finish the bar, or print where training ended."""
-        if self._lines and (self._printed is None or self._printed[0] != self.epoch):
-            self._print(time.monotonic())
-        self._bar.close()
+        if not self._enabled:
+            return
+        with self._while_someone_reads():
+            if self._lines and (self._printed is None or self._printed[0] != self.epoch):
+                self._print(time.monotonic())
+            self._bar.close()
 
 
 def memory_usage(device: torch.device) -> dict[str, float]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from pwm.envs.base import VectorEnv
+from pwm.experiment.checkpoints import write_json
 from pwm.experiment.config import ExperimentConfig
 from pwm.training.evaluation import reference_scores
+from pwm.training.hooks import SafePoint, go_on
 
 # Options that change how fast an environment runs, not what it returns.
 SPEED_OPTIONS = ("num_threads",)
@@ -35,6 +38,14 @@ def stored_scores(config: ExperimentConfig) -> dict[str, float] | None:
     return None
 
 
-def scores(config: ExperimentConfig, env: VectorEnv) -> dict[str, float]:
+def scores(config: ExperimentConfig, env: VectorEnv, safe_point: SafePoint = go_on) -> dict[str, float]:
     """Stored scores of the configured environment, or ones measured with ``env`` (which is reset)."""
-    return stored_scores(config) or reference_scores(env, EPISODES)
+    return stored_scores(config) or reference_scores(env, EPISODES, safe_point=safe_point)
+
+
+def provide(folder: Path, config: ExperimentConfig, env: VectorEnv, safe_point: SafePoint) -> None:
+    """Write ``reference.json`` into a run folder, unless an earlier sitting of the same run did."""
+    path = folder / "reference.json"
+    # Written whole or not at all; only a forced change can have altered the environment since.
+    if not path.exists() or config.general.resume == "force":
+        write_json(path, scores(config, env, safe_point))

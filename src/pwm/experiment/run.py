@@ -11,13 +11,14 @@ import torch
 from pwm import components
 from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import ConfigError
-from pwm.experiment import checkpoints, reference
+from pwm.experiment import reference
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.experiment.policies import build_agent, start_from
 from pwm.experiment.preemption import PreemptionGuard
-from pwm.experiment.run_folder import RunFolder
+from pwm.experiment.run_folder import RunFolder, run_path
 from pwm.experiment.sinks import open_sinks, require_services
+from pwm.experiment.state_store import StateStore
 from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.hooks import Preempted, SafePoint
 from pwm.training.loop import Hooks, Plan, TrainingLoop
@@ -94,7 +95,8 @@ def train(config: ExperimentConfig) -> RunResult:
 
 def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device) -> OnlineTrainer:
     agent = build_agent(config, env.spec, device)
-    if config.general.checkpoint is not None:
+    # A run that continues has long left the policy it started from.
+    if config.general.checkpoint is not None and not StateStore(run_path(config, env.spec.name)).exists:
         start_from(agent, Path(config.general.checkpoint), env.spec, device)
     try:
         return OnlineTrainer(config.alg, env, agent)
@@ -108,6 +110,9 @@ def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.devic
 
 def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> RunResult:
     config, trainer, general = folder.config, folder.trainer, folder.config.general
+    folder.check_same_run()
+    if folder.finished:
+        return RunResult(folder.path, "already finished", *folder.best)
     state = folder.load_state()
     plan = Plan(
         config.epochs,
@@ -118,14 +123,13 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
         general.esnr_every,
     )
     outcome = "finished"
-    if folder.finished and plan.fulfilled(trainer.epoch, state):
+    if folder.ended and plan.fulfilled(trainer.epoch, state):
         outcome = "already finished"
     else:
         folder.describe()
         try:
-            # The services read what status.json says when they are closed.
-            with open_sinks(folder.path, config, trainer, state) as sink, folder.reported():
-                checkpoints.write_json(folder.path / "reference.json", reference.scores(config, eval_env))
+            with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
+                reference.provide(folder.path, config, eval_env, safe_point)
                 with contextlib.closing(_monitor(folder)) as monitor:
                     device = trainer.env.device
                     hooks = Hooks(

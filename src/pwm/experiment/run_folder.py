@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pwm.errors import ConfigError, StorageError
+from pwm.errors import CheckpointError, ConfigError, StorageError
 from pwm.experiment import checkpoints
 from pwm.experiment.config import ExperimentConfig, diff, flatten
 from pwm.experiment.policies import save_policy
 from pwm.experiment.reproducibility import manifest
 from pwm.experiment.state_store import StateStore
-from pwm.training.hooks import Preempted
+from pwm.experiment.status import StatusFile, ending, read_object
 from pwm.training.loop import LoopState
 from pwm.training.online import OnlineTrainer
 
@@ -32,13 +33,19 @@ class RunFolder:
     Args:
         config: the run's configuration.
         trainer: what is saved.
+
+    Attributes:
+        path: the folder.
+        loop: progress of the outer loop, as loaded; the loop updates it in place.
     """
 
     def __init__(self, config: ExperimentConfig, trainer: OnlineTrainer) -> None:
         self.path = run_path(config, trainer.env.spec.name)
         self.config = config
         self.trainer = trainer
+        self.loop = LoopState()
         self.states = StateStore(self.path)
+        self._status = StatusFile(self.path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -66,31 +73,59 @@ class RunFolder:
                 unfinished.unlink()
             yield
         except OSError as error:
-            raise StorageError(f"run {self.path} failed on a file: {error}") from error
+            raise StorageError(
+                f"run {self.path} failed on a file: {error}; what was saved before is intact: once the cause "
+                "is removed, the same command continues"
+            ) from error
         finally:
             lock.release()
 
     @property
+    def ended(self) -> bool:
+        """Whether ``status.json`` says that the run came to its end, whichever that was."""
+        return self._status.read().get("state") == "finished"
+
+    @property
     def finished(self) -> bool:
-        """Whether ``status.json`` says that the run is finished."""
-        path = self.path / "status.json"
-        return path.exists() and json.loads(path.read_text(encoding="utf-8"))["state"] == "finished"
+        """Whether all that the configuration asks for is done, as far as the small files tell."""
+        if not self.ended:
+            return False
+        stored = self.path / "config.yaml"
+        enough = self._status.read().get("epoch", 0) >= self.config.epochs
+        # A run that stopped early is finished only under the patience it stopped with.
+        return enough or (
+            stored.exists() and ExperimentConfig.load(stored).identity() == self.config.identity()
+        )
+
+    @property
+    def best(self) -> tuple[float, int]:
+        """Best evaluated return of an ended run, and its epoch; minus infinity if none is known."""
+        status = self._status.read()
+        best = status.get("best_return")
+        return (float("-inf"), 0) if best is None else (best, status["best_epoch"])
 
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
         """Keep ``status.json`` true: running inside the block; finished, preempted or failed after it."""
-        self.status("running")
+        self._report("running")
         try:
             yield
-        except Preempted as error:
-            self.status("preempted", str(error))
-            raise
         except BaseException as error:
-            # Where nothing can be written the status cannot either; the error itself matters more.
-            with contextlib.suppress(OSError):
-                self.status("failed", f"{type(error).__name__}: {error}")
+            self._report(*ending(error))
             raise
-        self.status("finished")
+        stopped = f"no better evaluation in general.patience={self.config.general.patience} evaluations"
+        self._report("finished", stopped if self.trainer.epoch < self.config.epochs else "")
+
+    def _report(self, state: str, reason: str = "") -> None:
+        best = self.loop.best_return
+        progress = {
+            "epoch": self.trainer.epoch,
+            "epochs": self.config.epochs,
+            "env_steps": self.trainer.env_steps,
+            "best_return": best if math.isfinite(best) else None,
+            "best_epoch": self.loop.best_epoch,
+        }
+        self._status.write(state, reason, progress)
 
     def save_policy(self, name: str, record: dict[str, float]) -> None:
         """Write ``<name>_policy.pt``."""
@@ -101,40 +136,89 @@ class RunFolder:
         general = self.config.general
         if not general.checkpoint_every or not epoch or epoch % general.checkpoint_every:
             return
-        folder = self.path / "policies"
-        self._save_policy(folder / f"epoch{epoch:07d}.pt", record)
-        for old in sorted(folder.glob("epoch*.pt"))[: -general.keep_checkpoints]:
-            old.unlink()
+        folder, name = self.path / "policies", f"epoch{epoch:07d}.pt"
+        self._save_policy(folder / name, record)
+        present = sorted(folder.glob("epoch*.pt"))
+        # Later ones are from before the run fell back to this epoch; they will be made again.
+        wanted = [path for path in present if path.name <= name][-general.keep_checkpoints :]
+        for path in set(present).difference(wanted):
+            path.unlink()
 
     def _save_policy(self, path: Path, record: dict[str, float]) -> None:
         save_policy(path, self.trainer.agent, self.config, self.trainer.env.spec, record)
 
     def save_state(self, loop: dict[str, Any]) -> None:
-        """Write ``latest.pt`` and what is new in the replay buffer."""
+        """Write ``latest.pt`` and what is new in the replay buffer; tell ``status.json`` how far that is."""
         # The state must not reach the disk before the records of the epochs it has behind it.
         with contextlib.suppress(FileNotFoundError), (self.path / "metrics.jsonl").open("rb") as metrics:
             os.fsync(metrics.fileno())
-        content = {"hash": self.config.hash(), "loop": dict(loop), "trainer": self.trainer.state_dict()}
+        content = {"loop": dict(loop), "trainer": self.trainer.state_dict()}
         self.states.save(content, self.trainer.replay)
+        self._report("running")
 
     def load_state(self) -> LoopState:
         """Put the trainer where the last readable state left it; a fresh ``LoopState`` if there is none.
 
         Raises:
-            ConfigError: the folder belongs to another configuration, or must not be touched.
-            CheckpointError: there are states and none can be read.
+            CheckpointError: there are states and none can be read or fits, or there were and they are gone.
         """
-        self._check_same_run()
-        if not self.states.exists:
-            return LoopState()
+        try:
+            if self.states.exists:
+                self.loop = self._loaded()
+            else:
+                self._start_over()
+        except CheckpointError as error:
+            # What ended well did end well, whatever became of its files since.
+            if (before := self._status.read()) and not self.ended:
+                self._status.write(*ending(error), before)
+            raise
+        return self.loop
+
+    def _loaded(self) -> LoopState:
         content = self.states.load(self.trainer.replay)
-        self.trainer.load_state_dict(content["trainer"])
+        try:
+            self.trainer.load_state_dict(content["trainer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            first = next((line for line in str(error).splitlines() if line), type(error).__name__)
+            raise CheckpointError(
+                f"the state saved in {self.path} does not fit this configuration ({first}); sizes cannot "
+                "change within a run: use another general.name"
+            ) from error
         return LoopState(**content["loop"])
 
-    def _check_same_run(self) -> None:
+    def _start_over(self) -> None:
+        """Make room for a run from the beginning.
+
+        Raises:
+            CheckpointError: that would overwrite results of a run whose saved state is gone.
+        """
+        if not self.ended and not self.states.lost:
+            # Killed before its first save: the same records come again.
+            return
+        if self.config.general.resume != "force":
+            raise CheckpointError(
+                f"{self.path} holds results, but latest.pt to continue from is gone; use another "
+                "general.name, or general.resume=force to start over in this folder"
+            )
+        self.states.clear()
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.path / "metrics.jsonl", self.path / "metrics.before.jsonl")
+
+    def check_same_run(self) -> None:
+        """Refuse a folder that belongs to another configuration, or that must not be touched.
+
+        Raises:
+            ConfigError: the first lines of the difference, and what to do.
+            CheckpointError: a state has lost the configuration it belongs to.
+        """
         stored = self.path / "config.yaml"
         resume = self.config.general.resume
         if not stored.exists():
+            if self.states.exists and resume != "force":
+                raise CheckpointError(
+                    f"{stored} is missing, so nothing tells whether latest.pt belongs to this configuration; "
+                    "restore it, or use general.resume=force to continue as configured now"
+                )
             return
         if resume == "never":
             raise ConfigError(
@@ -153,20 +237,6 @@ class RunFolder:
                 + "\nuse another general.name, or general.resume=force to continue with the new values"
             )
 
-    def status(self, state: str, reason: str = "") -> None:
-        """Write ``status.json``: running, finished, preempted or failed."""
-        checkpoints.write_json(
-            self.path / "status.json",
-            {
-                "state": state,
-                "reason": reason,
-                "epoch": self.trainer.epoch,
-                "epochs": self.config.epochs,
-                "env_steps": self.trainer.env_steps,
-                "pid": os.getpid(),
-            },
-        )
-
     def describe(self) -> None:
         """Write ``config.yaml``, its hash, and ``manifest.json`` with what earlier sittings ran with."""
         checkpoints.write_text(self.path / "config.yaml", self.config.to_yaml())
@@ -183,8 +253,10 @@ class RunFolder:
         }
         now = manifest(self.trainer.env.device, counts)
         path = self.path / "manifest.json"
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path)
+        if before is None:
+            warnings.warn(f"{path} was damaged and is written anew", RuntimeWarning, stacklevel=2)
+        elif before:
             earlier = before.pop("earlier", [])
             now["earlier"] = earlier if before == now else [*earlier, before]
         checkpoints.write_json(path, now)

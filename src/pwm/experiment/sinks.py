@@ -6,12 +6,12 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.loggers import JSONLLogger, export_csv, read_metrics
+from pwm.experiment.status import ending
 from pwm.experiment.tensorboard_logger import TensorBoardLogger, load_tensorboard
 from pwm.experiment.wandb_logger import WandBLogger, load_wandb
 from pwm.training.hooks import MetricSink
@@ -54,8 +54,8 @@ def open_sinks(
 ) -> Iterator[Sinks]:
     """Where the records of the run in ``folder`` go: ``metrics.jsonl`` first, then the services switched on.
 
-    However the block ends, ``metrics.csv`` is written and the services are closed; they are told what
-    ``status.json`` says by then.
+    However the block ends, ``metrics.csv`` is written and the services are closed; they are told how it
+    ended.
 
     Args:
         folder: run folder with ``manifest.json``.
@@ -67,6 +67,7 @@ def open_sinks(
     agent = trainer.agent
     networks = {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
     metrics = folder / "metrics.jsonl"
+    outcome = Outcome(state)
     with contextlib.ExitStack() as stack:
         written = trainer.epoch if state.pending is None else trainer.epoch - 1
         sinks: list[MetricSink] = [stack.enter_context(contextlib.closing(JSONLLogger(metrics, written)))]
@@ -77,20 +78,36 @@ def open_sinks(
         if wandb_wanted(config):
             name = f"{trainer.env.spec.name} {config.run_name} seed{config.general.seed}"
             stored = config.to_dict() | {"manifest": _read_json(folder / "manifest.json")}
-            outcome = partial(_outcome, folder, state)
-            remote = WandBLogger(folder, name, config.wandb, stored, networks, outcome)
+            remote = WandBLogger(folder, name, config.wandb, stored, networks, outcome.summary)
             sinks.append(stack.enter_context(contextlib.closing(remote)))
         stack.callback(export_csv, metrics, folder / "metrics.csv")
-        yield Sinks(sinks)
+        try:
+            yield Sinks(sinks)
+        except BaseException as error:
+            outcome.error = error
+            raise
 
 
-def _outcome(folder: Path, state: LoopState) -> dict[str, Any]:
-    """How the run ended, with its best evaluation if there was one."""
-    status = _read_json(folder / "status.json")
-    outcome = {key: status[key] for key in ("state", "reason")}
-    if math.isfinite(state.best_return):
-        outcome |= {"best_return": state.best_return, "best_epoch": state.best_epoch}
-    return outcome
+class Outcome:
+    """How a run ended, for its summary.
+
+    Args:
+        state: progress of the loop.
+
+    Attributes:
+        error: what ended the run before its end, if anything did.
+    """
+
+    def __init__(self, state: LoopState) -> None:
+        self._state = state
+        self.error: BaseException | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """State and reason as ``status.json`` has them, with the best evaluation if there was one."""
+        found: dict[str, Any] = dict(zip(("state", "reason"), ending(self.error), strict=True))
+        if math.isfinite(self._state.best_return):
+            found |= {"best_return": self._state.best_return, "best_epoch": self._state.best_epoch}
+        return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,12 +16,15 @@ from typing import Any
 from torch import Tensor
 
 from pwm.data.replay import ReplayBuffer
-from pwm.errors import CheckpointError, DataError
+from pwm.errors import CheckpointError, DamagedCheckpointError, DataError
 from pwm.experiment import checkpoints
 
 REPLAY_FORMAT = "flow-pwm/replay"
 # More files than this are merged into one: reading them back should not take longer than the data need.
 MAX_SEGMENTS = 50
+SEGMENT = "{:06d}.pt"
+FIRST_SEGMENT = SEGMENT.format(0)
+REMEDY = "restore the file from a copy, or start over under another general.name"
 
 
 class StateStore:
@@ -46,6 +49,16 @@ class StateStore:
         """Whether there is a state to continue from."""
         return self.latest.exists() or self.previous.exists()
 
+    @property
+    def lost(self) -> bool:
+        """Whether there was a state and is none any more: replay data of a second save are left."""
+        return not self.exists and any(p.name > FIRST_SEGMENT for p in self.replay_folder.glob("*.pt"))
+
+    def clear(self) -> None:
+        """Remove replay data that no state refers to."""
+        for path in self.replay_folder.glob("*.pt"):
+            path.unlink()
+
     def save(self, content: dict[str, Any], replay: ReplayBuffer) -> None:
         """Write ``content`` (tensors and plain values) together with what is new in ``replay``.
 
@@ -56,7 +69,7 @@ class StateStore:
         since = segments[-1][1] if segments else None
         if len(segments) >= MAX_SEGMENTS:
             segments, since = [], None
-        name = f"{self._next:06d}.pt"
+        name = SEGMENT.format(self._next)
         checkpoints.save(self.replay_folder / name, REPLAY_FORMAT, replay.state_dict(since))
         segments = [*segments, (name, replay.cursor.cpu())]
         # Complete before anything is renamed, so that a full disk leaves both older states in place.
@@ -78,15 +91,19 @@ class StateStore:
             RuntimeWarning: ``latest.pt`` is missing or damaged; it is kept as ``damaged.pt``.
 
         Raises:
-            CheckpointError: neither state can be read.
+            DamagedCheckpointError: neither state can be read.
+            CheckpointError: ``latest.pt`` is whole, but of another version or for another buffer.
         """
         try:
             return self._load(self.latest, replay)
-        except CheckpointError as error:
+        except DamagedCheckpointError as error:
             if not self.previous.exists():
-                raise
+                raise DamagedCheckpointError(f"{error}; {REMEDY}") from error
+            try:
+                content = self._load(self.previous, replay)
+            except DamagedCheckpointError as second:
+                raise DamagedCheckpointError(f"{error}; {second}; {REMEDY}") from second
             warnings.warn(f"{error}; continuing from {self.previous}", RuntimeWarning, stacklevel=2)
-            content = self._load(self.previous, replay)
             # The next save must not put the damaged file in the place of the good one.
             if self.latest.exists():
                 os.replace(self.latest, self.latest.with_name("damaged.pt"))

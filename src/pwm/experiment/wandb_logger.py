@@ -22,9 +22,10 @@ LOCAL_MODES = ("offline", "dryrun", "disabled")
 # Characters that W&B refuses in a project's name.
 FORBIDDEN = r"/\#?%:"
 ID_FILE = "wandb_id.txt"
-# Seconds. Without a network, wandb's login looks for the user for about 5 seconds before this time starts.
-INIT_TIMEOUT = 30.0
-FINISH_TIMEOUT = 30.0
+# Seconds; together with saving they must fit into the 20 in which a run gives way. Without a network, wandb's
+# login looks for the user for about 5 seconds before this time starts.
+INIT_TIMEOUT = 8.0
+FINISH_TIMEOUT = 8.0
 
 
 @dataclass

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pwm.data.batch import Recorded
 from pwm.envs.base import StepResult, VectorEnv
-from pwm.errors import ConfigError
+from pwm.errors import ConfigError, EnvError
+from pwm.training.hooks import SafePoint, go_on
 
 Policy = Callable[[Tensor], Tensor]
 
@@ -111,6 +112,7 @@ def evaluate(
 
     Raises:
         ConfigError: ``episodes`` is smaller than 1.
+        EnvError: a return is not finite.
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes}; it must be at least 1")
@@ -131,6 +133,11 @@ def evaluate(
             steps += running
             running &= ~(result.terminated | result.truncated)
             obs = result.obs
+        if bad := (~torch.isfinite(total)).nonzero().flatten().tolist():
+            raise EnvError(
+                f"{env.spec.name}: the return of an evaluation episode is not finite (environments {bad}): "
+                "the environment gave a reward that is NaN or infinite"
+            )
         returns += total.tolist()
         lengths += steps.tolist()
     return Evaluation(returns[:episodes], lengths[:episodes])
@@ -147,10 +154,17 @@ def random_policy(act_dim: int, seed: int = 0) -> Policy:
     return lambda obs: (torch.rand(len(obs), act_dim, generator=generator) * 2 - 1).to(obs)
 
 
-def reference_scores(env: VectorEnv, episodes: int, seed: int = EVALUATION_SEED) -> dict[str, float]:
+def reference_scores(
+    env: VectorEnv, episodes: int, seed: int = EVALUATION_SEED, safe_point: SafePoint = go_on
+) -> dict[str, float]:
     """Mean returns of the zero-action and the random-action policy, by the same evaluator."""
+
+    def mean(policy: Policy) -> float:
+        def act(obs: Tensor) -> Tensor:
+            safe_point()
+            return policy(obs)
+
+        return evaluate(env, act, episodes, seed).mean
+
     act_dim = env.spec.act_dim
-    return {
-        "zero_action": evaluate(env, zero_policy(act_dim), episodes, seed).mean,
-        "random_action": evaluate(env, random_policy(act_dim), episodes, seed).mean,
-    }
+    return {"zero_action": mean(zero_policy(act_dim)), "random_action": mean(random_policy(act_dim))}

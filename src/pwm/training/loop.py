@@ -16,7 +16,7 @@ from torch import Tensor
 from pwm.envs.base import VectorEnv
 from pwm.training.evaluation import Recording, evaluate
 from pwm.training.hooks import CheckpointStore, MetricSink, Preempted, Progress, SafePoint
-from pwm.training.online import OnlineTrainer
+from pwm.training.online import OnlineTrainer, named_divergence
 
 
 @dataclass
@@ -101,6 +101,8 @@ class TrainingLoop:
         self, trainer: OnlineTrainer, eval_env: VectorEnv, hooks: Hooks, plan: Plan, state: LoopState
     ) -> None:
         self.trainer, self.eval_env, self.hooks, self.plan, self.state = trainer, eval_env, hooks, plan, state
+        self._before = state.wall_time
+        self._started = self._saved = time.monotonic()
 
     def run(self) -> None:
         """Do what is left of the plan.
@@ -108,34 +110,45 @@ class TrainingLoop:
         Raises:
             Preempted: the run was asked to stop; its state is saved.
         """
-        before, started = self.state.wall_time, time.monotonic()
-        saved = started
         try:
             while not self.plan.fulfilled(self.trainer.epoch, self.state):
                 if self.state.pending is None:
                     self.state.pending = self._train_epoch()
                 record = self.state.pending | self._evaluate_if_due() | self._measure_gradients_if_due()
                 record |= self.hooks.timer.flush() | self.hooks.memory()
-                self.state.wall_time = before + time.monotonic() - started
-                self._write(record | {"wall_time": self.state.wall_time})
+                self._write(record | {"wall_time": self._wall_time()})
                 self.state.pending = None
-                if time.monotonic() - saved >= self.plan.save_interval:
-                    with self.hooks.timer("save"):
-                        self.hooks.store.save_state(vars(self.state))
-                    saved = time.monotonic()
+                self._save_if_due()
         except Preempted:
-            self.state.wall_time = before + time.monotonic() - started
-            self.hooks.store.save_state(vars(self.state))
+            self._save()
             raise
         progress: dict[str, float] = {"epoch": self.trainer.epoch, "env_steps": self.trainer.env_steps}
         self.hooks.store.save_policy("final", progress)
+        self._save()
+
+    def _wall_time(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def _save(self) -> None:
+        self.state.wall_time = self._wall_time()
         self.hooks.store.save_state(vars(self.state))
+        self._saved = time.monotonic()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self._saved >= self.plan.save_interval:
+            with self.hooks.timer("save"):
+                self._save()
+
+    def _between_warm_up_updates(self) -> None:
+        # The warm-up of a large model takes hours, all of them before the end of the first epoch.
+        self.hooks.safe_point()
+        self._save_if_due()
 
     def _train_epoch(self) -> dict[str, float]:
         trainer, hooks = self.trainer, self.hooks
         if trainer.epoch == 0:
             with hooks.timer("warmup"):
-                trainer.warm_up(hooks.safe_point)
+                trainer.warm_up(self._between_warm_up_updates)
         start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
         record = trainer.run_epoch(trainer.epoch / self.plan.epochs, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.
@@ -149,7 +162,8 @@ class TrainingLoop:
             return {}
         with self.hooks.timer("eval"):
             recording = Recording()
-            result = evaluate(self.eval_env, self._act, plan.eval_runs, recording=recording)
+            with named_divergence():
+                result = evaluate(self.eval_env, self._act, plan.eval_runs, recording=recording)
             return {
                 "eval/episode_return": result.mean,
                 "eval/episode_return_std": result.std,

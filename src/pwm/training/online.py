@@ -8,7 +8,9 @@ in the environment, whose episode ends cut the rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
 from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv
-from pwm.errors import ConfigError, EnvError
+from pwm.errors import ActionError, ConfigError, EnvError, NonFiniteError
 from pwm.training.episode_statistics import EpisodeStatistics
 from pwm.training.hooks import SafePoint, go_on
 
@@ -52,7 +54,8 @@ class Options(agent_module.Options):
             in the same epoch.
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
-        lr_schedule: ``linear`` or ``cosine`` decay to ``lr_final`` at the last epoch, or ``constant``.
+        lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
+            ``constant``.
         lr_decay_start: share of the run after which the decay begins.
         lr_final: learning rate at the end of the decay.
     """
@@ -222,7 +225,8 @@ class OnlineTrainer:
         return model_gradient(self.agent, batch, generator)
 
     def _step(self, action: Tensor) -> StepResult:
-        result = self.env.step(action)
+        with named_divergence():
+            result = self.env.step(action)
         # A NaN or infinity anywhere makes the sum non-finite: one number to look at instead of all.
         if not math.isfinite(float(result.final_obs.sum() + result.obs.sum() + result.reward.sum())):
             raise EnvError(f"{self.env.spec.name}: {_not_finite(result)} after {self.env_steps} steps")
@@ -335,12 +339,34 @@ class OnlineTrainer:
         self.visited = state["visited"].to(device)
         self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
         if state["env"] is None:
+            warnings.warn(
+                f"{self.env.spec.name} cannot save its state: new episodes begin, so this run continues, "
+                "but not bit by bit the one it would have been",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             self.obs = self.env.reset()
             self.replay.cut_episodes()
             return
         self.env.load_state_dict(state["env"])
         self.obs = state["obs"].to(device)
         self.episodes.load_state_dict(state["episodes"])
+
+
+@contextmanager
+def named_divergence() -> Iterator[None]:
+    """Say of actions that no environment can execute what made them so.
+
+    Raises:
+        NonFiniteError: the policy's actions are not finite.
+    """
+    try:
+        yield
+    except ActionError as error:
+        raise NonFiniteError(
+            f"training diverged, the policy no longer gives numbers: {error}; lower alg.actor_lr, "
+            "alg.critic_lr or alg.model_lr"
+        ) from error
 
 
 def _not_finite(result: StepResult) -> str:
