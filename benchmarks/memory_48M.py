@@ -2,9 +2,9 @@
 
     python benchmarks/memory_48M.py
 
-Trains ant for 200 epochs at `pwm_48M_flow` sizes after a warm-up of a million random steps that fills the buffer. One
-update of each network per epoch keeps it to an hour and a half on a CPU; the networks, batches, optimisers and the
-buffer have their full sizes, and memory does not depend on how often they are used. Resumable. Writes
+Trains ant for 200 epochs at ``pwm_48M_flow`` sizes after a warm-up of a million random steps that fills the
+buffer. Networks, batches, optimisers and buffer have their full sizes; only one update of each network per
+epoch, 200 of each in all, keeps it to an hour and a half on a CPU. Resumable. Writes
 ``results/memory_48M/{rss.csv,summary.json,rss.png}``.
 """
 
