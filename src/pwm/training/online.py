@@ -110,7 +110,7 @@ class Options(agent_module.Options):
         if self.collect == "closed_loop" and needed > visited:
             raise ConfigError(
                 f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
-                f"needs {needed} states visited in one epoch; at most num_envs * horizon = {visited} are allowed"
+                f"needs {needed} states visited in one epoch; there are num_envs * horizon = {visited}"
             )
         if self.collect == "lockstep" and self.actor_iterations != 1:
             raise ConfigError(
@@ -195,6 +195,8 @@ class OnlineTrainer:
             "epoch": self.epoch,
             "env_steps": self.env_steps,
             "velocity_evals": self.velocity_evals,
+            "replay/size": len(self.replay),
+            "replay/age": self.replay.mean_age,
             "reward_scale": float(self.agent.reward_scale),
             "skipped_updates": float(sum(int(u.skipped) for u in self.agent.updaters.values())),
         }
