@@ -15,18 +15,20 @@ import argparse
 import csv
 import io
 import json
+import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plot_study import plot_study
+from numpy.typing import NDArray
+from plot_study import Curves, load, plot_study
 from scipy import stats
 
 from pwm.analysis.visualization import load_records, load_reference
@@ -65,12 +67,16 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "no_saturation_penalty": ("alg.saturation_coef=0",),
         "no_replay_starts": ("alg.replay_starts=0",),
         "discount_0.99": ("alg.gamma=0.99",),
+        "constant_lr": ("alg.lr_schedule=constant",),
+        "late_decay": ("alg.lr_decay_start=0.5",),
         "lockstep": ("alg.collect=lockstep", "alg.actor_iterations=1"),
         "teacher_source": ("alg.flow_source=teacher",),
         "tangent_head": ("alg.velocity_head=tangent",),
         "simnorm_head": ("alg.velocity_head=simnorm",),
         "midpoint_tau": ("alg.flow_tau_sampling=midpoint",),
         "nodes_tau": ("alg.flow_tau_sampling=nodes",),
+        "heun_1": ("alg.flow_integrator=heun",),
+        "rk4_1": ("alg.flow_integrator=rk4",),
         "heun_2": ("alg.flow_integrator=heun", "alg.flow_substeps=2"),
         "euler_4": ("alg.flow_substeps=4",),
         "heun_1": ("alg.flow_integrator=heun",),
@@ -92,12 +98,18 @@ CURVE = (
     "eval/episode_length",
     "eval/value",
     "eval/realised_value",
+    "eval/critic_spread",
     "eval/imagined_reward",
     "eval/realised_reward",
     "eval/latent_error_k1",
     "eval/latent_error_k4",
     "eval/latent_error_k16",
     "actor/saturation",
+    "actor/grad_norm",
+    "critic/grad_norm",
+    "wm/grad_norm",
+    "replay/size",
+    "replay/age",
 )
 
 
@@ -155,8 +167,7 @@ def execute(run: Run, logdir: Path) -> dict[str, Any]:
 
 def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
     """Everything worth keeping of a finished run; also writes its curve."""
-    evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
-    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    evaluated = write_curve(run, folder)
     returns = [r["eval/episode_return"] for r in evaluated]
     manifest = json.loads((folder / "manifest.json").read_text())
     held_out = {
@@ -180,6 +191,13 @@ def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
         "command": command,
         "machine": f"{manifest['device']}, 1 thread",
     }
+
+
+def write_curve(run: Run, folder: Path) -> list[dict[str, float]]:
+    """Write ``CURVE`` of the epochs that were evaluated, empty where not recorded; returns their records."""
+    evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
+    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    return evaluated
 
 
 def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
@@ -211,11 +229,16 @@ def merge(study: str, new: dict[str, Any]) -> None:
     write_text(RESULTS / study / "runs.csv", _csv(list(new), [rows[k] for k in sorted(rows)]))
 
 
-def summarise(rows: Sequence[dict[str, Any]], algorithms: Iterable[str]) -> list[dict[str, Any]]:
-    """Per task and algorithm: medians over seeds, retention, and flow minus it with a bootstrap interval.
+def summarise(
+    rows: Sequence[dict[str, Any]], curves: Curves, algorithms: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Per task and algorithm: medians over seeds, what was kept, and flow minus it with a bootstrap interval.
 
     ``retention`` is the last-10 mean as a share of the peak, both measured from the zero-action or the
-    random-action score, whichever is lower, because returns can be negative; the worst seed is given.
+    random-action score, whichever is lower, because returns can be negative. ``gain_retention`` is the same
+    from the higher of the two: the share of what learning gained. ``worst_drawdown`` is the largest drop
+    from the best return so far, once that is above the higher score, as a share of the final gain; more
+    than 1 is a fall below it. The worst seed is given; empty where a seed gained nothing.
     """
     table = []
     for task in sorted({r["task"] for r in rows}):
@@ -225,7 +248,9 @@ def summarise(rows: Sequence[dict[str, Any]], algorithms: Iterable[str]) -> list
             if not arm:
                 continue
             last = [float(r["last10"]) for r in arm]
-            retained = [_retention(r) for r in arm]
+            retained, gained = [_retention(r, min) for r in arm], [_retention(r, max) for r in arm]
+            returns = [curve["eval/episode_return"] for curve in curves[task, algorithm]]
+            dropped = [drawdown(r, max(_floors(row))) for r, row in zip(returns, arm, strict=True)]
             low, high = _difference_interval(flow, last)
             table.append(
                 {
@@ -237,8 +262,11 @@ def summarise(rows: Sequence[dict[str, Any]], algorithms: Iterable[str]) -> list
                     "median_held_out_final": np.median([float(r["held_out_final"]) for r in arm]).round(1),
                     "zero_action": arm[0]["zero_action"],
                     "random_action": arm[0]["random_action"],
-                    "median_retention": round(float(np.median(retained)), 3),
-                    "worst_retention": round(min(retained), 3),
+                    "median_retention": _rounded(np.median(retained)),
+                    "worst_retention": _rounded(np.min(retained)),
+                    "median_gain_retention": _rounded(np.median(gained)),
+                    "worst_gain_retention": _rounded(np.min(gained)),
+                    "worst_drawdown": _rounded(np.max(dropped)),
                     "median_minutes": round(float(np.median([float(r["wall_time"]) for r in arm])) / 60, 1),
                     "flow_minus_this_low95": low,
                     "flow_minus_this_high95": high,
@@ -247,9 +275,30 @@ def summarise(rows: Sequence[dict[str, Any]], algorithms: Iterable[str]) -> list
     return table
 
 
-def _retention(r: dict[str, Any]) -> float:
-    floor = min(float(r["zero_action"]), float(r["random_action"]))
-    return (float(r["last10"]) - floor) / max(float(r["peak"]) - floor, 1e-9)
+def _floors(r: dict[str, Any]) -> tuple[float, float]:
+    return float(r["zero_action"]), float(r["random_action"])
+
+
+def _retention(r: dict[str, Any], choose: Callable[[tuple[float, float]], float]) -> float:
+    """Last-10 mean over peak, both from the chosen floor; NaN where the peak is not above it."""
+    floor = choose(_floors(r))
+    gain = float(r["peak"]) - floor
+    return (float(r["last10"]) - floor) / gain if gain > 0 else math.nan
+
+
+def drawdown(returns: NDArray[np.float64], floor: float) -> float:
+    """Largest drop [share of the final peak's gain over ``floor``] from a running peak above ``floor``.
+
+    NaN if there is no such peak.
+    """
+    peak = np.maximum.accumulate(returns)
+    gain = peak[-1] - floor
+    return float(((peak - returns) * (peak > floor)).max() / gain) if gain > 0 else math.nan
+
+
+def _rounded(value: float) -> float | str:
+    """Three decimals; empty for NaN."""
+    return "" if math.isnan(value) else round(float(value), 3)
 
 
 def _difference_interval(a: list[float], b: list[float]) -> tuple[float | str, float | str]:
@@ -263,6 +312,16 @@ def _difference_interval(a: list[float], b: list[float]) -> tuple[float | str, f
         rng=np.random.default_rng(0),
     ).confidence_interval
     return round(float(found.low), 1), round(float(found.high), 1)
+
+
+def report(study: str) -> str:
+    """Write ``summary.csv`` and the pictures from the stored rows and curves; returns the summary."""
+    rows, curves = load(RESULTS / study)
+    table = summarise(rows, curves, STUDIES[study])
+    summary = _csv(list(table[0]), table)
+    write_text(RESULTS / study / "summary.csv", summary)
+    plot_study(RESULTS / study)
+    return summary
 
 
 def main() -> None:
@@ -302,12 +361,8 @@ def main() -> None:
                 f"{new['wall_time'] / 60:.1f} min",
                 flush=True,
             )
-    rows = load_rows(study)
-    if rows:
-        summary = _csv(list((table := summarise(rows, STUDIES[study]))[0]), table)
-        write_text(RESULTS / study / "summary.csv", summary)
-        plot_study(RESULTS / study)
-        print(summary)
+    if load_rows(study):
+        print(report(study))
     sys.exit(1 if failed else 0)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/plot_study.py results/cpu_suite
 
 Writes ``curves.png`` (evaluated return, median and range over seeds, one panel per task) and
-``diagnostics.png`` (one row per task: relative latent error, imagined against real reward, value against
-real return, saturation) into the folder.
+``diagnostics.png`` (one row per task: relative latent errors, imagined against real reward, value against
+real return, critic spread, saturation, gradient norms) into the folder.
 """
 
 from __future__ import annotations
@@ -20,25 +20,35 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from pwm.analysis.visualization import COLOURS, draw_references, save
 
 Curve = dict[str, NDArray[np.float64]]
+# By (task, algorithm), one per seed, in the order of ``runs.csv``.
+Curves = dict[tuple[str, str], list[Curve]]
 PANELS = {
-    "relative latent error, 1 step": ("eval/latent_error_k1",),
-    "relative latent error, 16 steps": ("eval/latent_error_k16",),
-    "reward of 16 steps: imagined (full), real (dashed)": ("eval/imagined_reward", "eval/realised_reward"),
+    "latent error, 1 step": ("eval/latent_error_k1",),
+    "latent error, 4 steps": ("eval/latent_error_k4",),
+    "latent error, 16 steps": ("eval/latent_error_k16",),
+    "16 rewards: imagined (full), real (dashed)": ("eval/imagined_reward", "eval/realised_reward"),
     "value: critic (full), real (dashed)": ("eval/value", "eval/realised_value"),
-    "mean |pre-tanh mean|": ("actor/saturation",),
+    "critic spread": ("eval/critic_spread",),
+    "saturation, mean |pre-tanh mean|": ("actor/saturation",),
+    "gradient norm, actor": ("actor/grad_norm",),
+    "gradient norm, critic": ("critic/grad_norm",),
+    "gradient norm, world model": ("wm/grad_norm",),
 }
+LOGARITHMIC = ("latent error", "critic spread", "gradient norm")
 
 
-def load(folder: Path) -> tuple[list[dict[str, str]], dict[tuple[str, str], list[Curve]]]:
+def load(folder: Path) -> tuple[list[dict[str, str]], Curves]:
     """Rows of ``runs.csv``, and the curves of every seed by (task, algorithm)."""
     with (folder / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    curves: dict[tuple[str, str], list[Curve]] = {}
+    curves: Curves = {}
     for row in rows:
         name = f"{row['task']}_{row['algorithm']}_seed{row['seed']}.csv"
         with (folder / "curves" / name).open(newline="") as file:
@@ -64,8 +74,11 @@ def draw(axes: Axes, curves: Iterable[Curve], key: str, colour: Any, label: str,
     )
 
 
-def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[np.object_]]:
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.4), layout="constrained")
+def _grid(
+    rows: int, columns: int, title: str, panel: tuple[float, float]
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Figure of ``rows`` x ``columns`` panels of the size ``panel`` [inches]."""
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -74,47 +87,64 @@ def _grid(rows: int, columns: int, title: str) -> tuple[Figure, NDArray[np.objec
 def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel("environment steps", fontsize=8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def draw_returns(rows: list[dict[str, str]], curves: Curves, colours: dict[str, Any]) -> Figure:
+    """Evaluated return beside the scores of zero and random actions, one panel per task."""
+    tasks = sorted({row["task"] for row in rows})
+    columns = min(3, len(tasks))
+    title = "evaluated return: median and range over seeds"
+    figure, panels = _grid(-(-len(tasks) // columns), columns, title, (4.2, 3.2))
+    for task, axes in zip(tasks, panels.flat, strict=False):
+        for algorithm, colour in colours.items():
+            if runs := curves.get((task, algorithm)):
+                draw(axes, runs, "eval/episode_return", colour, algorithm)
+        first = next(row for row in rows if row["task"] == task)
+        draw_references(axes, {key: float(first[key]) for key in ("zero_action", "random_action")})
+        _dress(axes, task)
+        axes.legend(fontsize=7)
+    for spare in panels.flat[len(tasks) :]:
+        spare.axis("off")
+    return figure
+
+
+def draw_diagnostics(curves: Curves, colours: dict[str, Any]) -> Figure:
+    """``PANELS`` side by side, one row per task; a panel without data says so."""
+    tasks = sorted({task for task, _ in curves})
+    title = "on the evaluated episodes (gradient norms: of the last epoch): median and range over seeds"
+    figure, grid = _grid(len(tasks), len(PANELS), title, (3.2, 2.5))
+    for task, row in zip(tasks, grid, strict=True):
+        for (name, keys), axes in zip(PANELS.items(), row, strict=True):
+            for algorithm, colour in colours.items():
+                for key, style in zip(keys, ("-", "--"), strict=False):
+                    if runs := curves.get((task, algorithm)):
+                        draw(axes, runs, key, colour, algorithm, style)
+            _dress(axes, f"{task}\n{name}")
+            if not axes.lines:
+                axes.set(xticks=[], yticks=[], xlabel="not recorded")
+            elif name.startswith(LOGARITHMIC):
+                axes.set_yscale("log")
+    lines = [Line2D([], [], color=colour, label=algorithm) for algorithm, colour in colours.items()]
+    figure.legend(handles=lines, loc="outside upper left", ncols=min(6, len(lines)))
+    return figure
+
+
 def plot_study(folder: Path) -> list[Path]:
     """Draw both pictures; returns their paths."""
     rows, curves = load(folder)
-    tasks = sorted({row["task"] for row in rows})
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
     colours = {
         a: colormaps["tab20"](i) if len(algorithms) > len(COLOURS) else COLOURS[i]
         for i, a in enumerate(algorithms)
     }
-    columns = min(3, len(tasks))
-    returns, panels = _grid(
-        -(-len(tasks) // columns), columns, "evaluated return: median and range over seeds"
-    )
-    details, grid = _grid(len(tasks), len(PANELS), "on the evaluated episodes")
-    for number, task in enumerate(tasks):
-        axes = panels.flat[number]
-        for algorithm in algorithms:
-            runs = curves.get((task, algorithm), [])
-            if not runs:
-                continue
-            colour = colours[algorithm]
-            draw(axes, runs, "eval/episode_return", colour, algorithm)
-            for column, keys in enumerate(PANELS.values()):
-                for key, style in zip(keys, ("-", "--"), strict=False):
-                    draw(grid[number, column], runs, key, colour, algorithm, style)
-        first = next(row for row in rows if row["task"] == task)
-        draw_references(axes, {key: float(first[key]) for key in ("zero_action", "random_action")})
-        _dress(axes, task)
-        axes.legend(fontsize=7)
-        for column, title in enumerate(PANELS):
-            _dress(grid[number, column], f"{task}: {title}")
-            if "error" in title:
-                grid[number, column].set_yscale("log")
-    for spare in panels.flat[len(tasks) :]:
-        spare.axis("off")
-    return [save(returns, folder / "curves.png"), save(details, folder / "diagnostics.png")]
+    return [
+        save(draw_returns(rows, curves, colours), folder / "curves.png"),
+        save(draw_diagnostics(curves, colours), folder / "diagnostics.png"),
+    ]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
         ["alg.warmup_env_steps=8"],
         ["alg.warmup_env_steps=8", "alg.warmup_updates=2", "at least", "20"],
     ),
+    "too few start states": (
+        ["alg.actor_batch_size=40", "alg.replay_starts=0.5"],
+        ["alg.actor_batch_size=40", "alg.replay_starts=0.5", "20 states", "num_envs * horizon = 16"],
+    ),
+    "several tasks": (["alg.task_dim=8"], ["alg.task_dim=8", "must be 0"]),
     "lockstep with many actor updates": (
         ["alg.collect=lockstep", "alg.actor_iterations=2"],
         ["alg.actor_iterations=2", "closed_loop"],

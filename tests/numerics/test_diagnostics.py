@@ -7,6 +7,7 @@ import torch
 from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor
 
+from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import (
     imagination_gap,
     open_loop_error,
@@ -70,26 +71,50 @@ def test_returns_to_go_stop_at_the_end_and_are_known_where_nothing_is_missing(re
 
 
 def test_nothing_is_known_of_episodes_cut_too_early(recorded: Recorded) -> None:
-    agent, env = small_agent()
-    env.close()
     cut = recorded._replace(terminated=torch.zeros_like(recorded.terminated))
     assert not returns_to_go(cut, 0.99)[1].any()
-    assert value_calibration(agent, cut) == {}
 
 
-def test_value_calibration_compares_the_critic_with_the_return(recorded: Recorded) -> None:
-    agent, env = small_agent("alg.gamma=0.1")
+def agent_with_values(*values: float, gamma: float) -> Agent:
+    """An agent whose three critics give the same values everywhere."""
+    agent, env = small_agent(f"alg.gamma={gamma}")
     env.close()
-    agent.reward_rms.var.fill_(4.0)
-    scale = float(agent.reward_scale)
     for layer in agent.critic.layers:
         torch.nn.init.zeros_(layer.weight)
-    agent.critic.layers[-1].bias.data.copy_(torch.tensor([3.0, 4.0, 5.0])[:, None])
+    agent.critic.layers[-1].bias.data.copy_(torch.tensor(values)[:, None])
+    return agent
+
+
+@pytest.mark.parametrize(("gamma", "states"), [(0.1, 5), (0.995, 4)])
+def test_value_calibration_compares_the_critic_with_the_return(
+    recorded: Recorded, gamma: float, states: int
+) -> None:
+    agent = agent_with_values(3.0, 4.0, 5.0, gamma=gamma)
+    agent.reward_rms.var.fill_(4.0)
+    scale = float(agent.reward_scale)
     found = value_calibration(agent, recorded)
-    returns, known = returns_to_go(recorded, 0.1)
     assert found["value"] == pytest.approx(3.0 * scale)
     assert found["critic_spread"] == pytest.approx(scale)
-    assert found["realised_value"] == pytest.approx(float(returns[known].mean()))
+
+    def earned(start: int, end: int, after: float) -> float:
+        return after if start == end else start + 1.0 + gamma * earned(start + 1, end, after)
+
+    # Of the cut episode, states in its first half, or before steps that discount the rest to 5 %.
+    expected = [earned(t, 4, 0.0) for t in range(4)] + [earned(t, 6, 3.0 * scale) for t in range(states)]
+    assert found["realised_value"] == pytest.approx(sum(expected) / len(expected))
+
+
+@pytest.mark.parametrize("excess", [0.0, 50.0])
+def test_short_episodes_show_over_estimation_where_steps_follow(recorded: Recorded, excess: float) -> None:
+    """A reward of 1 for ever is worth 200; a right value is found right, a wrong one by 1 - gamma^n."""
+    gamma = 0.995
+    agent = agent_with_values(*[200.0 + excess] * 3, gamma=gamma)
+    agent.reward_rms.var.fill_(1.0 - 1e-5)
+    never = torch.zeros_like(recorded.terminated)
+    cut = recorded._replace(reward=torch.ones(6, 2), terminated=never, running=~never)
+    found = value_calibration(agent, cut)
+    shown = sum(1 - gamma**n for n in (6, 5, 4, 3)) / 4
+    assert found["value"] - found["realised_value"] == pytest.approx(excess * shown, abs=1e-3)
 
 
 def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:

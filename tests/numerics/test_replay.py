@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
 from typing import Any
 
@@ -90,6 +91,18 @@ class Naive:
                 found.append((tuple(observations), *fields, valid))
         return found
 
+    def age(self) -> float:
+        """Mean number of steps of every environment since the retained transitions were made."""
+        steps = self.count // self.num_envs
+        # The first entry of the action is the number of the transition, counted over all environments.
+        made = [
+            (row[2][0] - 1) // self.num_envs
+            for env in range(self.num_envs)
+            for row in self.retained(env)
+            if row[2] is not None
+        ]
+        return sum(steps - 1 - step for step in made) / len(made)
+
     def transitions(self) -> int:
         return sum(row[2] is not None for env in range(self.num_envs) for row in self.retained(env))
 
@@ -154,6 +167,7 @@ def test_windows_equal_naive_model_after_every_step(naive: Naive, data: st.DataO
         assert _stored(buffer) == naive.windows()
         assert buffer.num_transitions == len(buffer) == naive.transitions()
         assert buffer.total_added == naive.count
+        assert buffer.mean_age == pytest.approx(naive.age() if len(buffer) else math.nan, nan_ok=True)
 
 
 @settings(max_examples=80, deadline=None)

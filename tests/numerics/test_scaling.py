@@ -48,6 +48,18 @@ def test_moving_statistics_start_as_the_plain_mean_and_then_forget() -> None:
     assert float(stats.std) == pytest.approx(1.0, abs=1e-2)
 
 
+@pytest.mark.parametrize("mean", [0.0, 2e3, -1e5])
+def test_moving_std_is_exact_far_from_zero(mean: float) -> None:
+    stats = MovingMeanStd()
+    generator = torch.Generator().manual_seed(0)
+    seen = []
+    for _ in range(50):
+        seen.append(mean + torch.randn(512, generator=generator))
+        stats.update(seen[-1])
+    expected = torch.cat(seen).double().std(correction=0)
+    assert float(stats.std) == pytest.approx(float(expected), rel=1e-3)
+
+
 def test_mish_equals_its_definition_in_value_and_slope() -> None:
     x = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e4, -100.0, 100.0, 1e4])]).requires_grad_()
     mish(x).sum().backward()

@@ -163,6 +163,22 @@ def test_state_continues_bit_identically() -> None:
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
 
 
+def test_state_brings_moments_and_leaves_rates_and_betas_as_configured() -> None:
+    (x,) = batches(1)
+    old = network()
+    saved = Updater("toy", old.parameters(), LR, BETAS, 1e6, 3, old[0].parameters(), 0.1)
+    saved.step(loss_of(old, x))
+    resumed = Updater("toy", (net := network()).parameters(), LR / 2, (0.5, 0.6), 1e6, 3, net[0].parameters())
+    resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
+    groups = resumed.optimizer.param_groups
+    assert [(g["lr"], g["betas"], g["scale"]) for g in groups] == [(LR / 2, (0.5, 0.6), 1.0)] * 2
+    for ours, theirs in zip(net.parameters(), old.parameters(), strict=True):
+        moment = resumed.optimizer.state[ours]["exp_avg"]
+        torch.testing.assert_close(moment, saved.optimizer.state[theirs]["exp_avg"])
+    resumed.set_lr(LR)
+    assert [g["lr"] for g in groups] == [LR, LR]
+
+
 def test_slow_parameters_move_at_their_share_of_every_rate() -> None:
     net = network()
     step = Updater("toy", net.parameters(), LR, BETAS, 1e6, 3, net[0].parameters(), 0.1)

@@ -47,38 +47,73 @@ def returns_to_go(recorded: Recorded, gamma: float) -> tuple[Tensor, Tensor]:
     Returns:
         [T, N] returns and [T, N] bool.
     """
-    steps, count = recorded.reward.shape
-    total = recorded.reward.new_zeros(count)
+    nothing = recorded.reward.new_zeros(recorded.reward.shape[1])
+    left = steps_left(recorded)
+    known = recorded.running & (_terminates(recorded) | (left >= _tail(gamma, len(left))))
+    return _discounted(recorded, gamma, nothing), known
+
+
+def steps_left(recorded: Recorded) -> Tensor:
+    """Recorded steps [T, N] that follow every recorded observation; not positive after the end."""
+    steps = torch.arange(len(recorded.running), device=recorded.running.device)
+    return recorded.running.sum(0) - steps[:, None]
+
+
+def _terminates(recorded: Recorded) -> Tensor:
+    """Episodes [N] that ended for good, so that nothing follows what was recorded."""
+    return (recorded.terminated & recorded.running).any(0)
+
+
+def _tail(gamma: float, steps: int) -> float:
+    """Steps after which a reward counts 5 % of itself; ``steps`` for gamma 0 and 1."""
+    return math.log(0.05) / math.log(gamma) if 0.0 < gamma < 1.0 else float(steps)
+
+
+def _discounted(recorded: Recorded, gamma: float, after: Tensor) -> Tensor:
+    """Discounted return [T, N] of what was recorded, with ``after`` [N] for what follows a cut episode."""
     returns = torch.empty_like(recorded.reward)
-    for t in reversed(range(steps)):
-        total = recorded.running[t] * (recorded.reward[t] + gamma * ~recorded.terminated[t] * total)
-        returns[t] = total
-    length = recorded.running.sum(0)
-    ends = (recorded.terminated & recorded.running).any(0)
-    left = length - torch.arange(steps, device=length.device)[:, None]
-    tail = math.log(0.05) / math.log(gamma) if 0.0 < gamma < 1.0 else float(steps)
-    return returns, recorded.running & (ends | (left >= tail))
+    total = after
+    for t in reversed(range(len(returns))):
+        gained = recorded.reward[t] + gamma * ~recorded.terminated[t] * total
+        total = torch.where(recorded.running[t], gained, total)
+        returns[t] = recorded.running[t] * total
+    return returns
 
 
 @torch.no_grad()
 def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
-    """What the critic expects from the recorded states, and what the same policy then really earned.
+    """What the critic expects from recorded states, and what was then earned.
+
+    What a cut episode would have earned after its end is not known; the critic's value of its last
+    observation, discounted, stands in for it. Both sides share this part, so of an over-estimate that is
+    the same everywhere the share 1 - gamma^n shows where n recorded steps follow. States are therefore taken
+    only where n is at least half of the episode, or large enough for that share to be 95 %. Episodes that
+    terminated are known to the end, and give all their states.
+
+    The two sides also differ in the policy: the critic learns the value of sampled actions, the recorded
+    episodes are those of the deterministic policy.
 
     Returns:
-        ``value`` and ``realised_value``: means of the critic's value and of the discounted return, in
-        environment reward; ``critic_spread``: standard deviation over the ensemble, in the same unit.
-        Empty if no return is known.
+        ``value`` and ``realised_value``: means of the ensemble's smallest value and of the discounted return,
+        in environment reward; ``critic_spread``: standard deviation over the ensemble, in the same unit.
     """
-    returns, known = returns_to_go(recorded, agent.options.gamma)
-    chosen = spread_out(known)
-    if not len(chosen):
-        return {}
-    values = agent.critic(agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])) * agent.reward_scale
+    gamma, running = agent.options.gamma, recorded.running
+    length, left = running.sum(0), steps_left(recorded)
+    last = recorded.obs[length, torch.arange(len(length), device=length.device)]
+    after = _values(agent, last).amin(0)
+    whole = left >= (length / 2).clamp(max=_tail(gamma, len(left)))
+    chosen = spread_out(running & (_terminates(recorded) | whole))
+    values = _values(agent, recorded.obs.flatten(0, 1)[chosen])
     return {
         "value": float(values.amin(0).mean()),
-        "realised_value": float(returns.flatten()[chosen].mean()),
+        "realised_value": float(_discounted(recorded, gamma, after).flatten()[chosen].mean()),
         "critic_spread": float(values.std(0).mean()) if len(values) > 1 else 0.0,
     }
+
+
+def _values(agent: Agent, obs: Tensor) -> Tensor:
+    """Every critic's value [M, B] of observations [B, obs_dim], in environment reward."""
+    return agent.critic(agent.world_model.encode(obs)) * agent.reward_scale
 
 
 @torch.no_grad()

@@ -128,7 +128,8 @@ def imagine(
     """Roll the policy through the model for ``horizon`` steps.
 
     Args:
-        model: world model; its parameters should not require gradient (``frozen``).
+        model: world model. Gradient reaches its parameters, too; ``Updater.step`` asks for those of its own
+            network only.
         actor: policy.
         z: start latents [B, L].
         noise: [H, B, noise_dim], or None for the deterministic policy.

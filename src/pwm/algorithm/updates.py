@@ -92,7 +92,12 @@ class Updater:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from ``state``."""
+        """Continue from the moments and counters of ``state``; rates and betas stay the configured ones."""
+        groups = self.optimizer.param_groups
+        configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        # torch restores what the optimiser was saved with; a forced resume may have changed it.
+        for group, values in zip(self.optimizer.param_groups, configured, strict=True):
+            group.update(values)
         self.skipped.copy_(state["skipped"])
         self.skipped_in_row.copy_(state["skipped_in_row"])

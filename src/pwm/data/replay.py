@@ -297,6 +297,13 @@ class ReplayBuffer:
         return self.num_transitions
 
     @property
+    def mean_age(self) -> float:
+        """Mean steps its environment made since a transition was stored; NaN if nothing is stored."""
+        # Every add gives every environment one transition: the n stored ones have the ages 0..n-1.
+        stored = (self._tail - self._head).double()
+        return float((stored * (stored - 1)).sum() / (2 * stored.sum()))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of device memory held by the stored data."""
         return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._queue))

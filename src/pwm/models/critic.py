@@ -94,6 +94,8 @@ class CriticEnsemble(nn.Module):
     @torch.no_grad()
     def rescale(self, mean: Tensor, std: Tensor) -> None:
         """Predict (V - mean) / std from now on, without changing any value: the last layer absorbs it."""
+        # The layer must absorb the numbers that are kept, not more exact ones.
+        mean, std = mean.to(self.mean), std.to(self.std)
         last = cast("EnsembleLinear", self.layers[-1] if len(self.layers) else self.first)
         last.weight.mul_(self.std / std)
         last.bias.mul_(self.std).add_(self.mean - mean).div_(std)

@@ -54,6 +54,10 @@ class RunningMeanStd(nn.Module):
 class MovingMeanStd(nn.Module):
     """Exponentially weighted mean and standard deviation of scalars.
 
+    Kept are the moving means of the values and of their squares, in double precision. The variance is the
+    difference E[x^2] - E[x]^2, which in single precision is all rounding where the mean is a thousand
+    times the standard deviation; in double precision that takes a million times.
+
     Args:
         rate: weight of a new batch; the first 1/rate batches are averaged with equal weights.
     """
@@ -65,13 +69,14 @@ class MovingMeanStd(nn.Module):
     def __init__(self, rate: float = 0.01) -> None:
         super().__init__()
         self.rate = rate
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("square", torch.zeros(()))
-        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("square", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
         """Fold in ``values`` [n]."""
+        values = values.double()
         self.batches += 1
         rate = (1 / self.batches).clamp(min=self.rate)
         self.mean.lerp_(values.mean(), rate)
@@ -79,5 +84,5 @@ class MovingMeanStd(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation, at least 0.01."""
+        """Standard deviation (double precision), at least 0.01."""
         return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()

@@ -50,8 +50,8 @@ class Options(agent_module.Options):
         buffer_size: transitions kept for replay.
         collect: ``closed_loop`` or ``lockstep``.
         actor_batch_size: start states of one imagined batch under ``closed_loop``.
-        replay_starts: share of those start states that comes from the replay buffer; the rest was visited
-            in the same epoch.
+        replay_starts: share of those start states that comes from the replay buffer; the rest are different
+            ones of the ``num_envs * horizon`` states visited in the same epoch.
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
         lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
@@ -88,6 +88,15 @@ class Options(agent_module.Options):
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
         if not 0.0 <= self.replay_starts <= 1.0:
             raise ConfigError(f"alg.replay_starts={self.replay_starts}; it must lie in [0, 1]")
+        if self.task_dim:
+            raise ConfigError(
+                f"alg.task_dim={self.task_dim} needs a multi-task model; online training learns a single "
+                "task, where it must be 0"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Buffer, warm-up and start states fit the number of environments and the horizon."""
         rows = self.num_envs * (self.horizon + 2)
         if self.buffer_size < rows:
             raise ConfigError(
@@ -100,11 +109,22 @@ class Options(agent_module.Options):
                 f"alg.warmup_env_steps={self.warmup_env_steps} is too few for alg.warmup_updates="
                 f"{self.warmup_updates}; it must be at least num_envs * (horizon + 1) = {steps}"
             )
+        visited, needed = self.num_envs * self.horizon, self.actor_batch_size - self.replayed_starts
+        if self.collect == "closed_loop" and needed > visited:
+            raise ConfigError(
+                f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
+                f"needs {needed} states visited in one epoch; there are num_envs * horizon = {visited}"
+            )
         if self.collect == "lockstep" and self.actor_iterations != 1:
             raise ConfigError(
                 f"alg.actor_iterations={self.actor_iterations} needs alg.collect=closed_loop: "
                 "lockstep executes the one imagined rollout it learns from"
             )
+
+    @property
+    def replayed_starts(self) -> int:
+        """Start states of one imagined batch that come from the replay buffer."""
+        return round(self.replay_starts * self.actor_batch_size)
 
 
 class OnlineTrainer:
@@ -178,6 +198,8 @@ class OnlineTrainer:
             "epoch": self.epoch,
             "env_steps": self.env_steps,
             "velocity_evals": self.velocity_evals,
+            "replay/size": len(self.replay),
+            "replay/age": self.replay.mean_age,
             "reward_scale": float(self.agent.reward_scale),
             "skipped_updates": float(sum(int(u.skipped) for u in self.agent.updaters.values())),
         }
@@ -260,10 +282,9 @@ class OnlineTrainer:
     def _starts(self, generator: torch.Generator) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
         visited = self.visited
-        total = self.options.actor_batch_size
-        replayed = round(self.options.replay_starts * total)
+        replayed = self.options.replayed_starts
         order = torch.randperm(len(visited), generator=generator, device=visited.device)
-        obs = visited[order[: total - replayed]]
+        obs = visited[order[: self.options.actor_batch_size - replayed]]
         if replayed:
             obs = torch.cat([obs, self.replay.sample(replayed, generator).obs[0]])
         return self._encoded(obs)
