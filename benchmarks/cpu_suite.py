@@ -79,10 +79,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "rk4_1": ("alg.flow_integrator=rk4",),
         "heun_2": ("alg.flow_integrator=heun", "alg.flow_substeps=2"),
         "euler_4": ("alg.flow_substeps=4",),
-        "heun_1": ("alg.flow_integrator=heun",),
-        "rk4_1": ("alg.flow_integrator=rk4",),
-        "constant_lr": ("alg.lr_schedule=constant",),
-        "late_decay": ("alg.lr_decay_start=0.5",),
     }.items()
 }
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}

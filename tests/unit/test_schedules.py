@@ -10,7 +10,7 @@ from tests.end_to_end.tiny import ANALYTIC, metrics, trained
 
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
-from pwm.training.online import SCHEDULES, Options
+from pwm.training.options import SCHEDULES, Options
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

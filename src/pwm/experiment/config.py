@@ -26,7 +26,7 @@ from yaml import YAMLError
 from pwm import components
 from pwm.errors import ConfigError
 from pwm.experiment import wandb_logger
-from pwm.training import online
+from pwm.training import options
 
 # Override names of the predecessors' documentation, and where the value lives here.
 ALIASES = {
@@ -134,7 +134,7 @@ class ExperimentConfig:
     general: General
     env_name: str
     env: Any
-    alg: online.Options
+    alg: options.Options
     dynamics: Any
     actor: Any
     wandb: wandb_logger.Options
@@ -195,7 +195,7 @@ class ExperimentConfig:
             general=build_options(General, _section(values, "general"), "general"),
             env_name=env_name,
             env=build_options(components.load("env", env_name).Options, env, "env"),
-            alg=build_options(online.Options, alg, "alg"),
+            alg=build_options(options.Options, alg, "alg"),
             dynamics=_component_options("dynamics", dynamics),
             actor=_component_options("actor", actor),
             wandb=build_options(wandb_logger.Options, _section(values, "wandb"), "wandb"),

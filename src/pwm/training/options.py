@@ -1,0 +1,105 @@
+"""Options of single-task online training, checked together before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pwm.algorithm import agent
+from pwm.errors import ConfigError
+
+COLLECT_MODES = ("closed_loop", "lockstep")
+# Share of the decay that is done, from the share of its time that has passed.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda passed: passed,
+    "cosine": lambda passed: 0.5 - 0.5 * math.cos(math.pi * passed),
+    "constant": lambda passed: 0.0,
+}
+
+
+@dataclass
+class Options(agent.Options):
+    """The training rule and the loop around it.
+
+    Attributes:
+        max_epochs: epochs of a whole run (``general.epochs`` overrides it).
+        num_envs: environments in lockstep; one epoch is ``num_envs * horizon`` environment steps.
+        buffer_size: transitions kept for replay.
+        collect: ``closed_loop`` or ``lockstep``.
+        actor_batch_size: start states of one imagined batch under ``closed_loop``.
+        replay_starts: share of those start states that comes from the replay buffer; the rest are different
+            ones of the ``num_envs * horizon`` states visited in the same epoch.
+        warmup_env_steps: environment steps with uniform random actions before the first epoch.
+        warmup_updates: world-model updates after them, before the policy learns.
+        lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
+            ``constant``.
+        lr_decay_start: share of the run after which the decay begins.
+        lr_final: learning rate at the end of the decay.
+    """
+
+    max_epochs: int = 1000
+    num_envs: int = 128
+    buffer_size: int = 1_000_000
+    collect: str = "closed_loop"
+    actor_batch_size: int = 128
+    replay_starts: float = 0.0
+    warmup_env_steps: int = 0
+    warmup_updates: int = 0
+    lr_schedule: str = "linear"
+    lr_decay_start: float = 0.0
+    lr_final: float = 1e-5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.collect not in COLLECT_MODES:
+            raise ConfigError(f"alg.collect={self.collect!r}; choose one of: {', '.join(COLLECT_MODES)}")
+        if self.lr_schedule not in SCHEDULES:
+            raise ConfigError(f"alg.lr_schedule={self.lr_schedule!r}; choose one of: {', '.join(SCHEDULES)}")
+        if not 0.0 <= self.lr_decay_start < 1.0:
+            raise ConfigError(f"alg.lr_decay_start={self.lr_decay_start}; it must lie in [0, 1)")
+        for key in ("max_epochs", "num_envs", "actor_batch_size", "actor_iterations"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
+        for key in ("warmup_env_steps", "warmup_updates", "lr_final"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+        if not 0.0 <= self.replay_starts <= 1.0:
+            raise ConfigError(f"alg.replay_starts={self.replay_starts}; it must lie in [0, 1]")
+        if self.task_dim:
+            raise ConfigError(
+                f"alg.task_dim={self.task_dim} needs a multi-task model; online training learns a single "
+                "task, where it must be 0"
+            )
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Buffer, warm-up and start states fit the number of environments and the horizon."""
+        rows = self.num_envs * (self.horizon + 2)
+        if self.buffer_size < rows:
+            raise ConfigError(
+                f"alg.buffer_size={self.buffer_size} is too small; it must be at least "
+                f"num_envs * (horizon + 2) = {rows}"
+            )
+        steps = self.num_envs * (self.horizon + 1)
+        if self.warmup_updates and self.warmup_env_steps < steps:
+            raise ConfigError(
+                f"alg.warmup_env_steps={self.warmup_env_steps} is too few for alg.warmup_updates="
+                f"{self.warmup_updates}; it must be at least num_envs * (horizon + 1) = {steps}"
+            )
+        visited, needed = self.num_envs * self.horizon, self.actor_batch_size - self.replayed_starts
+        if self.collect == "closed_loop" and needed > visited:
+            raise ConfigError(
+                f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
+                f"needs {needed} states visited in one epoch; there are num_envs * horizon = {visited}"
+            )
+        if self.collect == "lockstep" and self.actor_iterations != 1:
+            raise ConfigError(
+                f"alg.actor_iterations={self.actor_iterations} needs alg.collect=closed_loop: "
+                "lockstep executes the one imagined rollout it learns from"
+            )
+
+    @property
+    def replayed_starts(self) -> int:
+        """Start states of one imagined batch that come from the replay buffer."""
+        return round(self.replay_starts * self.actor_batch_size)
