@@ -264,6 +264,33 @@ def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_pat
     assert "late: 1 runs used, 1 problems\n  partial: " in text
 
 
+def test_thresholds_say_when_they_were_reached(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    code, text = shown(
+        "--run-dirs",
+        logdir / LQR,
+        logdir / COUNTING,
+        "--threshold",
+        f"{LQR}=26",
+        "--threshold",
+        f"{COUNTING}=-1e3",
+    )
+    assert code == 0
+    assert f"{LQR}: first evaluation that returns 26 or more\n" in text
+    assert "\n  flow: 3 of 3 seeds, after 100.0 ± 0.0 steps and 1.00 ± 0.00 minutes\n" in text
+    assert "\n  mlp: 0 of 3 seeds\n" in text
+    names_of = ("threshold", "steps_to_threshold", "seconds_to_threshold")
+    found = {
+        tuple(row[name] for name in ("task", "label", *names_of))
+        for row in rows(tmp_path / "analysis" / "runs.csv")
+    }
+    assert found == {
+        (LQR, "flow", "26.0", "100", "60.0"),
+        (LQR, "mlp", "26.0", "", ""),
+        (COUNTING, "flow", "-1000.0", "0", "0.0"),
+        (COUNTING, "mlp", "-1000.0", "0", "0.0"),
+    }
+
+
 # --- what is unfair or impossible -----------------------------------------------------------------
 
 
@@ -302,6 +329,20 @@ def test_algorithms_without_a_common_task_are_refused(logdir: Path, shown: Shown
         (["--run-dirs", "LOGS", "--smoothing", "nan"], "smoothing=nan "),
         (["--run-dirs", "MLP", "--output-dir", "MLP/seed1"], "is a run folder"),
         (["--task", "x", "--algorithm", "a", "--seeds", "1", "1"], "--seeds names one twice: 1 1"),
+        (
+            ["--run-dirs", "MLP", "--threshold", "hopper=1"],
+            "thresholds of tasks that no arm has: hopper; tasks: analytic_lqr",
+        ),
+        (
+            ["--run-dirs", "MLP", "--threshold", f"{LQR}=high"],
+            f"--threshold {LQR}=high; it must be TASK=VALUE",
+        ),
+        (["--run-dirs", "MLP", "--threshold", f"{LQR}=inf"], "it must be TASK=VALUE with a finite number"),
+        (["--run-dirs", "MLP", "--threshold", "5"], "--threshold 5; it must be TASK=VALUE"),
+        (
+            ["--run-dirs", "MLP", "--threshold", f"{LQR}=1", "--threshold", f"{LQR}=2"],
+            f"--threshold names {LQR} twice",
+        ),
         (["--task", "x", "--algorithm", "a", "a", "--seeds", "1"], "--labels names one twice: a a"),
         (
             ["--task", "x", "--algorithm", "a", "b", "--seeds", "1", "--labels", "a"],

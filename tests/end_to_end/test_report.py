@@ -106,7 +106,7 @@ def make_findings(logdir: Path) -> Findings:
         declared=["dynamics"],
         commands=[COMMAND],
         held_out=held_out(logdir),
-        parity=[parity, parity],
+        parity={label: dict.fromkeys(TASKS, parity) for label in ("flow", HOSTILE)},
         thresholds={COUNTING: 120.0},
     )
 
@@ -141,7 +141,7 @@ def report(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path
 class Page(HTMLParser):
     """What a page says, and how it is built."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "hr"})
+    VOID = frozenset({"meta", "link", "img", "input", "br", "hr"})
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -258,11 +258,11 @@ def test_criteria_are_judged_by_the_numbers(page: Page) -> None:
     assert short["at least as good as MLP on 50 % of the tasks"][1].startswith("0 of 2")
     assert short["no failed run"][1] == "1 failed or damaged beside 6 runs that can be used"
     assert short["no update skipped for a non-finite gradient"][1] == "12 skipped in 6 runs"
-    # 50 above a floor of 0, of a peak of 300.
-    assert "analytic_counting 0.17" in short["no seed ends below 50 % of its peak"][1]
-    # The mean over seeds of 1, 1 and a sixth: the last two of ten evaluations, 50 of a peak of 300.
+    # 40 above a floor of 10, of a peak of 290 above it.
+    assert "analytic_counting 0.14" in short["no seed ends below 50 % of its peak"][1]
+    # The mean over seeds of 1, 1 and 40 / 290: the last two of ten evaluations.
     retention = short["last evaluations keep 90 % of the peak (mean over seeds, every task)"][1]
-    assert retention.startswith("analytic_counting 0.72")
+    assert retention.startswith("analytic_counting 0.71")
 
 
 def test_sample_efficiency(page: Page) -> None:
@@ -452,7 +452,9 @@ def test_the_page_is_shown_whole_and_asks_nobody(browser: Any, report: Path, dev
     )
     assert len(images) == 6
     assert all(complete and natural > 0 and drawn > 300 for complete, natural, drawn in images), images
-    # Wide tables and figures scroll in their boxes, the page does not.
+    inside = "[...document.querySelectorAll('.picture')].map(b => b.scrollWidth - b.clientWidth)"
+    assert shown.evaluate(inside) == [0] * 6
+    # Wide tables scroll in their boxes, the page does not.
     assert shown.evaluate("document.documentElement.scrollWidth") == width
     boxes = shown.evaluate(
         "[...document.querySelectorAll('.scroll')].map(b => b.getBoundingClientRect().right)"
@@ -463,6 +465,34 @@ def test_the_page_is_shown_whole_and_asks_nobody(browser: Any, report: Path, dev
     assert shown.evaluate("document.getElementById('reproduce').getBoundingClientRect().top") < height
     assert [url for url in requests if not url.startswith(("data:", address))] == []
     assert messages == []
+    context.close()
+
+
+def test_a_phone_shows_figures_in_full_size_when_asked_and_names_of_rows_always(
+    browser: Any, report: Path
+) -> None:
+    width, height = SIZES["phone"]
+    context = browser.new_context(viewport={"width": width, "height": height}, is_mobile=True, has_touch=True)
+    shown = context.new_page()
+    shown.goto((report / "report.html").as_uri(), wait_until="load")
+    place, full = max(
+        enumerate(shown.evaluate("[...document.images].map(i => Number(i.getAttribute('width')))")),
+        key=lambda found: found[1],
+    )
+    assert full > width
+    shown.locator(".zoom").nth(place).tap()
+    assert shown.evaluate(f"document.images[{place}].getBoundingClientRect().width") == full
+    assert shown.evaluate("document.documentElement.scrollWidth") == width
+    # Every table at the right end of its box: the first column stands where it stood, and hides not all.
+    moved = shown.evaluate(
+        """[...document.querySelectorAll('.scroll:has(table)')].map(box => {
+            box.scrollLeft = box.scrollWidth;
+            const first = box.querySelector('tbody th').getBoundingClientRect();
+            return [box.scrollLeft, first.left - box.getBoundingClientRect().left, first.width];
+        })"""
+    )
+    assert any(scrolled > 0 for scrolled, _, _ in moved)
+    assert all(abs(left) < 1 and wide < width / 2 for _, left, wide in moved), moved
     context.close()
 
 

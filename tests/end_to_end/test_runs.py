@@ -371,8 +371,8 @@ def test_figures_by_hand() -> None:
     assert (found["final"], found["best"], found["drop"]) == (20.0, 30.0, 10.0)
     assert found["last10"] == 15.0
     assert found["auc"] == pytest.approx((5 + 20 + 25) / 3)
-    # Above the floor of -10: 30 of 40, because the last fifth of so few is the last one.
-    assert found["retention"] == 0.75
+    # Above the better floor, 5: 15 of 25, because the last fifth of so few is the last one.
+    assert found["retention"] == 0.6
     assert (found["steps_to_threshold"], found["seconds_to_threshold"]) == (100, 2.0)
 
 

@@ -65,6 +65,16 @@ def test_notes_say_what_three_seeds_cannot_show() -> None:
     )
 
 
+def test_arms_that_do_not_overlap_show_no_certainty() -> None:
+    found = compare_arms({"ant": [4.0, 5.0, 6.0]}, {"ant": [1.0, 2.0, 3.0]})
+    assert found.improvement is not None
+    assert found.improvement.value == 1.0
+    assert np.isnan([found.improvement.low, found.improvement.high]).all()
+    (note,) = [note for note in found.notes if note.startswith("P(better)")]
+    assert "held the truth in 38 to 93 % of simulations with 3 seeds" in note
+    assert not any("P(better)" in note for note in limits(20, 20))
+
+
 def test_more_seeds_can_show_more() -> None:
     text = " ".join(limits(10, 10))
     assert "it can reach 0.05" in text

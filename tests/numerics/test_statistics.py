@@ -161,6 +161,23 @@ def test_interval_of_the_probability_of_improvement_covers() -> None:
     assert hits >= 32
 
 
+@pytest.mark.parametrize(("seeds", "tasks", "effect"), [(3, 1, 2.0), (3, 6, 0.0), (20, 1, 0.0), (20, 1, 2.0)])
+def test_interval_of_the_probability_of_improvement_is_as_narrow_as_the_notes_say(
+    seeds: int, tasks: int, effect: float
+) -> None:
+    from pwm.analysis.comparison import IMPROVEMENT_COVERAGE
+
+    x = effect + normal(seeds, seeds, tasks, SIMULATIONS)
+    y = normal(seeds + 1, seeds, tasks, SIMULATIONS)
+    # All simulations at once; what has shrunk to a point is not shown.
+    low, high = statistics._bootstrap([x, y], statistics._share_of_wins, 0, 200)
+    shown = low < high
+    truth = float(stats.norm.cdf(effect / math.sqrt(2)))
+    covered = 100 * float(np.mean(shown & (low <= truth) & (truth <= high)))
+    least, most = IMPROVEMENT_COVERAGE[seeds]
+    assert least - 3 < covered < most + 3
+
+
 # --- tests are wrong as often as they say ---------------------------------------------------------
 
 
@@ -258,6 +275,10 @@ def test_probability_of_improvement_by_hand() -> None:
     # More runs in one arm; the second task is always lost.
     two = probability_of_improvement([[3.0, 0.0], [4.0, 0.0]], [[1.0, 1.0]] * 3, resamples=50)
     assert two.value == pytest.approx(0.5)
+    # What is drawn again is the same figure.
+    for a, b in ((x, y), (x, x), (normal(1, 3, 2), normal(2, 4, 2))):
+        same = statistics._share_of_wins(np.asarray(a), np.asarray(b))
+        assert same.item() == pytest.approx(probability_of_improvement(a, b, resamples=2).value)
 
 
 def test_performance_profile_by_hand() -> None:

@@ -16,8 +16,8 @@ from pwm.analysis.arms import Arm
 from pwm.analysis.comparison import Comparison, compare_tasks
 from pwm.analysis.fairness import Difference
 from pwm.analysis.outcome import Outcome, Outcomes, mean_difference
-from pwm.analysis.parameter_parity import Parity
-from pwm.analysis.run_measures import Evaluation
+from pwm.analysis.parameter_parity import Parities, Parity
+from pwm.analysis.run_measures import Evaluation, measures
 from pwm.analysis.runs import Run, RunTable
 from pwm.analysis.training_cost import RunCost
 from pwm.analysis.verdict import Criterion, criteria, verdict
@@ -150,11 +150,12 @@ def test_tasks_on_which_nothing_is_learned_do_not_count() -> None:
     overall = mean_difference(*scores, [LQR], SCALE)
     said = verdict(dataclasses.replace(better(), scaled=[LQR], overall=overall))
     assert said.startswith("flow is better than MLP: +50.0")
-    assert "on 1 task (no arm beats the floor on analytic_counting);" in said
+    assert "on 1 task (no arm is shown to be above the floor on analytic_counting);" in said
+    assert said.endswith("significantly better on analytic_lqr, worse on none.")
     nothing = dataclasses.replace(better(), scaled=[], overall=None)
     assert verdict(nothing) == (
-        "flow and MLP cannot be compared: on no task does an arm's final policy score above doing nothing "
-        "and acting at random."
+        "flow and MLP cannot be compared: on no task is an arm's final policy shown to score above the "
+        "floor, that is above doing nothing and acting at random."
     )
     blind = dataclasses.replace(
         nothing, baseline=arm("MLP", reference=None), candidate=arm("flow", reference=None)
@@ -174,13 +175,17 @@ def test_best_policies_that_say_the_opposite_are_mentioned() -> None:
 
 
 def judge(
-    found: Outcome, parity: Sequence[Parity] = (), cost: RunCost = COST, **row: float | None
+    found: Outcome,
+    parity: Parities | None = None,
+    cost: RunCost = COST,
+    reference: Mapping[str, float] | None = None,
+    **row: float | None,
 ) -> dict[str, Criterion]:
     """Criteria by the first word that tells them apart."""
-    measured = {"best": 10.0, "final": 10.0, "retention": 1.0} | row
+    measured = {"seed": 1, "best": 10.0, "final": 10.0, "retention": 1.0} | row
     outcomes = Outcomes(
         arms=[found.baseline, found.candidate],
-        references={task: {"zero_action": 0.0} for task in TASKS},
+        references={task: dict(reference or {"zero_action": 0.0}) for task in TASKS},
         scale=dict(SCALE),
         scores={},
         rows={"flow": [{"task": task, **measured} for task in TASKS]},
@@ -189,7 +194,7 @@ def judge(
         candidates=[found],
     )
     names = ("fair", "tasks", "size", "failed", "skipped", "retention", "seed")
-    return dict(zip(names, criteria(outcomes, parity), strict=True))
+    return dict(zip(names, criteria(outcomes, parity or {}), strict=True))
 
 
 def failed(judged: Mapping[str, Criterion]) -> list[str]:
@@ -206,6 +211,20 @@ def test_half_of_the_tasks_are_enough_and_less_are_not() -> None:
     assert failed(judge(worse())) == ["tasks"]
 
 
+def test_tasks_that_do_not_count_pass_nothing() -> None:
+    # Better on the task that counts for nothing, worse on the other.
+    mixed = dataclasses.replace(better().final, tasks=[better().final.tasks[0], worse().final.tasks[1]])
+    judged = judge(dataclasses.replace(better(), final=mixed, scaled=[LQR]))
+    assert failed(judged) == ["tasks"]
+    assert judged["tasks"].detail == (
+        "0 of 1 (analytic_lqr 50.0 against 100.0); not counted: no arm is shown to be above the floor on "
+        "analytic_counting"
+    )
+    nothing = judge(dataclasses.replace(better(), scaled=[]))
+    assert failed(nothing) == ["tasks"]
+    assert nothing["tasks"].detail.startswith("no task counts: on no task is an arm's final policy shown")
+
+
 def test_unfair_wins_are_no_wins() -> None:
     judged = judge(dataclasses.replace(better(), differences=[UNFAIR]))
     assert failed(judged) == ["fair", "tasks"]
@@ -220,7 +239,14 @@ def test_sizes_must_be_known_and_agree(parameters: int | None, passed: bool) -> 
 
 def test_a_pair_that_fails_the_parity_check_fails_here() -> None:
     wrong = Parity({"dynamics": 1}, {"dynamics": 1}, ["encoder differs"], None)
-    assert failed(judge(better(), [wrong])) == ["size"]
+    right = dataclasses.replace(wrong, problems=[])
+    judged = judge(better(), {"flow": {COUNTING: right, LQR: wrong}})
+    assert failed(judged) == ["size"]
+    assert judged["size"].detail.endswith("; 1 of 2 checked pairs pass")
+    # Another arm's pair says nothing about this one.
+    judged = judge(better(), {"flow": {LQR: right}, "residual": {LQR: wrong}})
+    assert failed(judged) == []
+    assert judged["size"].detail.endswith("; 1 of 1 checked pairs pass")
 
 
 def test_what_was_not_measured_is_not_met() -> None:
@@ -229,7 +255,48 @@ def test_what_was_not_measured_is_not_met() -> None:
     assert failed(judge(better(), retention=None)) == ["retention"]
     never = judge(better(), best=-1.0, final=-1.0, retention=None)
     assert failed(never) == ["retention", "seed"]
-    assert "analytic_lqr never above the floor" in never["seed"].detail
+    assert never["seed"].detail == (
+        "worst seed: 2 of 2 runs cannot be judged: analytic_counting seed 1 never above the floor; "
+        "analytic_lqr seed 1 never above the floor"
+    )
+
+
+def test_the_peak_is_measured_from_the_better_policy_that_knows_nothing() -> None:
+    # Of a gain of 100 over doing nothing 10 are left, which is 0.92 of the way up from acting at random.
+    reference = {"zero_action": 0.0, "random_action": -1000.0}
+    curve = [Evaluation(n, n, n, value, None) for n, value in enumerate([0.0, 100.0, 10.0])]
+    found = measures(curve, reference, None)
+    row = {name: found[name] for name in ("best", "final", "retention")}
+    assert row["retention"] == pytest.approx(0.1)
+    judged = judge(better(), reference=reference, **row)
+    assert failed(judged) == ["retention", "seed"]
+    assert "analytic_lqr 0.10" in judged["seed"].detail
+    # Above acting at random, but not above doing nothing: there is no peak to keep.
+    low = measures([dataclasses.replace(e, episode_return=-500.0) for e in curve], reference, None)
+    assert low["retention"] is None
+
+
+def test_one_run_without_a_peak_fails_what_the_others_pass() -> None:
+    found = better()
+    rows = [
+        {"task": LQR, "seed": seed, "best": best, "final": best, "retention": kept}
+        for seed, best, kept in ((1, 10.0, 1.0), (2, -1.0, None), (3, 10.0, 1.0))
+    ]
+    outcomes = Outcomes(
+        arms=[found.baseline, found.candidate],
+        references={task: {"zero_action": 0.0} for task in TASKS},
+        scale=dict(SCALE),
+        scores={},
+        rows={"flow": rows},
+        costs={"flow": [COST]},
+        iqm={},
+        candidates=[found],
+    )
+    *_, kept, ends = criteria(outcomes, {})
+    assert (kept.passed, ends.passed) == (False, False)
+    assert kept.detail == (
+        "analytic_lqr 1.00; 1 of 3 runs cannot be judged: analytic_lqr seed 2 never above the floor"
+    )
 
 
 def test_what_is_lost_again_is_not_met() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pwm.analysis.arms import Arm
 from pwm.analysis.experiment_plan import Plan
-from pwm.analysis.parameter_parity import Parity, check_parity
+from pwm.analysis.parameter_parity import Parities, Parity, check_parity
 from pwm.analysis.report import Findings, write_report
 from pwm.analysis.runs import Key, Problem, RunTable, load_runs
 from pwm.errors import CheckpointError, ConfigError, DataError
@@ -80,20 +80,22 @@ def _write(
         declared=plan.experiment.declared,
         commands=list(commands),
         held_out={run.key: held_out(run.path, episodes) for arm in usable for run in arm.table.runs},
-        parity=_parity(plan, labels) if plan.experiment.parity else [],
+        parity=_parity(plan, labels) if plan.experiment.parity else {},
         thresholds={task: found for task, found in plan.experiment.thresholds.items() if task in tasks},
     )
     return write_report(findings, folder)[0]
 
 
-def _parity(plan: Plan, labels: Sequence[str]) -> list[Parity]:
+def _parity(plan: Plan, labels: Sequence[str]) -> Parities:
     """Of every arm with the first one, on every task."""
     baseline = {cell.task: cell for cell in plan.cells if cell.arm == labels[0]}
-    return [
-        check_parity(baseline[cell.task].config, cell.config, cell.spec.obs_dim, cell.spec.act_dim)
-        for cell in plan.cells
-        if cell.arm in labels[1:]
-    ]
+    found: dict[str, dict[str, Parity]] = {label: {} for label in labels[1:]}
+    for cell in plan.cells:
+        if cell.arm in found:
+            found[cell.arm][cell.task] = check_parity(
+                baseline[cell.task].config, cell.config, cell.spec.obs_dim, cell.spec.act_dim
+            )
+    return found
 
 
 def held_out(folder: Path, episodes: int) -> dict[str, list[float]]:

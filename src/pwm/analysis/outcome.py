@@ -14,7 +14,13 @@ from pwm.analysis.arms import Arm
 from pwm.analysis.comparison import Comparison, TaskComparison, compare_arms, compare_tasks, normalise
 from pwm.analysis.fairness import Difference, find_differences
 from pwm.analysis.runs import Key, describe_key
-from pwm.analysis.statistics import DifferenceTest, Estimate, interquartile_mean, welch_test_over_tasks
+from pwm.analysis.statistics import (
+    DifferenceTest,
+    Estimate,
+    interquartile_mean,
+    summarise,
+    welch_test_over_tasks,
+)
 from pwm.analysis.training_cost import RunCost, measure_cost
 from pwm.errors import DataError
 
@@ -34,7 +40,7 @@ class Outcome:
         best: comparison of the policies with the best evaluation during training, task by task.
         overall: difference of the final policies averaged over ``scaled`` tasks, in units of the scale; of a
             single task in returns. None where there is none, or an arm has only one seed on one of them.
-        scaled: tasks on which at least one of all arms beats the policies that know nothing.
+        scaled: tasks on which at least one of all arms is shown to beat the policies that know nothing.
         differences: between the two arms, and between seeds of either.
     """
 
@@ -60,7 +66,8 @@ class Outcomes:
         arms: the first is the baseline.
         references: by task, returns of the policies that know nothing; empty where unknown.
         scale: by task the return that counts as 0, which is the better one of ``references``, and that of the
-            best arm's final policies, which counts as 1; without tasks on which no arm beats the former.
+            best arm's final policies, which counts as 1; without tasks on which no arm's final policies are
+            shown to be above the former, whose scale would be as long as chance has it.
         scores: by arm's label, checkpoint and task the mean held-out return of every seed.
         rows: by arm's label, one row per run as in ``RunTable.rows``.
         costs: by arm's label and in the order of its runs.
@@ -204,9 +211,9 @@ def _scale(
     scale = {}
     for task, reference in references.items():
         floor = max(reference.values(), default=math.inf)
-        top = max(float(found["final"][task].mean()) for found in scores.values() if task in found["final"])
-        if top > floor:
-            scale[task] = (floor, top)
+        arms = [summarise(found["final"][task]) for found in scores.values() if task in found["final"]]
+        if any(arm.above(floor) for arm in arms):
+            scale[task] = (floor, max(arm.mean.value for arm in arms))
     return scale
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,10 @@ class Parity:
         elif not self.passed:
             lines.append("  no width of the candidate's dynamics restores parity")
         return "\n".join(lines)
+
+
+# By label of the candidate's arm and by task.
+Parities = Mapping[str, Mapping[str, Parity]]
 
 
 def check_parity(

@@ -17,7 +17,7 @@ from pwm.analysis import report_results as result
 from pwm.analysis.arms import Arm
 from pwm.analysis.fairness import made_with
 from pwm.analysis.outcome import CHECKPOINTS, Outcomes, check_comparable, evaluate
-from pwm.analysis.parameter_parity import Parity
+from pwm.analysis.parameter_parity import Parities
 from pwm.analysis.report_document import FIGURES, Document, to_html, to_markdown
 from pwm.analysis.report_figures import FIGURE_NAMES, draw_figures
 from pwm.analysis.report_paths import ReportPaths
@@ -39,7 +39,7 @@ class Findings:
         commands: exact shell commands that reproduce the runs and the report.
         held_out: by task, algorithm and seed the episode returns of the ``best`` and the ``final`` policy on
             held-out seeds.
-        parity: outcomes of ``check_parity``.
+        parity: outcomes of ``check_parity`` with the first arm, by label of the other one and by task.
         thresholds: returns by task that count as solved; a task without one gets half of what the best arm
             gained over the floor.
     """
@@ -49,7 +49,7 @@ class Findings:
     declared: list[str]
     commands: list[str]
     held_out: dict[Key, dict[str, list[float]]]
-    parity: list[Parity]
+    parity: Parities
     thresholds: dict[str, float] = field(default_factory=dict)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from pwm.analysis.arms import Arm
 from pwm.analysis.cost import PHASES
 from pwm.analysis.fairness import made_with
-from pwm.analysis.outcome import HeldOut, Outcome, Outcomes
-from pwm.analysis.parameter_parity import TOLERANCE, Parity
+from pwm.analysis.outcome import HeldOut, Outcomes
+from pwm.analysis.parameter_parity import TOLERANCE, Parities
 from pwm.analysis.report_document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
 from pwm.analysis.report_paths import ReportPaths
 from pwm.analysis.runs import Run
@@ -78,7 +78,7 @@ def cost(outcomes: Outcomes) -> Section:
     return Section("Cost", tables)
 
 
-def parity(outcomes: Outcomes, checked: Sequence[Parity]) -> Section:
+def parity(outcomes: Outcomes, checked: Parities) -> Section:
     """Parameter counts of the world models."""
     rows: list[list[Cell]] = []
     for outcome in outcomes.candidates:
@@ -111,11 +111,17 @@ def parity(outcomes: Outcomes, checked: Sequence[Parity]) -> Section:
         names=2,
     )
     blocks: list[Block] = [measured]
-    distinct = [pair for place, pair in enumerate(checked) if pair not in checked[:place]]
-    if distinct:
-        blocks.append(_parts(distinct, outcomes))
-    for problem in dict.fromkeys(problem for pair in distinct for problem in pair.problems):
-        blocks.append(Text(f"Parity check: {problem}; only the width of the dynamics may differ."))
+    if any(checked.values()):
+        blocks.append(_parts(checked))
+    wrong: dict[str, list[str]] = {}
+    for arm, pairs in checked.items():
+        for task, found in pairs.items():
+            for problem in found.problems:
+                wrong.setdefault(f"{arm}: {problem}", []).append(task)
+    for problem, tasks in wrong.items():
+        blocks.append(
+            Text(f"Parity check, {problem} ({listing(tasks)}); only the width of the dynamics may differ.")
+        )
     return Section("Parity", blocks)
 
 
@@ -320,34 +326,24 @@ def _sizes(of: Sequence[Run]) -> Mapping[str, Any]:
     return next((run.parameters for run in of if run.parameters), {})
 
 
-def _parts(checked: Sequence[Parity], outcomes: Outcomes) -> Table:
-    """The checked pairs part by part; a pair has no name, so the runs of its sizes name it."""
-    names = list(dict.fromkeys(name for pair in checked for name in pair.baseline))
+def _parts(checked: Parities) -> Table:
+    """The checked pairs part by part."""
+    found = [(arm, task, pair) for arm, pairs in checked.items() for task, pair in pairs.items()]
+    names = list(dict.fromkeys(name for _, _, pair in found for name in pair.baseline))
     rows: list[list[Cell]] = [
         [
-            _runs_of(pair, outcomes.candidates),
+            arm,
+            task,
             *(f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}" for name in names),
             " / ".join(f"{total:,}" for total in pair.totals),
             percent(100 * pair.difference, 2),
             Mark("PASS" if pair.passed else "FAIL", pair.passed),
         ]
-        for pair in checked
+        for arm, task, pair in found
     ]
     return Table(
         "Checked pairs part by part: trainable parameters, baseline / candidate.",
-        ["Runs of these sizes", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
+        ["Arm", "Task", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
         rows,
+        names=2,
     )
-
-
-def _runs_of(pair: Parity, outcomes: Iterable[Outcome]) -> str:
-    found = [
-        f"{outcome.candidate.label} on {task.task}"
-        for outcome in outcomes
-        for task in outcome.final.tasks
-        if tuple(
-            _sizes(arm.runs(task.task)).get("world_model") for arm in (outcome.baseline, outcome.candidate)
-        )
-        == pair.totals
-    ]
-    return listing(found)

@@ -32,7 +32,9 @@ TEXTS = {
         "Bars of the last evaluation's return of {arms} on {tasks}.",
     ),
     "performance_profile": (
-        "Share of the runs of all tasks whose last evaluation is above a normalised return.",
+        "Share of the runs of all tasks whose last evaluation during training is above a normalised return "
+        "s. The figure has a scale of its own, not the one of the table: 0 is what zero actions score, and 1 "
+        "the last evaluation of the task's best run.",
         "Performance profiles of {arms} on {tasks}.",
     ),
     "gradient_norms": (

@@ -11,7 +11,7 @@ from pwm.analysis.comparison import TaskComparison
 from pwm.analysis.outcome import HeldOut, Outcome, Outcomes
 from pwm.analysis.report_document import Block, Bullets, Cell, Mark, Picture, Section, Table, Text
 from pwm.analysis.statistics import Estimate, Summary
-from pwm.analysis.verdict import Criterion, final_shares
+from pwm.analysis.verdict import Criterion, final_share
 from pwm.analysis.wording import (
     UNKNOWN,
     counts,
@@ -104,8 +104,9 @@ def over_all_tasks(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Sectio
         [
             mean,
             "P(better): probability that a run of the arm beats one of the baseline on the same task, ties "
-            "counted half. IQM: interquartile mean of normalised scores. Both with stratified bootstrap "
-            "intervals (rliable).",
+            "counted half, on all tasks; without an interval where the arms' runs do not overlap. IQM: "
+            "interquartile mean of normalised scores. Both with stratified bootstrap intervals (rliable), "
+            "too narrow for few seeds, see the limits below.",
         ],
     )
     blocks: list[Block] = [Text(_scale_in_words(outcomes)), table]
@@ -172,7 +173,8 @@ def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
             "Standard deviation and range: final policies on held-out seeds; gain is their mean above the "
             "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations (of "
             "the last fifth where there are fewer than fifty) as a share of the peak; last / peak: the last "
-            "evaluation. Both above the lower one of the two policies that know nothing.",
+            "evaluation. Both above the floor; a run that was never above it has no peak to keep, and "
+            "the number of those that have one is stated.",
         ],
         names=2,
     )
@@ -230,8 +232,8 @@ def _comparison_row(task: TaskComparison, outcome: Outcome, outcomes: Outcomes) 
 
 
 def _score(summary: Summary, floor: float) -> str:
-    least = summary.mean.value if math.isnan(summary.mean.low) else summary.mean.low
-    return f"{plus_minus(summary)} ({summary.seeds}){NOT_LEARNED if least <= floor else ''}"
+    unclear = not math.isnan(floor) and not summary.above(floor)
+    return f"{plus_minus(summary)} ({summary.seeds}){NOT_LEARNED if unclear else ''}"
 
 
 def _estimate(estimate: Estimate | None) -> str:
@@ -240,7 +242,9 @@ def _estimate(estimate: Estimate | None) -> str:
 
 def _scale_in_words(outcomes: Outcomes) -> str:
     if not outcomes.scale:
-        return "There is no common scale: no arm beats the floor on any task, or no floor is known."
+        return (
+            "There is no common scale: no arm is shown to be above the floor on any task, or none is known."
+        )
     scales = "; ".join(
         f"{task} {number(low)} and {number(high)}" for task, (low, high) in sorted(outcomes.scale.items())
     )
@@ -249,7 +253,7 @@ def _scale_in_words(outcomes: Outcomes) -> str:
         f"of the best arm: {scales}."
     )
     if left_out := sorted(set(outcomes.tasks) - set(outcomes.scale)):
-        text += f" Left out, because no arm beats the floor there: {listing(left_out)}."
+        text += f" Left out, because no arm is shown to be above the floor there: {listing(left_out)}."
     return text
 
 
@@ -284,13 +288,16 @@ def _spread_and_peak(outcomes: Outcomes, task: str, label: str) -> list[str]:
     scores = outcomes.scores[label]["final"][task]
     std = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
     gain = float(scores.mean()) - outcomes.floor(task)
+    rows = [row for row in outcomes.rows[label] if row["task"] == task]
     retention = outcomes.column(label, task, "retention")
+    ends = [part for row in rows if (part := final_share(outcomes, row)) is not None]
+    known = f" ({len(retention)} of {len(rows)})" if len(retention) < len(rows) else ""
     return [
         number(std),
         number(std / gain) if gain > 0 else UNKNOWN,
         f"{number(float(scores.min()))} to {number(float(scores.max()))}",
         spread(outcomes.column(label, task, "best")),
-        spread(retention),
+        spread(retention) + known,
         number(min(retention, default=None)),
-        number(min(final_shares(outcomes, label, task), default=None)),
+        number(min(ends, default=None)),
     ]

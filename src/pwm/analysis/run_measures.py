@@ -41,7 +41,7 @@ def measures(
 
     Args:
         evaluations: at least one, in the order of training.
-        reference: returns of policies that know nothing; the lower one is the floor of ``retention``.
+        reference: returns of policies that know nothing; the better one is the floor of ``retention``.
         threshold: return that counts as solved.
 
     Returns:
@@ -49,14 +49,15 @@ def measures(
         curve over environment steps (trapezoids) divided by the steps from the first to the last evaluation,
         that is the mean return along the way; ``drop``, best minus final; ``retention``, the mean of the
         last ten evaluations (of the last fifth where there are fewer than fifty: what comes before belongs
-        to learning) as a share of best, both above the floor; ``steps_to_threshold`` and
-        ``seconds_to_threshold``, at the first evaluation that reaches the threshold (not interpolated).
+        to learning) as a share of best, both above the floor, None where best is not above it;
+        ``steps_to_threshold`` and ``seconds_to_threshold``, at the first evaluation that reaches the
+        threshold (not interpolated).
     """
     returns = np.array([e.episode_return for e in evaluations])
     steps = np.array([e.env_steps for e in evaluations], dtype=float)
     final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
     span = float(steps[-1] - steps[0])
-    floor = min(reference.values(), default=None)
+    floor = max(reference.values(), default=None)
     kept = float(returns[-max(1, min(LAST, len(returns) // 5)) :].mean())
     solved = (e for e in evaluations if threshold is not None and e.episode_return >= threshold)
     first = next(solved, None)

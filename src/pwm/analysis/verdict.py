@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pwm.analysis.outcome import Outcome, Outcomes
-from pwm.analysis.parameter_parity import TOLERANCE, Parity
+from pwm.analysis.parameter_parity import TOLERANCE, Parities
 from pwm.analysis.runs import Run
 from pwm.analysis.statistics import ALPHA, Estimate
 from pwm.analysis.wording import count, counts, interval, listing, number, percent, share
@@ -44,15 +45,12 @@ def verdict(outcome: Outcome) -> str:
         return f"{a} and {b} are NOT COMPARABLE, because more differs than was declared: {_named(outcome)}."
     tasks = outcome.final.tasks
     if not outcome.scaled:
-        unknown = "no run folder holds the scores of policies that know nothing"
-        nothing = "on no task does an arm's final policy score above doing nothing and acting at random"
-        known = any(run.reference for arm in (outcome.baseline, outcome.candidate) for run in arm.table.runs)
-        return f"{a} and {b} cannot be compared: {nothing if known else unknown}."
+        return f"{a} and {b} cannot be compared: {_why_none(outcome)}."
     chosen = [task for task in tasks if task.task in outcome.scaled]
     seeds = counts([n for task in chosen for n in (task.candidate.seeds, task.baseline.seeds)], "seed")
     extent = f"with {seeds} per arm on {count(len(chosen), 'task')}"
-    if left_out := [task.task for task in tasks if task.task not in outcome.scaled]:
-        extent += f" (no arm beats the floor on {listing(left_out)})"
+    if left_out := _left_out(outcome):
+        extent += f" ({left_out})"
     if outcome.overall is None:
         return f"{a} and {b} cannot be told apart {extent}: a single run has no spread to judge by."
     difference = outcome.overall.difference
@@ -66,7 +64,7 @@ def verdict(outcome: Outcome) -> str:
     return f"{a} and {b} cannot be told apart: {found}"
 
 
-def criteria(outcomes: Outcomes, parity: Sequence[Parity]) -> list[Criterion]:
+def criteria(outcomes: Outcomes, parity: Parities) -> list[Criterion]:
     """Every criterion for every candidate, by candidate."""
     judge: list[Callable[[Outcome], Criterion]] = [
         _fair,
@@ -110,8 +108,26 @@ def _difference(difference: Estimate, outcome: Outcome) -> str:
     return f"{text} on a scale from the floor (0) to the best arm (1)"
 
 
+def _why_none(outcome: Outcome) -> str:
+    """Why no task counts."""
+    if any(run.reference for arm in (outcome.baseline, outcome.candidate) for run in arm.table.runs):
+        return (
+            "on no task is an arm's final policy shown to score above the floor, that is above doing nothing "
+            "and acting at random"
+        )
+    return "no run folder holds the scores of policies that know nothing"
+
+
+def _left_out(outcome: Outcome) -> str:
+    """Tasks that do not count, and why; empty where all do."""
+    others = [task.task for task in outcome.final.tasks if task.task not in outcome.scaled]
+    return f"no arm is shown to be above the floor on {listing(others)}" if others else ""
+
+
 def _task_by_task(outcome: Outcome) -> str:
-    significant = [task for task in outcome.final.tasks if task.welch_p_holm < ALPHA]
+    significant = [
+        task for task in outcome.final.tasks if task.task in outcome.scaled and task.welch_p_holm < ALPHA
+    ]
     better = listing(task.task for task in significant if task.difference.value > 0)
     worse = listing(task.task for task in significant if task.difference.value < 0)
     text = f"task by task it is significantly better on {better}, worse on {worse}"
@@ -125,7 +141,9 @@ def _contrary_to_best(outcome: Outcome) -> list[str]:
     return [
         best.task
         for final, best in zip(outcome.final.tasks, outcome.best, strict=True)
-        if best.welch_p_holm < ALPHA and best.difference.value * final.difference.value < 0
+        if best.task in outcome.scaled
+        and best.welch_p_holm < ALPHA
+        and best.difference.value * final.difference.value < 0
     ]
 
 
@@ -135,28 +153,32 @@ def _fair(outcome: Outcome) -> Criterion:
 
 
 def _as_good_on_enough_tasks(outcome: Outcome) -> Criterion:
-    tasks = outcome.final.tasks
+    label = outcome.candidate.label
+    name = f"at least as good as {outcome.baseline.label} on {share(SHARE_OF_TASKS)} of the tasks"
+    tasks = [task for task in outcome.final.tasks if task.task in outcome.scaled]
+    if not tasks:
+        return Criterion(label, name, False, f"no task counts: {_why_none(outcome)}")
     good = [task for task in tasks if task.difference.value >= 0]
-    part = len(good) / len(tasks)
     signs = "; ".join(
         f"{task.task} {number(task.candidate.mean.value)} against {number(task.baseline.mean.value)}"
         for task in tasks
     )
-    name = f"at least as good as {outcome.baseline.label} on {share(SHARE_OF_TASKS)} of the tasks"
     detail = f"{len(good)} of {len(tasks)} ({signs})"
+    if left_out := _left_out(outcome):
+        detail += f"; not counted: {left_out}"
     if outcome.unfair:
         detail += "; not comparable"
-    return Criterion(outcome.candidate.label, name, part >= SHARE_OF_TASKS and not outcome.unfair, detail)
+    passed = len(good) / len(tasks) >= SHARE_OF_TASKS and not outcome.unfair
+    return Criterion(label, name, passed, detail)
 
 
-def _same_size(outcome: Outcome, parity: Sequence[Parity]) -> Criterion:
-    measured = size_differences(outcome)
-    passed = all(abs(size) <= TOLERANCE for size in measured.values()) and all(p.passed for p in parity)
+def _same_size(outcome: Outcome, parity: Parities) -> Criterion:
+    label = outcome.candidate.label
+    measured, checked = size_differences(outcome), list(parity.get(label, {}).values())
+    passed = all(abs(size) <= TOLERANCE for size in measured.values()) and all(p.passed for p in checked)
     sizes = ", ".join(f"{task} {percent(100 * size, 2)}" for task, size in measured.items())
-    detail = f"{sizes}; {len([p for p in parity if p.passed])} of {len(parity)} checked pairs pass"
-    return Criterion(
-        outcome.candidate.label, f"world models of equal size, within {share(TOLERANCE)}", passed, detail
-    )
+    detail = f"{sizes}; {len([p for p in checked if p.passed])} of {len(checked)} checked pairs pass"
+    return Criterion(label, f"world models of equal size, within {share(TOLERANCE)}", passed, detail)
 
 
 def _no_failed_run(outcome: Outcome) -> Criterion:
@@ -177,35 +199,52 @@ def _no_skipped_update(outcome: Outcome, outcomes: Outcomes) -> Criterion:
 
 
 def _keeps_what_it_learned(outcome: Outcome, outcomes: Outcomes) -> Criterion:
-    label = outcome.candidate.label
-    shares = {task: outcomes.column(label, task, "retention") for task in outcome.candidate.tasks}
-    passed = all(found and np.mean(found) >= RETENTION for found in shares.values())
-    detail = _by_task((task, float(np.mean(found)) if found else math.nan) for task, found in shares.items())
     name = f"last evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
-    return Criterion(label, name, passed, detail)
+    shares = [(row, row["retention"]) for row in outcomes.rows[outcome.candidate.label]]
+    passed, detail = _kept(outcomes, shares, np.mean, RETENTION)
+    return Criterion(outcome.candidate.label, name, passed, detail)
 
 
 def _no_collapsed_seed(outcome: Outcome, outcomes: Outcomes) -> Criterion:
-    label = outcome.candidate.label
-    worst = {
-        task: min(final_shares(outcomes, label, task), default=math.nan) for task in outcome.candidate.tasks
-    }
-    passed = all(part >= SHARE_OF_PEAK for part in worst.values())
     name = f"no seed ends below {share(SHARE_OF_PEAK)} of its peak"
-    return Criterion(label, name, passed, f"worst seed: {_by_task(worst.items())}")
+    shares = [(row, final_share(outcomes, row)) for row in outcomes.rows[outcome.candidate.label]]
+    passed, detail = _kept(outcomes, shares, np.min, SHARE_OF_PEAK)
+    return Criterion(outcome.candidate.label, name, passed, f"worst seed: {detail}")
 
 
-def final_shares(outcomes: Outcomes, label: str, task: str) -> list[float]:
-    """Last evaluation of every seed as a share of its best one, both above the lower of the references.
+def final_share(outcomes: Outcomes, row: Mapping[str, Any]) -> float | None:
+    """Last evaluation of a run as a share of its best one, both above the floor; None where best is not."""
+    floor = outcomes.floor(row["task"])
+    return (row["final"] - floor) / (row["best"] - floor) if row["best"] > floor else None
 
-    Without seeds that were never above it.
+
+def _kept(
+    outcomes: Outcomes,
+    shares: Sequence[tuple[Mapping[str, Any], float | None]],
+    over_seeds: Callable[[Sequence[float]], float],
+    least: float,
+) -> tuple[bool, str]:
+    """Whether at least so much of the peak is left on every task, and the numbers.
+
+    A run that was never above the floor has no peak, and nothing says that it would have kept one: it is
+    named, and the answer is no. This holds for tasks on which nobody learned, too, for they may be the ones
+    on which everything was lost again.
     """
-    floor = min(outcomes.references[task].values(), default=math.nan)
-    rows = [row for row in outcomes.rows[label] if row["task"] == task]
-    return [(row["final"] - floor) / (row["best"] - floor) for row in rows if row["best"] > floor]
-
-
-def _by_task(shares: Iterable[tuple[str, float]]) -> str:
-    return ", ".join(
-        f"{task} never above the floor" if math.isnan(part) else f"{task} {part:.2f}" for task, part in shares
-    )
+    by_task: dict[str, list[float]] = {}
+    unknown: dict[str, list[str]] = {}
+    for row, part in shares:
+        if part is None:
+            unknown.setdefault(row["task"], []).append(str(row["seed"]))
+        else:
+            by_task.setdefault(row["task"], []).append(part)
+    left = {task: float(over_seeds(found)) for task, found in sorted(by_task.items())}
+    said = [", ".join(f"{task} {part:.2f}" for task, part in left.items())] if left else []
+    if unknown:
+        runs = sum(map(len, unknown.values()))
+        where = "; ".join(
+            f"{task} seed{'s' * (len(seeds) > 1)} {listing(seeds)} "
+            f"{'of unknown floor' if math.isnan(outcomes.floor(task)) else 'never above the floor'}"
+            for task, seeds in sorted(unknown.items())
+        )
+        said.append(f"{runs} of {count(len(shares), 'run')} cannot be judged: {where}")
+    return not unknown and all(part >= least for part in left.values()), "; ".join(said)

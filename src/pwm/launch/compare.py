@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="also use unfinished runs, and all runs of a task only up to the step that all have reached",
     )
     compare.add_argument("--measure", choices=MEASURES, default="final", help="what is compared of each run")
+    compare.add_argument(
+        "--threshold",
+        action="append",
+        default=[],
+        metavar="TASK=VALUE",
+        help="return that counts as solved: says when it was reached; once per task",
+    )
     compare.set_defaults(run=run_compare)
 
 
@@ -68,13 +77,35 @@ def run_compare(args: argparse.Namespace) -> None:
     """``pwm compare``."""
     from pwm.analysis.comparison_files import write_comparison
 
-    text, files = write_comparison(_arms(args), args.output_dir, args.measure, args.smoothing)
+    thresholds = _thresholds(args.threshold)
+    text, files = write_comparison(_arms(args), args.output_dir, args.measure, args.smoothing, thresholds)
     print(text)
     if not any(path.name == "performance_profiles.png" for path in files):
         print("no performance profiles: they need two tasks or more, with known zero-action scores, and")
         print("the same number of seeds of every arm on each of them")
     for path in files:
         print(path)
+
+
+def _thresholds(given: list[str]) -> dict[str, float]:
+    """Returns by task of every ``TASK=VALUE``.
+
+    Raises:
+        ConfigError: one of them is something else, its value is no finite number, or a task is named twice.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        task, _, value = text.rpartition("=")
+        with contextlib.suppress(ValueError):
+            if task and math.isfinite(number := float(value)):
+                if task in found:
+                    raise ConfigError(f"--threshold names {task} twice")
+                found[task] = number
+                continue
+        raise ConfigError(
+            f"--threshold {text}; it must be TASK=VALUE with a finite number, such as hopper=900"
+        )
+    return found
 
 
 def _arms(args: argparse.Namespace) -> list[Arm]:
