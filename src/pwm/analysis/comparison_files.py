@@ -8,8 +8,14 @@ from typing import Any
 
 from pwm.analysis import comparison_plots
 from pwm.analysis.arms import Arm
-from pwm.analysis.comparison_tables import compare_with_first, comparison_rows, comparison_text
+from pwm.analysis.comparison_tables import (
+    compare_with_first,
+    comparison_rows,
+    comparison_text,
+    difference_rows,
+)
 from pwm.analysis.curves import check_smoothing
+from pwm.analysis.fairness import DECLARED, find_differences
 from pwm.analysis.runs import MARKS, write_table
 from pwm.analysis.visualization import save
 from pwm.errors import ConfigError, StorageError
@@ -19,7 +25,11 @@ PROFILES = "performance_profiles.png"
 
 
 def write_comparison(
-    arms: Sequence[Arm], folder: Path, measure: str = "final", smoothing: float = 0.0
+    arms: Sequence[Arm],
+    folder: Path,
+    measure: str = "final",
+    smoothing: float = 0.0,
+    declared: Sequence[str] = DECLARED,
 ) -> tuple[str, list[Path]]:
     """Compare arms with the first of them and write everything into ``folder``.
 
@@ -28,6 +38,7 @@ def write_comparison(
         folder: is made where it does not exist; files of the same names are replaced.
         measure: one of ``MEASURES``.
         smoothing: of learning curves and losses, see ``smooth``.
+        declared: what the arms may differ in, see ``find_differences``.
 
     Returns:
         The text of the comparison (also in ``comparison.txt``) and the files written.
@@ -41,11 +52,12 @@ def write_comparison(
     if any((folder / mark).exists() for mark in MARKS):
         raise ConfigError(f"--output-dir {folder} is a run folder; choose one that is not")
     comparisons = compare_with_first(arms, measure)
-    text = comparison_text(arms, comparisons, measure)
+    text = comparison_text(arms, comparisons, measure, declared)
     tables = {
         "runs.csv": _labelled(arms, lambda arm: arm.table.rows()),
         "evaluations.csv": _labelled(arms, lambda arm: arm.table.evaluations()),
-        "comparison.csv": comparison_rows(arms, comparisons, measure),
+        "comparison.csv": comparison_rows(arms, comparisons, measure, declared),
+        "differences.csv": difference_rows(find_differences(arms, declared)),
     }
     figures = {
         "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),
