@@ -228,7 +228,7 @@ def test_groups_and_aliases_can_be_declared_as_in_the_report() -> None:
     for declared in ("dynamics", "alg.dynamics"):
         plan("flow_vs_mlp", f"declared=[{declared}]")
     message = refusal("experiment=flow_vs_mlp", "env=analytic", "declared=[actor]")
-    assert "alg.dynamics.name: mlp -> flow" in message
+    assert "alg.dynamics.name: mlp -> residual" in message
     meta = "arms.flow=[dynamics=flow,general.device=meta]"
     plan("flow_vs_mlp", meta, "declared=[dynamics,manifest.device]")
 

@@ -328,8 +328,10 @@ def test_undeclared_differences_are_named_and_can_be_declared(
 
 
 def test_a_damaged_run_is_named_and_stops_no_comparison(logdir: Path, shown: Shown, tmp_path: Path) -> None:
-    bad = write_run(tmp_path / "logs", LQR, "flow", 9, [5.0, math.nan])
-    code, text = shown("--run-dirs", logdir / LQR / "mlp", logdir / LQR / "flow", bad)
+    logs = tmp_path / "logs"
+    good = write_run(logs, LQR, "flow", 8, [5.0, 6.0])
+    bad = write_run(logs, LQR, "flow", 9, [5.0, math.nan])
+    code, text = shown("--run-dirs", logdir / LQR / "mlp", good.parent)
     assert code == 0
     assert f"damaged: analytic_lqr flow seed 9 ({bad}): metrics.jsonl, epoch 1: eval/episode_return" in text
 

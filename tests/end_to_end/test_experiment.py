@@ -140,6 +140,7 @@ def test_a_dry_run_says_what_is_done_and_estimates_from_it(
     assert "  2 finished runs of this arm: analytic_lqr mlp" in shown
     assert "  1 finished run of this arm: analytic_lqr flow" in shown
     assert "warning" not in shown
+    assert not starts.arguments
 
 
 def test_runs_that_would_be_made_with_something_else_are_named_before_they_start(
@@ -166,7 +167,6 @@ def test_runs_that_would_be_made_with_something_else_are_named_before_they_start
     assert experiment(logdir, "seeds=[1,2]") == 0
     assert "warning" not in capsys.readouterr().out
     assert "NOT COMPARABLE" in report.read_text()
-    assert not starts.arguments
 
 
 def test_runs_of_another_configuration_are_not_mixed_in(

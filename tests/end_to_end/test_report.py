@@ -289,7 +289,7 @@ def test_costs(page: Page) -> None:
     assert ratio > 1.0
     # These arms were not matched, so that much is left.
     (left,) = [
-        p for p in page.texts["p"] if f"MLP was matched to flow; what whole updates leave on {LQR}" in p
+        p for p in page.texts["li"] if f"MLP was matched to flow; what whole updates leave on {LQR}" in p
     ]
     per_epoch, per_run = re.findall(r"−([\d.]+) % per", left.partition(LQR)[2])
     assert float(per_epoch) == pytest.approx(100 * (1 - 1 / ratio), abs=1)

@@ -114,7 +114,7 @@ def test_equal_names_stand_for_equal_code(tmp_path: Path) -> None:
     assert names[0] == names[2] != names[1]
     commit, _, change = names[0].partition("-dirty.")
     assert (commit, len(change)) == (clean, 8)
-    git("add", ".")
+    git("add", "code.py")
     assert git_commit(tmp_path) == names[0]
     assert changed(b"a\n\xff\n") == clean
     assert all(map(names_code, [clean, *names]))
