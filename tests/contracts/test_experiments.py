@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.end_to_end.tiny import SIZES
 
 from pwm.analysis.cost import match_compute
 from pwm.analysis.experiment_plan import Plan, make_plan, require_parity
+from pwm.analysis.plan_table import describe
 from pwm.errors import ConfigError
 from pwm.experiment.config import compose_config, diff
 from pwm.experiment.experiment_file import experiment_names, load_experiment
@@ -92,6 +94,9 @@ def test_dry_run_lists_every_run_and_writes_nothing(
     ]
     assert {row[-1] for row in rows} == {"new"}
     assert f"{len(rows)} runs, 0 trained already; about" in "\n".join(lines)
+    assert "warning" not in "\n".join(lines)
+    matched = [line for line in lines if line.startswith("analytic_lqr: an epoch of ")]
+    assert len(matched) == (name == "compute_matched")
     assert "two epochs measured now: analytic_lqr" in lines[-1]
     assert not list(tmp_path.iterdir())
 
@@ -113,6 +118,11 @@ def test_the_matched_arm_costs_as_much_as_the_other() -> None:
     assert matched.config.alg.warmup_updates == wanted.warmup_updates > mlp.config.alg.warmup_updates
     assert abs(matched.flops / flow.flops - 1) < 0.02
     assert matched.epoch_flops == wanted.matched
+    assert matched.matched == wanted
+    assert mlp.matched is flow.matched is None
+    (line,) = [line for line in describe(found, {}, 1, lambda _: False).splitlines() if "an epoch of" in line]
+    left = matched.epoch_flops / flow.epoch_flops - 1
+    assert line == f"analytic_lqr: an epoch of mlp_compute costs {left:+.2%} against flow"
     assert abs(matched.epoch_flops / flow.epoch_flops - 1) < abs(mlp.epoch_flops / flow.epoch_flops - 1)
 
 
@@ -194,8 +204,47 @@ MISTAKES = {
         ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,alg.gamma=0.9]"],
         ["flow differs from mlp", "alg.gamma: 0.995 -> 0.9", "declared"],
     ),
+    "a list in a list": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow, alg.dynamics.units=[8,8]]"],
+        ["quote", """'arms.flow=[dynamics=flow, "alg.dynamics.units=[8,8]"]'"""],
+    ),
+    "a threshold of no task": (
+        ["experiment=flow_vs_mlp", "thresholds={dflex_hoper: 3}"],
+        ["'dflex_hoper'", "analytic_lqr, dflex_hopper, gym_Pendulum-v1"],
+    ),
+    "a device that is not there": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,general.device=cuda:99]"],
+        ["arm flow, task analytic", "general.device='cuda:99'"],
+    ),
+    "a device of one arm": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,general.device=meta]"],
+        ["arm flow", "general.device=meta (meta)", "mlp runs on cpu", "manifest.device"],
+    ),
     "a name that is no folder": (["experiment=flow_vs_mlp", "name=a/b"], ["'a/b'", "letters"]),
 }
+
+
+def test_groups_and_aliases_can_be_declared_as_in_the_report() -> None:
+    for declared in ("dynamics", "alg.dynamics"):
+        plan("flow_vs_mlp", f"declared=[{declared}]")
+    message = refusal("experiment=flow_vs_mlp", "env=analytic", "declared=[actor]")
+    assert "alg.dynamics.name: mlp -> residual" in message
+    meta = "arms.flow=[dynamics=flow,general.device=meta]"
+    plan("flow_vs_mlp", meta, "declared=[dynamics,manifest.device]")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "arms.flow=[dynamics=flow, alg.dynamics.units=[17,17]]",
+        "tasks=[analytic, gym env.id=Pendulum-v1 alg.dynamics.units=[17,17]]",
+    ],
+)
+def test_the_quoting_that_is_recommended_works(override: str) -> None:
+    recommended = refusal("experiment=flow_vs_mlp", override).rpartition("for the shell: ")[2]
+    (typed,) = shlex.split(recommended)
+    cells = make_plan(load_experiment(["experiment=flow_vs_mlp", typed])).cells
+    assert cells[-1].config.dynamics.units == [17, 17]
 
 
 @pytest.mark.parametrize("name", MISTAKES)

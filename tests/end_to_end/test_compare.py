@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,10 +19,11 @@ from tests.unit.run_folders import write_run
 from pwm.analysis.arms import load_algorithms, load_arms
 from pwm.analysis.comparison import limits
 from pwm.analysis.comparison_plots import learning_curves, losses, task_bars
-from pwm.analysis.comparison_tables import compare_with_first, comparison_text, fairness_notes
+from pwm.analysis.comparison_tables import compare_with_first, comparison_text
 from pwm.analysis.run_measures import MEASURES
 from pwm.analysis.statistics import Estimate, holm, permutation_test, summarise, welch_test
 from pwm.analysis.visualization import save
+from pwm.experiment.config import ExperimentConfig
 from pwm.launch import compare
 from pwm.launch.cli import main
 
@@ -37,6 +40,7 @@ FILES = {
     "runs.csv",
     "evaluations.csv",
     "comparison.csv",
+    "differences.csv",
     "learning_curves_env_steps.png",
     "learning_curves_wall_time.png",
     "task_bars.png",
@@ -162,6 +166,7 @@ def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tupl
     assert "there is no figure over all tasks" in text
     assert "no performance profiles" in text
     assert "baseline: 5 runs used, 0 problems" in text
+    assert "declared to differ: alg.dynamics.*; nothing else that decides results differs\n" in text
 
 
 def test_script_of_the_predecessor_runs(logdir: Path, tmp_path: Path) -> None:
@@ -299,11 +304,63 @@ def test_what_makes_a_comparison_unfair_is_named(logdir: Path, tmp_path: Path) -
     paths = {"a": [f"{logdir}/*/mlp/seed1"], "b": [other], "c": [logdir / LQR / "flow" / "seed1"]}
     arms = load_arms(paths)
     text = comparison_text(arms, compare_with_first(arms))
-    assert f"- {COUNTING}: no run of b, c, so it is not compared there\n" in text
-    assert f"- {LQR}: arms differ in their seeds: a has 1, b has 4, c has 1\n" in text
-    assert f"- {LQR}: runs end at different environment steps, 200 to 300\n" in text
+    of_b, of_c = text.split("c against a\n")
+    assert "b and a are NOT COMPARABLE: more differs than was declared (alg.dynamics.*):\n" in of_b
+    for line in (
+        "runs.env_steps (200 against 300, all runs)",
+        "runs.seeds (1 against 4, analytic_lqr)",
+        "runs.tasks (analytic_counting, analytic_lqr against analytic_lqr, all runs)",
+    ):
+        assert f"  {line}\n" in of_b
+    assert "c and a are NOT COMPARABLE" in of_c
+    assert "runs.tasks" in of_c
+    assert "runs.seeds" not in of_c
     assert "not for the 2 comparisons with a\n" in text
-    assert fairness_notes(load_algorithms([logdir])) == []
+
+
+@pytest.fixture
+def unfair(tmp_path: Path) -> list[Path]:
+    """A flow run beside that of an MLP, from which it also differs in what decides results."""
+    pair = [write_run(tmp_path / "logs", LQR, name, 1, [5.0, 20.0]) for name in ("mlp", "flow")]
+    values = ExperimentConfig.load(pair[1] / "config.yaml").to_dict()
+    values["alg"]["dynamics"] = {"name": "flow", "units": values["alg"]["dynamics"]["units"]}
+    values["alg"]["actor_lr"] *= 10
+    values["general"]["eval_runs"] = 2
+    (pair[1] / "config.yaml").write_text(ExperimentConfig.from_dict(values).to_yaml())
+    manifest = json.loads((pair[1] / "manifest.json").read_text())
+    (pair[1] / "manifest.json").write_text(json.dumps(manifest | {"git_commit": "other"}))
+    return pair
+
+
+def test_undeclared_differences_are_named_and_can_be_declared(
+    unfair: list[Path], shown: Shown, tmp_path: Path
+) -> None:
+    code, text = shown("--run-dirs", *unfair)
+    assert code == 0
+    named = text.split("flow and mlp are NOT COMPARABLE")[1].split("\n\n")[0].splitlines()[1:]
+    assert [line.split()[0] for line in named] == ["alg.actor_lr", "general.eval_runs", "manifest.git_commit"]
+    assert "(16 against 2, all runs)" in named[1]
+    assert [row["comparable"] for row in rows(tmp_path / "analysis" / "comparison.csv")] == ["", "False"]
+    table = {row["key"]: row for row in rows(tmp_path / "analysis" / "differences.csv")}
+    assert (table["general.eval_runs"]["value"], table["general.eval_runs"]["declared"]) == ("2", "False")
+    assert table["alg.dynamics.name"]["declared"] == "True"
+
+    meant = ["--declared", "dynamics", "alg.actor_lr", "general.eval_runs", "manifest"]
+    code, text = shown("--run-dirs", *unfair, *meant)
+    assert "NOT COMPARABLE" not in text
+    assert "general.eval_runs and manifest; nothing else that decides results differs" in text
+    assert [row["comparable"] for row in rows(tmp_path / "analysis" / "comparison.csv")] == ["", "True"]
+    # Nothing at all.
+    assert "alg.dynamics.name (mlp against flow" in shown("--run-dirs", *unfair, "--declared")[1]
+
+
+def test_a_damaged_run_is_named_and_stops_no_comparison(logdir: Path, shown: Shown, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    good = write_run(logs, LQR, "flow", 8, [5.0, 6.0])
+    bad = write_run(logs, LQR, "flow", 9, [5.0, math.nan])
+    code, text = shown("--run-dirs", logdir / LQR / "mlp", good.parent)
+    assert code == 0
+    assert f"damaged: analytic_lqr flow seed 9 ({bad}): metrics.jsonl, epoch 1: eval/episode_return" in text
 
 
 def test_algorithms_without_a_common_task_are_refused(logdir: Path, shown: Shown, tmp_path: Path) -> None:

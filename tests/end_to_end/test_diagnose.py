@@ -89,6 +89,9 @@ def test_summary_figures_and_pictures(
     assert len(gains) == found["horizon"] == 4
     steps = found["open_loop"]["steps"]
     assert 4 < steps <= 64
+    starts, share = found["open_loop"]["windows"], found["open_loop"]["share"]
+    assert f"  from {starts} starts, among the {share:.0%} of states that are followed by {steps} " in printed
+    assert ("one step scores otherwise than under open-loop error" in printed) == (kind == "flow")
     assert len(found["open_loop"]["latent_error"]) == len(found["return_gap"]["rewards"]["realised"]) == steps
     sums = found["open_loop"]["groups"]
     assert (sums["min"][0], sums["max"][0]) == pytest.approx((1.0, 1.0), abs=1e-5)

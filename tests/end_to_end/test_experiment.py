@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -138,7 +139,34 @@ def test_a_dry_run_says_what_is_done_and_estimates_from_it(
     assert "4 runs, 3 trained already; about " in shown
     assert "  2 finished runs of this arm: analytic_lqr mlp" in shown
     assert "  1 finished run of this arm: analytic_lqr flow" in shown
+    assert "warning" not in shown
     assert not starts.arguments
+
+
+def test_runs_that_would_be_made_with_something_else_are_named_before_they_start(
+    logdir: Path, starts: Starts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_folder(logdir, "mlp", 2) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"git_commit": "old", "versions": {"torch": "0.1"}}))
+    assert experiment(logdir, "seeds=[1,2]", options=["--dry-run"]) == 0
+    shown = capsys.readouterr().out.partition("warning: ")[2]
+    assert "NOT COMPARABLE" in shown
+    assert "  git_commit: old -> " in shown
+    assert "  versions.torch: 0.1 -> " in shown
+    assert set(re.findall(r"\(([^()]*)\)$", shown, re.MULTILINE)) == {"analytic_lqr mlp seed 2"}
+
+    told: list[str] = []
+    starts.then = lambda *_: told.append(capsys.readouterr().out)
+    assert experiment(logdir, "seeds=[1,2]") == 0
+    assert "git_commit: old -> " in told[0]
+    # All is trained: nothing is to be warned of, and the report says what came of it.
+    report = folder(logdir) / "report.md"
+    assert "manifest.versions.torch" in report.read_text()
+    report.unlink()
+    assert experiment(logdir, "seeds=[1,2]") == 0
+    assert "warning" not in capsys.readouterr().out
+    assert "NOT COMPARABLE" in report.read_text()
 
 
 def test_runs_of_another_configuration_are_not_mixed_in(

@@ -146,6 +146,21 @@ def test_what_the_runs_were_made_with_is_compared(original: Path, run: Path, sho
     ]
 
 
+def test_a_commit_with_changes_nobody_knows_is_no_equality(
+    original: Path, tmp_path: Path, shown: Callable
+) -> None:
+    runs = [shutil.copytree(original, tmp_path / name) for name in "ab"]
+    for name, line in (("0-dirty", "1 different"), ("0-dirty.1a2b3c4d", "same")):
+        for run in runs:
+            manifest = json.loads((run / "manifest.json").read_text()) | {"git_commit": name}
+            (run / "manifest.json").write_text(json.dumps(manifest))
+        _, lines = shown("diff", *runs)
+        (at,) = [number for number, text in enumerate(lines) if text.startswith("made with: ")]
+        assert lines[at] == f"made with: {line}"
+        rest = ["  git_commit: 0-dirty -> 0-dirty (uncommitted changes that are not known)"]
+        assert lines[at + 1 :] == (rest if line != "same" else [])
+
+
 def test_a_configuration_alone_can_be_compared(original: Path, run: Path, shown: Callable) -> None:
     code, lines = shown("diff", original, original / "config.yaml")
     assert code == 0

@@ -108,6 +108,7 @@ def make_findings(logdir: Path) -> Findings:
         held_out=held_out(logdir),
         parity={label: dict.fromkeys(TASKS, parity) for label in ("flow", HOSTILE)},
         thresholds={COUNTING: 120.0},
+        compute_matched={"MLP": "flow"},
     )
 
 
@@ -284,7 +285,15 @@ def test_costs(page: Page) -> None:
     assert gains[COUNTING, "flow"]["Gain"] == "+150.0"
     assert gains[COUNTING, "flow"]["Gain per minute"] == "8.33"
     flops = {(r["Task"], r["Arm"]): r for r in page.table("Epoch (GFLOP)")}
-    assert float(flops[COUNTING, "flow"]["FLOP ratio"]) > 1.0
+    ratio = float(flops[COUNTING, "flow"]["FLOP ratio"])
+    assert ratio > 1.0
+    # These arms were not matched, so that much is left.
+    (left,) = [
+        p for p in page.texts["li"] if f"MLP was matched to flow; what whole updates leave on {LQR}" in p
+    ]
+    per_epoch, per_run = re.findall(r"−([\d.]+) % per", left.partition(LQR)[2])
+    assert float(per_epoch) == pytest.approx(100 * (1 - 1 / ratio), abs=1)
+    assert 0 < float(per_run) < 100
 
 
 def test_differences_are_listed_with_their_kind(page: Page) -> None:

@@ -316,6 +316,12 @@ def with_an_infinite_return(run: Path) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
+def with_a_literal_nan_at_the_end(run: Path) -> None:
+    records = metrics(run)
+    records[-1]["eval/episode_return"] = float("nan")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
 def with_repeated_records(run: Path) -> None:
     path = run / "metrics.jsonl"
     path.write_text(path.read_text() * 2)
@@ -337,6 +343,17 @@ def with_repeated_records(run: Path) -> None:
         (write("manifest.json", "{"), "manifest.json cannot be read"),
         (write("reference.json", "[1, 2"), "reference.json is not an object"),
         (without_last_record, "finished at epoch 3, but the last evaluation in metrics.jsonl is of epoch 2"),
+        (write("manifest.json", '{"parameters": null}'), "manifest.json: parameters=None must be an object"),
+        (
+            write("manifest.json", '{"earlier": [7]}'),
+            "the earlier sitting 7 must be an object",
+        ),
+        (
+            write("manifest.json", '{"parameters": {"actor": "x"}}'),
+            "parameters.actor='x' must be",
+        ),
+        (write("reference.json", '{"zero_action": NaN}'), "reference.json is not an object"),
+        (with_a_literal_nan_at_the_end, "epoch 3: eval/episode_return missing or not finite"),
         (with_an_infinite_return, "epoch 2: eval/episode_return missing or not finite"),
         (with_repeated_records, "its epochs do not increase"),
     ],

@@ -80,6 +80,7 @@ def test_a_perfect_model_makes_no_error() -> None:
     found = open_loop(agent, recorded, STEPS)
     assert found is not None
     assert found["windows"] == 6 * (LENGTH - STEPS)
+    assert found["share"] == (LENGTH - STEPS) / LENGTH
     for key in ("latent_error", "latent_over_variance", "reward_error", "reward_over_variance"):
         assert len(found[key]) == STEPS
         assert 0.0 <= max(found[key]) < 1e-9

@@ -12,6 +12,14 @@ from pwm.experiment.config import ExperimentConfig, compose_config
 
 STEPS = 100
 SECONDS = 60.0
+MANIFEST = {
+    "git_commit": "0123456789abcdef",
+    "python": "3.11.0",
+    "versions": {"torch": "2.8.0"},
+    "device": "Test CPU",
+    "machine": "x86_64",
+    "threads": 1,
+}
 
 
 @functools.cache
@@ -44,6 +52,7 @@ def write_run(
     general = dataclasses.replace(config.general, seed=seed, name=algorithm, epochs=len(returns) - 1)
     (folder / "config.yaml").write_text(dataclasses.replace(config, general=general).to_yaml())
     (folder / "status.json").write_text(json.dumps({"state": state, "epoch": len(returns) - 1}))
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
     if zero_action is not None:
         (folder / "reference.json").write_text(json.dumps({"zero_action": zero_action}))
     records = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.run_folders import configuration
+from tests.unit.run_folders import MANIFEST, configuration
 
 from pwm.analysis.arms import Arm
 from pwm.analysis.fairness import Difference, find_differences, is_declared, made_with
@@ -18,13 +18,7 @@ from pwm.analysis.runs import Run, RunTable
 from pwm.experiment.config import ExperimentConfig
 
 TASKS = ("analytic_counting", "analytic_lqr")
-MANIFEST = {
-    "git_commit": "abc",
-    "device": "CPU",
-    "threads": 1,
-    "versions": {"torch": "2.8"},
-    "parameters": {},
-}
+COMMIT = MANIFEST["git_commit"]
 
 Runs = dict[tuple[str, str, int], Run]
 
@@ -142,8 +136,8 @@ def test_what_runs_were_made_with_is_compared_run_by_run(runs: Runs) -> None:
     assert found(runs) == []
     change_manifest(runs["analytic_lqr", "b", 1], device="GPU", versions={"torch": "2.9"})
     assert [str(d) for d in found(runs, "alg.*")] == [
-        "manifest.device (CPU against GPU, analytic_lqr seed 1)",
-        "manifest.versions.torch (2.8 against 2.9, analytic_lqr seed 1)",
+        "manifest.device (Test CPU against GPU, analytic_lqr seed 1)",
+        "manifest.versions.torch (2.8.0 against 2.9, analytic_lqr seed 1)",
     ]
     assert all(d.unfair for d in found(runs))
     assert not any(d.unfair for d in found(runs, "manifest.*"))
@@ -153,9 +147,9 @@ def test_earlier_sittings_count(runs: Runs) -> None:
     run = runs["analytic_lqr", "b", 1]
     change_manifest(run, earlier=[{**MANIFEST, "git_commit": "old"}])
     assert [str(d) for d in found(runs)] == [
-        "manifest.git_commit (abc against old, then abc, analytic_lqr seed 1)"
+        f"manifest.git_commit ({COMMIT} against old, then {COMMIT}, analytic_lqr seed 1)"
     ]
-    assert made_with(run)["device"] == "CPU"
+    assert made_with(run)["device"] == "Test CPU"
 
 
 def test_unknown_origin_is_a_difference(runs: Runs) -> None:
@@ -163,6 +157,39 @@ def test_unknown_origin_is_a_difference(runs: Runs) -> None:
     differences = found(runs)
     assert {d.candidate for d in differences} == {"(unknown)"}
     assert "manifest.git_commit" in {d.key for d in differences}
+
+
+def test_origin_unknown_of_both_is_no_equality(runs: Runs) -> None:
+    for arm in ("a", "b"):
+        (runs["analytic_lqr", arm, 1].path / "manifest.json").unlink()
+    differences = found(runs)
+    assert [d.key.removeprefix("manifest.") for d in differences] == sorted(MANIFEST)
+    assert {str(d).partition(" ")[2] for d in differences} == {
+        "((unknown) against (unknown), analytic_lqr seed 1)"
+    }
+    assert all(d.unfair for d in differences)
+
+
+def test_equal_names_of_changed_code_count_only_with_a_hash(runs: Runs) -> None:
+    for key, run in runs.items():
+        change_manifest(run, git_commit=f"{COMMIT}-dirty" if key[2] == 2 else f"{COMMIT}-dirty.1a2b3c4d")
+    value = f"{COMMIT}-dirty (unknown)"
+    (difference,) = found(runs)
+    assert (difference.key, difference.unfair) == ("manifest.git_commit", True)
+    assert (difference.baseline, difference.candidate) == (value, value)
+    assert difference.runs == "analytic_counting seed 2; analytic_lqr seed 2"
+    for (_, arm, _), run in runs.items():
+        change_manifest(run, git_commit=f"{COMMIT}-dirty.{arm * 8}")
+    assert [(d.baseline[-8:], d.candidate[-8:]) for d in found(runs)] == [("a" * 8, "b" * 8)]
+
+
+def test_other_scores_of_doing_nothing_tell_of_another_task(runs: Runs) -> None:
+    for key, run in runs.items():
+        score = 5.0 if key == ("analytic_lqr", "b", 2) else 1.0
+        runs[key] = dataclasses.replace(run, reference={"zero_action": score})
+    (difference,) = found(runs)
+    assert str(difference) == "reference.zero_action (1.0 against 5.0, analytic_lqr seed 2)"
+    assert difference.unfair
 
 
 def test_missing_seeds_and_tasks_are_named(runs: Runs) -> None:

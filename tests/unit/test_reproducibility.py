@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 from pwm import set_seed
 from pwm.errors import ConfigError
-from pwm.experiment.reproducibility import CUBLAS_VARIABLE
+from pwm.experiment.reproducibility import CUBLAS_VARIABLE, git_commit, names_code
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +86,36 @@ def test_a_workspace_that_varies_is_refused(workspace: str, monkeypatch: pytest.
     assert not torch.are_deterministic_algorithms_enabled()
     set_seed(0)
     assert draws() == before
+
+
+def test_equal_names_stand_for_equal_code(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert git_commit(tmp_path) is None
+    (tmp_path / "below").mkdir()
+    code = tmp_path / "code.py"
+    code.write_bytes(b"a\n\xff\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    # The same name from anywhere in the tree; other files are no change.
+    (tmp_path / "notes").write_text("")
+    clean = git_commit(tmp_path / "below")
+    assert clean == git_commit(tmp_path)
+    assert len(clean) == 40
+
+    def changed(content: bytes) -> str:
+        code.write_bytes(content)
+        return git_commit(tmp_path / "below")
+
+    names = [changed(b"b\n\xff\n"), changed(b"a\n\xfe\n"), changed(b"b\n\xff\n")]
+    assert names[0] == names[2] != names[1]
+    commit, _, change = names[0].partition("-dirty.")
+    assert (commit, len(change)) == (clean, 8)
+    git("add", "code.py")
+    assert git_commit(tmp_path) == names[0]
+    assert changed(b"a\n\xff\n") == clean
+    assert all(map(names_code, [clean, *names]))
+    assert not names_code(f"{clean}-dirty")

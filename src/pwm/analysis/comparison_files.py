@@ -8,8 +8,14 @@ from typing import Any
 
 from pwm.analysis import comparison_plots
 from pwm.analysis.arms import Arm
-from pwm.analysis.comparison_tables import compare_with_first, comparison_rows, comparison_text
+from pwm.analysis.comparison_tables import (
+    compare_with_first,
+    comparison_rows,
+    comparison_text,
+    difference_rows,
+)
 from pwm.analysis.curves import check_smoothing
+from pwm.analysis.fairness import DECLARED, find_differences
 from pwm.analysis.runs import MARKS, write_table
 from pwm.analysis.visualization import save
 from pwm.analysis.wording import count, minutes, spread
@@ -25,6 +31,7 @@ def write_comparison(
     measure: str = "final",
     smoothing: float = 0.0,
     thresholds: Mapping[str, float] | None = None,
+    declared: Sequence[str] = DECLARED,
 ) -> tuple[str, list[Path]]:
     """Compare arms with the first of them and write everything into ``folder``.
 
@@ -34,6 +41,7 @@ def write_comparison(
         measure: one of ``MEASURES``.
         smoothing: of learning curves and losses, see ``smooth``.
         thresholds: returns by task that count as solved; ``runs.csv`` and the text say when each was reached.
+        declared: what the arms may differ in, see ``find_differences``.
 
     Returns:
         The text of the comparison (also in ``comparison.txt``) and the files written.
@@ -53,11 +61,12 @@ def write_comparison(
             f"thresholds of tasks that no arm has: {', '.join(strange)}; tasks: {', '.join(tasks)}"
         )
     comparisons = compare_with_first(arms, measure)
-    text = comparison_text(arms, comparisons, measure) + _efficiency_text(arms, chosen)
+    text = comparison_text(arms, comparisons, measure, declared) + _efficiency_text(arms, chosen)
     tables = {
         "runs.csv": _labelled(arms, lambda arm: arm.table.rows(chosen)),
         "evaluations.csv": _labelled(arms, lambda arm: arm.table.evaluations()),
-        "comparison.csv": comparison_rows(arms, comparisons, measure),
+        "comparison.csv": comparison_rows(arms, comparisons, measure, declared),
+        "differences.csv": difference_rows(find_differences(arms, declared)),
     }
     figures = {
         "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),

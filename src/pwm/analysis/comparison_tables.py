@@ -9,9 +9,11 @@ from typing import Any
 
 from pwm.analysis.arms import Arm, reference_scale, zero_action
 from pwm.analysis.comparison import Comparison, TaskComparison, compare_arms
+from pwm.analysis.fairness import DECLARED, Difference, between, find_differences
 from pwm.analysis.run_measures import MEASURES
 from pwm.analysis.statistics import Estimate, summarise
 from pwm.analysis.visualization import MINUTE
+from pwm.analysis.wording import listing
 from pwm.errors import DataError
 
 
@@ -48,13 +50,18 @@ def compare_with_first(arms: Sequence[Arm], measure: str = "final") -> dict[str,
 
 
 def comparison_rows(
-    arms: Sequence[Arm], comparisons: Mapping[str, Comparison], measure: str = "final"
+    arms: Sequence[Arm],
+    comparisons: Mapping[str, Comparison],
+    measure: str = "final",
+    declared: Sequence[str] = DECLARED,
 ) -> list[dict[str, Any]]:
     """One row per task and arm: its figures and, unless it is the first arm, how it compares with that one.
 
-    None stands for what is undefined, for instance an interval of one seed.
+    ``comparable`` says whether nothing that decides results differs beyond what is ``declared``. None stands
+    for what is undefined, for instance an interval of one seed.
     """
     rows = []
+    unfair = unfair_differences(arms, declared)
     for task in _tasks(arms):
         for arm in arms:
             if not (runs := arm.runs(task)):
@@ -73,6 +80,7 @@ def comparison_rows(
                 "env_steps": _mean([run.evaluations[-1].env_steps for run in runs]),
                 "wall_time": _mean([run.evaluations[-1].wall_time for run in runs]),
                 "baseline": None if against is None else arms[0].label,
+                "comparable": None if against is None else not unfair[arm.label],
                 **_interval("difference", None if against is None else against.difference),
             }
             figures = ("percent", "welch_p", "welch_p_holm", "permutation_p", "permutation_p_holm")
@@ -81,39 +89,46 @@ def comparison_rows(
     return rows
 
 
-def fairness_notes(arms: Sequence[Arm]) -> list[str]:
-    """Tasks and seeds that not all arms have, and runs of one task that end at different steps."""
-    notes = []
-    for task in _tasks(arms):
-        seeds = {arm.label: [run.key[2] for run in arm.runs(task)] for arm in arms}
-        if lacking := [label for label, found in seeds.items() if not found]:
-            notes.append(f"{task}: no run of {', '.join(lacking)}, so it is not compared there")
-        present = {label: found for label, found in seeds.items() if found}
-        if len({tuple(found) for found in present.values()}) > 1:
-            each = (f"{label} has {' '.join(map(str, found))}" for label, found in present.items())
-            notes.append(f"{task}: arms differ in their seeds: {', '.join(each)}")
-        ends = {run.evaluations[-1].env_steps for arm in arms for run in arm.runs(task)}
-        if len(ends) > 1:
-            notes.append(f"{task}: runs end at different environment steps, {min(ends)} to {max(ends)}")
-    return notes
+def difference_rows(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    """One row per difference of an arm from the first one, or between seeds of an arm."""
+    return [
+        {
+            "label": d.arm,
+            "key": d.key,
+            "baseline_value": d.baseline,
+            "value": d.candidate,
+            "runs": d.runs,
+            "declared": d.declared,
+            "decides": d.decides,
+        }
+        for d in differences
+    ]
 
 
 def comparison_text(
-    arms: Sequence[Arm], comparisons: Mapping[str, Comparison], measure: str = "final"
+    arms: Sequence[Arm],
+    comparisons: Mapping[str, Comparison],
+    measure: str = "final",
+    declared: Sequence[str] = DECLARED,
 ) -> str:
-    """Tables of the arms and of every comparison, what they can show, and every problem of the runs."""
-    rows = comparison_rows(arms, comparisons, measure)
+    """Tables of the arms and of every comparison, what they can show, and every problem of the runs.
+
+    Arms that differ in more than what is ``declared`` (see ``find_differences``) are called not comparable.
+    """
+    rows = comparison_rows(arms, comparisons, measure, declared)
+    unfair = unfair_differences(arms, declared)
     lines = [f"{MEASURES.get(measure, measure)}, over seeds", ""]
     lines += _arm_table(rows)
     noted: set[str] = set()
     for label, comparison in comparisons.items():
         lines += ["", f"{label} against {arms[0].label}", ""]
+        lines += [*_fairness(label, arms[0].label, unfair[label], declared), ""]
         lines += _pair_table([row for row in rows if row["label"] == label and row["baseline"] is not None])
         lines += ["", *_over_tasks(label, arms[0].label, comparison)]
         fresh = [note for note in comparison.notes if note not in noted]
         noted.update(fresh)
         lines += [f"- {note}" for note in fresh]
-    general = fairness_notes(arms)
+    general = []
     if len(comparisons) > 1:
         general.append(
             f"p-values are corrected for the number of tasks, not for the {len(comparisons)} comparisons "
@@ -125,6 +140,22 @@ def comparison_text(
     for arm in arms:
         lines += ["", f"{arm.label}: {arm.table.report()}"]
     return "\n".join(lines) + "\n"
+
+
+def unfair_differences(arms: Sequence[Arm], declared: Sequence[str]) -> dict[str, list[Difference]]:
+    """By label of every arm but the first what decides results and was not declared to differ."""
+    found = [d for d in find_differences(arms, declared) if d.unfair]
+    return {arm.label: between(found, arms[0], arm) for arm in arms[1:]}
+
+
+def _fairness(label: str, baseline: str, unfair: Sequence[Difference], declared: Sequence[str]) -> list[str]:
+    meant = listing(declared, "nothing")
+    if not unfair:
+        return [f"declared to differ: {meant}; nothing else that decides results differs"]
+    return [
+        f"{label} and {baseline} are NOT COMPARABLE: more differs than was declared ({meant}):",
+        *(f"  {difference}" for difference in unfair),
+    ]
 
 
 def _tasks(arms: Sequence[Arm]) -> list[str]:

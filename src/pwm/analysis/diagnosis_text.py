@@ -34,7 +34,11 @@ def describe(numbers: Numbers) -> str:
 def _open_loop(found: Numbers) -> list[str]:
     at = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= found["steps"]]
     groups = found["groups"]
-    lines = [_row("steps", at, "d")]
+    lines = [
+        f"  from {found['windows']} starts, among the {found['share']:.0%} of states that are followed by "
+        f"{found['steps']} more recorded steps",
+        _row("steps", at, "d"),
+    ]
     for label, key in (
         ("latent", "latent_error"),
         ("  over variance", "latent_over_variance"),
@@ -96,6 +100,7 @@ def _integration(found: Numbers) -> list[str]:
     own = found["own"]
     methods = found["methods"]
     lines = [
+        "  from states anywhere in the episodes: one step scores otherwise than under open-loop error",
         f"  the model's own, order {own['order']}, K={own['substeps']}: integration error "
         f"{_number(own['error'])}, one-step prediction error {_number(found['own_prediction'])}",
         f"  exact solution: one-step prediction error {_number(found['reference_prediction'])}",

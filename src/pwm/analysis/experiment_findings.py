@@ -81,6 +81,7 @@ def _write(
         commands=list(commands),
         held_out={run.key: held_out(run.path, episodes) for arm in usable for run in arm.table.runs},
         parity=_parity(plan, labels) if plan.experiment.parity else {},
+        compute_matched=plan.experiment.compute_matched,
         thresholds={task: found for task, found in plan.experiment.thresholds.items() if task in tasks},
     )
     return write_report(findings, folder)[0]

@@ -8,18 +8,19 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from pwm.analysis.cost import epoch_flops, match_compute, warmup_flops
+from pwm.analysis.cost import ComputeMatch, epoch_flops, match_compute, warmup_flops
+from pwm.analysis.fairness import is_declared
 from pwm.analysis.parameter_parity import Parity, check_parity
 from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError
 from pwm.experiment.config import ExperimentConfig, General, compose_config, diff, split_override
-from pwm.experiment.experiment_file import Experiment
-from pwm.experiment.run import task_spec
+from pwm.experiment.experiment_file import Experiment, known_thresholds
+from pwm.experiment.reproducibility import device_name
+from pwm.experiment.run import pick_device, task_spec
 from pwm.experiment.run_folder import EXTENDS, run_path
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
@@ -35,6 +36,7 @@ class Cell:
         overrides: of ``pwm train``, but for the seed.
         config: what they compose to.
         parity: of its world model with the baseline's; the baseline is compared with itself.
+        matched: how it was made as costly as another arm; None for an arm that was not.
     """
 
     arm: str
@@ -42,6 +44,7 @@ class Cell:
     overrides: tuple[str, ...]
     config: ExperimentConfig
     parity: Parity
+    matched: ComputeMatch | None = None
 
     @property
     def task(self) -> str:
@@ -178,8 +181,8 @@ def make_plan(experiment: Experiment) -> Plan:
     """Compose and check every run; nothing is written.
 
     Raises:
-        ConfigError: a run's configuration is not valid, two tasks are the same, or arms differ in what is not
-            declared.
+        ConfigError: a run's configuration is not valid, its device is not there, two tasks are the same, a
+            threshold belongs to no task, or arms differ in what is not declared.
     """
     task, arm = experiment.tasks[0], experiment.baseline
     general = _compose(arm, task, experiment.run_overrides(task, arm)).general
@@ -192,6 +195,7 @@ def make_plan(experiment: Experiment) -> Plan:
         if found[0].task in {cell.task for cell in cells}:
             raise ConfigError(f"tasks={experiment.tasks}: {found[0].task} is there twice")
         cells += found
+    _check_thresholds(experiment, [cell.task for cell in cells])
     runs = [PlannedRun(cell, seed) for seed in experiment.seeds for cell in cells]
     return Plan(experiment, general, folder, threads, cells, runs)
 
@@ -241,10 +245,13 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
         overrides[arm] = _last_of_each([preset, *speed, *given, f"general.name={arm}", *fixed])
     configs = {arm: _compose(arm, task, own) for arm, own in overrides.items()}
     baseline = configs[experiment.baseline]
+    for arm, config in configs.items():
+        _check_device(experiment, f"arm {arm}, task {task}", baseline, config)
     spec = task_spec(baseline)
+    matched = {}
     for arm, other in experiment.compute_matched.items():
-        found = match_compute(configs[arm], configs[other], spec.obs_dim, spec.act_dim)
-        overrides[arm] = _last_of_each([*overrides[arm], *found.overrides])
+        matched[arm] = match_compute(configs[arm], configs[other], spec.obs_dim, spec.act_dim)
+        overrides[arm] = _last_of_each([*overrides[arm], *matched[arm].overrides])
         configs[arm] = _compose(arm, task, overrides[arm])
     for arm in arms:
         _check_declared(experiment, arm, baseline, configs[arm])
@@ -255,6 +262,7 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
             tuple(overrides[arm]),
             configs[arm],
             check_parity(baseline, configs[arm], spec.obs_dim, spec.act_dim),
+            matched.get(arm),
         )
         for arm in arms
     ]
@@ -289,11 +297,35 @@ def _check_declared(
     experiment: Experiment, arm: str, baseline: ExperimentConfig, config: ExperimentConfig
 ) -> None:
     lines = diff(baseline.identity(), config.identity())
-    keys = {line: line.split(":")[0] for line in lines}
-    patterns = experiment.declared
-    if strange := [line for line in lines if not any(fnmatchcase(keys[line], p) for p in patterns)]:
+    declared = experiment.declared
+    if strange := [line for line in lines if not is_declared(line.split(":")[0], declared)]:
         raise ConfigError(
             f"{arm} differs from {experiment.baseline} in what is not declared:\n  "
             + "\n  ".join(strange)
-            + f"\ndeclared={patterns}; add these keys to it if the arms are meant to differ in them"
+            + f"\ndeclared={declared}; add these keys to it if the arms are meant to differ in them"
         )
+
+
+def _check_device(
+    experiment: Experiment, where: str, baseline: ExperimentConfig, config: ExperimentConfig
+) -> None:
+    """Refuse a device that is not there, or that only some arms use; it is no part of a run's identity."""
+    try:
+        names = [device_name(pick_device(c.general.device)) for c in (baseline, config)]
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if names[0] != names[1] and not is_declared("manifest.device", experiment.declared):
+        raise ConfigError(
+            f"{where}: general.device={config.general.device} ({names[1]}), but {experiment.baseline} runs "
+            f"on {baseline.general.device} ({names[0]}); add manifest.device to "
+            f"declared={experiment.declared} if the arms are meant to differ in it"
+        )
+
+
+def _check_thresholds(experiment: Experiment, tasks: Sequence[str]) -> None:
+    if not set(experiment.thresholds) - set(tasks):
+        return
+    # An experiment file may know more tasks than it is asked for.
+    known = {*tasks, *known_thresholds()}
+    if strange := sorted(set(experiment.thresholds) - known):
+        raise ConfigError(f"thresholds: unknown task {strange[0]!r}; choose from: {', '.join(sorted(known))}")

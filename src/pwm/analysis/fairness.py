@@ -6,30 +6,41 @@ has a dotted key, by which it can be declared:
 
     ``alg.horizon`` ...        the resolved configuration
     ``manifest.device`` ...    ``manifest.json``: commit, Python, library versions, device, machine, threads
+    ``reference.zero_action``  returns of the policies that know nothing, which differ where tasks do
     ``runs.tasks``             tasks that only one of the two arms has
     ``runs.seeds``             seeds of a task that only one of the two arms has
     ``runs.env_steps``         environment steps of training
+
+What a run was made with and does not tell, or tells no more of than that there were uncommitted changes, may
+differ, and counts as a difference.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from pathlib import Path
 
 from pwm.analysis.arms import Arm
+from pwm.analysis.run_files import read_manifest
 from pwm.analysis.runs import Run
 from pwm.experiment.config import ALIASES, flatten
+from pwm.experiment.reproducibility import names_code
 from pwm.experiment.run_diff import COMPARED
 
 # Names of a run; what they name is compared.
 NAMES = ("preset", "general.name", "general.logdir", "general.seed")
+# What arms may differ in where nothing else is said: a comparison of dynamics.
+DECLARED = ("alg.dynamics.*",)
 ABSENT = "(absent)"
 UNKNOWN = "(unknown)"
 # Parameter counts have a test of their own, parity.
 MADE_WITH = tuple(key for key in COMPARED if key != "parameters")
+SITTINGS = ", then "
+# What is no setting always decides results.
+RESULTS = ("manifest.", "reference.", "runs.")
 
 
 @dataclass(frozen=True)
@@ -79,13 +90,18 @@ def find_differences(arms: Sequence[Arm], declared: Sequence[str]) -> list[Diffe
         pairs = list(_pairs(baseline, candidate))
         for key, groups in _differing(pairs).items():
             for (a, b), where in groups.items():
-                decides = key.startswith(("manifest.", "runs.")) or _decides(pairs, key)
+                decides = key.startswith(RESULTS) or _decides(pairs, key)
                 text = _where(where, pairs)
                 found.append(
                     Difference(candidate.label, key, a, b, text, is_declared(key, declared), decides)
                 )
         found += _missing_runs(baseline, candidate, declared)
     return sorted(found, key=lambda d: (not d.unfair, not d.decides, d.key))
+
+
+def between(differences: Iterable[Difference], baseline: Arm, candidate: Arm) -> list[Difference]:
+    """Those of ``differences`` that concern these two arms: between them, and between seeds of either."""
+    return [d for d in differences if d.arm in (baseline.label, candidate.label)]
 
 
 def is_declared(key: str, declared: Iterable[str]) -> bool:
@@ -99,20 +115,26 @@ def is_declared(key: str, declared: Iterable[str]) -> bool:
 
 
 def made_with(run: Run) -> dict[str, str]:
+    """As ``stated_origin`` of its folder."""
+    return stated_origin(run.path)
+
+
+def stated_origin(folder: Path) -> dict[str, str]:
     """What ``manifest.json`` says a run was made with, flattened; of several sittings every value, in order.
 
     Empty without that file.
+
+    Raises:
+        DataError: the file is damaged.
     """
-    path = run.path / "manifest.json"
-    if not path.is_file():
+    if not (manifest := read_manifest(folder)):
         return {}
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     sittings = [
         flatten({key: sitting[key] for key in MADE_WITH if key in sitting})
         for sitting in (*manifest.get("earlier", []), manifest)
     ]
     values = {key: [str(s.get(key, UNKNOWN)) for s in sittings] for s in sittings for key in s}
-    return {key: ", then ".join(dict.fromkeys(found)) for key, found in values.items()}
+    return {key: SITTINGS.join(dict.fromkeys(found)) for key, found in values.items()}
 
 
 def _pairs(baseline: Arm, candidate: Arm) -> Iterator[tuple[Run, Run]]:
@@ -127,22 +149,32 @@ def _pairs(baseline: Arm, candidate: Arm) -> Iterator[tuple[Run, Run]]:
 def _differing(
     pairs: Iterable[tuple[Run, Run]],
 ) -> dict[str, dict[tuple[str, str], list[tuple[Run, Run]]]]:
-    """By key, and by the two values it has, the pairs of runs in which it differs."""
+    """By key, and by the two values it has, the pairs of runs in which it differs, or may differ."""
     found: dict[str, dict[tuple[str, str], list[tuple[Run, Run]]]] = {}
     for pair in pairs:
         ours, theirs = map(_facts, pair)
-        for key in sorted(ours.keys() | theirs.keys()):
-            default = UNKNOWN if key.startswith("manifest.") else ABSENT
+        for key in sorted(_with_untold(ours.keys() | theirs.keys())):
+            default = UNKNOWN if key.startswith(("manifest.", "reference.")) else ABSENT
             values = ours.get(key, default), theirs.get(key, default)
-            if values[0] != values[1]:
+            if values[0] != values[1] or UNKNOWN in values[0]:
                 found.setdefault(key, {}).setdefault(values, []).append(pair)
     return found
+
+
+def _with_untold(keys: AbstractSet[str]) -> set[str]:
+    """``keys``, and what runs are made with of which neither of two runs says anything."""
+    every = {f"manifest.{key}" for key in MADE_WITH}
+    return set(keys) | {name for name in every if not any(f"{key}.".startswith(f"{name}.") for key in keys)}
 
 
 def _facts(run: Run) -> dict[str, str]:
     """All that is compared of a run, by dotted key."""
     manifest = {f"manifest.{key}": value for key, value in made_with(run).items()}
-    return _settings(run) | manifest | {"runs.env_steps": str(run.evaluations[-1].env_steps)}
+    if (commit := manifest.get("manifest.git_commit")) and not all(map(names_code, commit.split(SITTINGS))):
+        manifest["manifest.git_commit"] = f"{commit} {UNKNOWN}"
+    reference = {f"reference.{name}": str(score) for name, score in run.reference.items()}
+    steps = {"runs.env_steps": str(run.evaluations[-1].env_steps)}
+    return _settings(run) | manifest | reference | steps
 
 
 def _settings(run: Run) -> dict[str, str]:

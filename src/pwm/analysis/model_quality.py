@@ -33,7 +33,9 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
         ``open_loop_error``. ``reward_error``: the same for the reward of step k, whose change is measured
         from the last reward before the start. ``latent_over_variance``, ``reward_over_variance``: the same
         errors over the variance in the episodes; they say what "no change" hides where a motion is
-        periodic. ``windows``: how many starts. ``groups``: see ``group_sums``, over k = 0..K.
+        periodic. ``windows``: how many starts; the same for every k, so that the rows of a curve can be
+        compared. ``share``: of all recorded states those that K more steps follow, which the starts are taken
+        from; the ends of episodes are never among them. ``groups``: see ``group_sums``, over k = 0..K.
     """
     starts = whole_windows(recorded, steps + 1)
     if not len(starts):
@@ -52,6 +54,7 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
     return {
         "steps": steps,
         "windows": len(starts),
+        "share": float(recorded.running[steps:].sum() / recorded.running.sum()),
         "latent_error": (error / change).tolist(),
         "latent_over_variance": (error / variance).tolist(),
         "reward_error": (reward_error / (reward - last).square().mean(1)).tolist(),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from pwm.analysis.experiment_plan import FINISHED, Cell, Plan, PlannedRun
+from pwm.analysis.plan_origin import origin_warnings
 from pwm.analysis.runs import read_run
 from pwm.errors import PwmError
 from pwm.experiment.calibration import matrix_speed, measured_seconds
@@ -94,11 +95,11 @@ def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[P
             for i, (text, w) in enumerate(zip(row, widths))
         )
         lines.append("  ".join(cells).rstrip())
-    lines += ["", _parity_line(plan), total(plan, estimates, at_a_time)]
+    lines += ["", _parity_line(plan), *_matched_lines(plan), total(plan, estimates, at_a_time)]
     for source in dict.fromkeys(e.source for e in estimates.values()):
         arms = [f"{task} {arm}" for (task, arm), e in estimates.items() if e.source == source]
         lines.append(f"  {source}: {', '.join(arms)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *origin_warnings(plan)])
 
 
 def total(plan: Plan, estimates: Estimates, at_a_time: int) -> str:
@@ -128,6 +129,16 @@ def _parity_line(plan: Plan) -> str:
         for cell in plan.candidates()
     ]
     return f"parity with {plan.experiment.baseline}: " + ", ".join(differences)
+
+
+def _matched_lines(plan: Plan) -> list[str]:
+    """What is left between arms that were matched in computation; only whole updates can be added."""
+    return [
+        f"{cell.task}: an epoch of {cell.arm} costs {cell.matched.mismatch:+.2%} against "
+        f"{plan.experiment.compute_matched[cell.arm]}"
+        for cell in plan.cells
+        if cell.matched is not None
+    ]
 
 
 def _row(run: PlannedRun, estimate: Estimate | None, done: bool) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Findings:
         parity: outcomes of ``check_parity`` with the first arm, by label of the other one and by task.
         thresholds: returns by task that count as solved; a task without one gets half of what the best arm
             gained over the floor.
+        compute_matched: by label of an arm that of the arm it was made as costly as.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Findings:
     held_out: dict[Key, dict[str, list[float]]]
     parity: Parities
     thresholds: dict[str, float] = field(default_factory=dict)
+    compute_matched: dict[str, str] = field(default_factory=dict)
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -107,7 +109,7 @@ def _document(
             result.limits(outcomes),
             result.learning(outcomes, findings.thresholds, figures),
             result.stability(outcomes, figures),
-            background.cost(outcomes),
+            background.cost(outcomes, findings.compute_matched),
             background.parity(outcomes, findings.parity),
             background.differences(outcomes, findings.declared, paths),
             background.runs(outcomes, findings.held_out, paths),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +28,8 @@ WITHOUT_EFFECT_NOTE = (
 TERA_IN_GIGA = 1000
 
 
-def cost(outcomes: Outcomes) -> Section:
-    """Time, memory and operations, and what they buy."""
+def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
+    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same."""
     phases = [phase.replace("_", " ") for phase in PHASES]
     tables = [
         Table(
@@ -64,7 +64,10 @@ def cost(outcomes: Outcomes) -> Section:
                 "Run (TFLOP)",
             ],
             _rows(outcomes, _operations),
-            ["Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm."],
+            [
+                "Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm.",
+                *_left_by_matching(outcomes, compute_matched),
+            ],
             names=2,
         ),
         Table(
@@ -221,8 +224,8 @@ def environment(outcomes: Outcomes) -> Section:
     if any("-dirty" in facts.get("git_commit", "") for facts in made.values()):
         blocks.append(
             Text(
-                "A commit that ends in -dirty names a source tree with uncommitted changes: it alone does "
-                "not say what was run."
+                "A commit with -dirty names a source tree with uncommitted changes, and what follows it is a "
+                "hash of them: the commit alone does not say what was run."
             )
         )
     references = [
@@ -275,6 +278,23 @@ def _operations(outcomes: Outcomes, task: str, label: str, costs: list[RunCost])
         _ratio(outcomes, task, costs, _epoch_total),
         number(total / TERA_IN_GIGA),
     ]
+
+
+def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Iterator[str]:
+    """What whole updates leave between arms that were matched in computation, task by task."""
+    arms = {arm.label: arm for arm in outcomes.arms}
+    for matched, other in compute_matched.items():
+        if matched not in arms or other not in arms:
+            continue
+        for task in sorted(set(arms[matched].tasks) & set(arms[other].tasks)):
+            pair = [_costs(outcomes, arms[label], task) for label in (matched, other)]
+            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in pair)
+            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in pair)
+            yield (
+                f"{matched} was matched to {other}; what whole updates leave on {task}: "
+                f"{percent(100 * (ours / theirs - 1), 2)} per epoch, "
+                f"{percent(100 * (whole / other_whole - 1), 2)} per run."
+            )
 
 
 def _value(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:

@@ -10,8 +10,6 @@ import csv
 import dataclasses
 import glob
 import io
-import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from pwm.analysis.run_files import read_evaluations, read_manifest, read_object
 from pwm.analysis.run_measures import Evaluation, measures
-from pwm.analysis.visualization import load_records, load_reference
+from pwm.analysis.visualization import load_reference
 from pwm.errors import ConfigError, DataError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig, diff
@@ -189,16 +188,16 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise DataError("config.yaml is missing")
     config = ExperimentConfig.load(folder / "config.yaml")
-    status = _read_object(folder / "status.json")
+    status = read_object(folder / "status.json")
     if (state := status.get("state")) not in STATES:
         raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(STATES)}")
-    evaluations = _evaluations(folder)
+    evaluations = read_evaluations(folder)
     if state == "finished" and evaluations[-1].epoch != status.get("epoch"):
         raise DataError(
             f"status.json says finished at epoch {status.get('epoch')}, but the last evaluation in "
             f"metrics.jsonl is of epoch {evaluations[-1].epoch}"
         )
-    made_with = _read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    made_with = read_manifest(folder)
     return Run(
         path=folder,
         config=config,
@@ -279,42 +278,6 @@ def _run_folders(top: str) -> Iterator[Path]:
             yield Path(folder)
             # Services keep files of the same names inside a run folder.
             below.clear()
-
-
-def _evaluations(folder: Path) -> tuple[Evaluation, ...]:
-    records = [r for r in load_records(folder) if "eval/episode_return" in r]
-    keys = ("epoch", "env_steps", "wall_time", "eval/episode_return")
-    for record in records:
-        if missing := [key for key in keys if record.get(key) is None]:
-            raise DataError(
-                f"metrics.jsonl, epoch {record.get('epoch')}: {', '.join(missing)} missing or not finite"
-            )
-    if not records:
-        raise DataError("metrics.jsonl holds no evaluation")
-    if any(later["epoch"] <= earlier["epoch"] for earlier, later in itertools.pairwise(records)):
-        raise DataError("metrics.jsonl is damaged: its epochs do not increase")
-    return tuple(
-        Evaluation(
-            int(r["epoch"]),
-            int(r["env_steps"]),
-            r["wall_time"],
-            r["eval/episode_return"],
-            r.get("eval/episode_return_std"),
-        )
-        for r in records
-    )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path.name} holds {type(content).__name__} instead of an object")
-    return content
 
 
 def _key_if_readable(folder: Path) -> Key | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,7 +259,10 @@ def load_reference(run_dir: Path) -> dict[str, float]:
         return {}
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
-        return {name: float(scores[name]) for name in REFERENCES if name in scores}
+        found = {name: float(scores[name]) for name in REFERENCES if name in scores}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError(f"{found} are not all finite")
+        return found
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is not an object of numbers: {error}") from error
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -27,6 +29,8 @@ GROUP = "experiment"
 # Keys of a run that the experiment decides, and what to write instead.
 RESERVED = {"general.seed": "seeds=[...]", "general.name": "name=..."}
 NAME = re.compile(r"\w[\w.-]*")
+# An entry of a list that ends in ``key=[...]``.
+NESTED = re.compile(r"(?<=[\[,])(\s*)([^\[\],'\"]*=\[[^\[\]]*\])")
 
 
 @dataclass
@@ -97,6 +101,11 @@ class Experiment:
         return [f"env={preset}", *options, *self.overrides, *(self.arms[arm] or [])]
 
 
+def known_thresholds() -> set[str]:
+    """Tasks for which an experiment file names the return that counts as solved."""
+    return {task for name in experiment_names() for task in _load_file(name).get("thresholds") or {}}
+
+
 def experiment_names() -> list[str]:
     """Names of the experiment files."""
     folder = resources.files("pwm.configs").joinpath(GROUP)
@@ -112,9 +121,10 @@ def load_experiment(overrides: Sequence[str]) -> Experiment:
     """
     name, own, tasks, common = _sorted_out(overrides)
     file = _load_file(name)
+    parsed = [_parse(override) for override in own]
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(file, OmegaConf.from_dotlist(own)))
-    except (OmegaConfBaseException, YAMLError) as error:
+        values = OmegaConf.to_container(OmegaConf.merge(file, *parsed))
+    except OmegaConfBaseException as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{' '.join(own)}: {first}; write for example seeds=[1,2,3]") from error
     assert isinstance(values, dict)
@@ -151,13 +161,24 @@ def _sorted_out(overrides: Sequence[str]) -> tuple[str, list[str], list[str], li
     return name, own, tasks, common
 
 
-def _load_file(name: str) -> object:
+def _parse(override: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, YAMLError) as error:
+        first = str(error).splitlines()[0]
+        hint = "write for example seeds=[1,2,3]"
+        if (quoted := NESTED.sub(r'\1"\2"', override)) != override:
+            hint = f"quote an entry that holds a list, and the whole for the shell: {shlex.quote(quoted)}"
+        raise ConfigError(f"{override}: {first}; {hint}") from error
+
+
+def _load_file(name: str) -> dict[str, Any]:
     if name not in (names := experiment_names()):
         wrong = f"unknown experiment {name!r}" if name else "no experiment is named"
         raise ConfigError(f"{wrong}; write experiment=NAME with one of: {', '.join(names)}")
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
-            return OmegaConf.to_container(compose(f"{GROUP}/{name}")[GROUP])
+            return dict(compose(f"{GROUP}/{name}")[GROUP])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"experiment={name} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,7 +18,8 @@ import torch
 from pwm.errors import ConfigError
 
 LIBRARIES = ("flow-pwm", "torch", "numpy", "mujoco", "gymnasium", "hydra-core")
-
+# The same change gives the same text, whatever the user's git is configured to show.
+DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 
 # cuBLAS repeats its results only with one of these workspaces, and reads the variable at its first product.
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
@@ -50,19 +52,31 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def git_commit() -> str | None:
-    """Commit of the source tree, with ``-dirty`` appended if it was changed; None outside a checkout."""
-    folder = Path(__file__).parent
+def git_commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Commit of the source tree that ``folder`` belongs to; None outside a checkout.
 
-    def git(*args: str) -> str:
+    Uncommitted changes of tracked files append ``-dirty.`` and a short hash of them, so that equal names
+    stand for equal code.
+    """
+
+    def git(*args: str) -> bytes:
         return subprocess.run(
-            ["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ["git", *args], cwd=folder, capture_output=True, check=True, timeout=10
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+        commit, change = git("rev-parse", "HEAD").decode(), git("diff", "HEAD", *DIFF_OPTIONS)
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty.{hashlib.sha256(change).hexdigest()[:8]}" if change else commit
+
+
+def names_code(commit: str) -> bool:
+    """Whether a name that ``git_commit`` gave tells which code it was.
+
+    Runs of earlier releases append ``-dirty`` alone, which may stand for any change.
+    """
+    return not commit.endswith("-dirty")
 
 
 def cpu_model() -> str:
@@ -73,6 +87,13 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the processor or graphics card; of other devices their kind."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model() if device.type == "cpu" else device.type
 
 
 def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
@@ -88,7 +109,7 @@ def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model(),
+        "device": device_name(device),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "parameters": parameters,

@@ -9,6 +9,7 @@ from typing import Any
 
 from pwm.errors import DataError
 from pwm.experiment.config import ExperimentConfig, diff, flatten
+from pwm.experiment.reproducibility import names_code
 
 # The parts of manifest.json that describe how a run was made; the command repeats the configuration.
 COMPARED = ("git_commit", "python", "versions", "device", "machine", "threads", "parameters")
@@ -66,7 +67,7 @@ def compare(a: RunDescription, b: RunDescription) -> RunDifference:
     return RunDifference(
         identity=identity,
         operational=[line for line in everything if line not in identity],
-        origin=None if a.origin is None or b.origin is None else diff(a.origin, b.origin),
+        origin=None if a.origin is None or b.origin is None else _origin_diff(a.origin, b.origin),
     )
 
 
@@ -86,6 +87,15 @@ def report(a: RunDescription, b: RunDescription, difference: RunDifference) -> s
             lines.append(f"{title}: " + ("same" if not found else f"{len(found)} different"))
             lines += [f"  {line}" for line in found]
     return "\n".join(lines)
+
+
+def _origin_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    commits = a.get("git_commit"), b.get("git_commit")
+    unknown = []
+    # Equal names that do not tell what was run.
+    if commits[0] == commits[1] and isinstance(commits[0], str) and not names_code(commits[0]):
+        unknown = [f"git_commit: {commits[0]} -> {commits[1]} (uncommitted changes that are not known)"]
+    return sorted([*diff(a, b), *unknown])
 
 
 def _origin(path: Path) -> dict[str, Any] | None:

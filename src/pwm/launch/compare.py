@@ -19,7 +19,8 @@ Compare runs: learning curves, bars, gradient norms, losses, statistics and CSV 
   pwm compare --run-dirs logs/dflex_hopper/pwm_small logs/dflex_hopper/pwm_small_flow --labels mlp flow
   pwm compare --task dflex_ant --algorithm pwm_48M pwm_48M_flow --seeds 42 43 44
 
-Every further label is compared with the first one. Unfinished runs are named, and used only with
+Every further label is compared with the first one. Labels are called NOT COMPARABLE if anything that decides
+results differs beyond what is declared, and it is named. Unfinished runs are named, and used only with
 --up-to-common-step; failed, damaged and missing runs are named and never used.
 """
 MEASURES = ("final", "last10", "best", "auc")
@@ -62,6 +63,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action="store_true",
         help="also use unfinished runs, and all runs of a task only up to the step that all have reached",
     )
+    compare.add_argument(
+        "--declared",
+        nargs="*",
+        metavar="KEY",
+        help="keys, groups of keys or patterns in which the labels may differ (default: alg.dynamics.*)",
+    )
     compare.add_argument("--measure", choices=MEASURES, default="final", help="what is compared of each run")
     compare.add_argument(
         "--threshold",
@@ -76,9 +83,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def run_compare(args: argparse.Namespace) -> None:
     """``pwm compare``."""
     from pwm.analysis.comparison_files import write_comparison
+    from pwm.analysis.fairness import DECLARED
 
     thresholds = _thresholds(args.threshold)
-    text, files = write_comparison(_arms(args), args.output_dir, args.measure, args.smoothing, thresholds)
+    declared = DECLARED if args.declared is None else args.declared
+    text, files = write_comparison(
+        _arms(args), args.output_dir, args.measure, args.smoothing, thresholds, declared
+    )
     print(text)
     if not any(path.name == "performance_profiles.png" for path in files):
         print("no performance profiles: they need two tasks or more, with known zero-action scores, and")

@@ -67,16 +67,15 @@ def run_experiment(args: argparse.Namespace) -> int:
     """``pwm experiment``; returns the exit code."""
     from pwm.analysis.experiment_findings import require_packages
     from pwm.analysis.experiment_plan import make_plan, require_own_folders, require_parity
+    from pwm.analysis.plan_origin import origin_warnings
     from pwm.analysis.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
     from pwm.experiment.experiment_file import load_experiment
     from pwm.experiment.policy_evaluation import check_episodes
-    from pwm.experiment.run import pick_device
     from pwm.experiment.sinks import require_services
 
     check_episodes(args.episodes)
     plan = make_plan(load_experiment(args.overrides))
     require_own_folders(plan)
-    pick_device(plan.general.device)
     at_a_time = _at_a_time(args.jobs, plan)
     jobs = [RunJob(run, plan, args.episodes) for run in plan.runs]
     estimates = estimate_from_runs(plan)
@@ -92,7 +91,8 @@ def run_experiment(args: argparse.Namespace) -> int:
     require_packages()
     for cell in plan.cells:
         require_services(cell.config)
-    print(f"{plan.experiment.title}\n{total(plan, estimates, at_a_time)}", flush=True)
+    shown = [plan.experiment.title, total(plan, estimates, at_a_time), *origin_warnings(plan)]
+    print("\n".join(shown), flush=True)
     with _locked(plan.folder):
         return _execute(plan, jobs, at_a_time, args)
 
