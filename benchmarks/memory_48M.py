@@ -43,17 +43,24 @@ LIMIT_MB = 8000
 WARM_UP_EPOCHS = 20
 
 
+def growth(epochs: list[float], rss: list[float], start: int, name: str) -> dict[str, float]:
+    """Least-squares growth in MB per 100 epochs from index ``start`` on, and its standard error."""
+    fit = stats.linregress(epochs[start:], rss[start:])
+    return {
+        f"{name}_mb_per_100_epochs": round(100 * float(fit.slope), 2),
+        f"{name}_standard_error": round(100 * float(fit.stderr), 2),
+    }
+
+
 def summarise(epochs: list[float], rss: list[float], peak: float) -> dict[str, float]:
-    """Level and growth of the resident set in MB after the first epochs."""
-    late = slice(WARM_UP_EPOCHS, None)
-    fit = stats.linregress(epochs[late], rss[late])
+    """Level and growth of the resident set in MB after the first epochs, and in the second half."""
     return {
         "epochs": int(epochs[-1]),
-        "mean_mb": round(sum(rss[late]) / len(rss[late]), 1),
+        "mean_mb": round(sum(rss[WARM_UP_EPOCHS:]) / len(rss[WARM_UP_EPOCHS:]), 1),
         "peak_mb": round(peak, 1),
         "limit_mb": LIMIT_MB,
-        "growth_mb_per_100_epochs": round(100 * float(fit.slope), 2),
-        "standard_error": round(100 * float(fit.stderr), 2),
+        **growth(epochs, rss, WARM_UP_EPOCHS, "growth"),
+        **growth(epochs, rss, len(rss) // 2, "second_half"),
     }
 
 
