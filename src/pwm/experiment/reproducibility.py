@@ -52,11 +52,11 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     torch.use_deterministic_algorithms(deterministic)
 
 
-def git_commit(folder: Path = Path(__file__).parent) -> str | None:
-    """Commit of the source tree that ``folder`` belongs to; None outside a checkout.
+def git_commit(folder: Path = Path(__file__).parents[1]) -> str | None:
+    """Commit of the source tree that ``folder``, by default this package, belongs to; None outside a checkout.
 
-    Uncommitted changes of tracked files append ``-dirty.`` and a short hash of them, so that equal names
-    stand for equal code.
+    Uncommitted changes of tracked files below ``folder`` append ``-dirty.`` and a short hash of them, so that
+    equal names stand for equal code. What changes elsewhere, such as results, is not what runs.
     """
 
     def git(*args: str) -> bytes:
@@ -65,7 +65,7 @@ def git_commit(folder: Path = Path(__file__).parent) -> str | None:
         ).stdout.strip()
 
     try:
-        commit, change = git("rev-parse", "HEAD").decode(), git("diff", "HEAD", *DIFF_OPTIONS)
+        commit, change = git("rev-parse", "HEAD").decode(), git("diff", "HEAD", *DIFF_OPTIONS, "--", ".")
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}-dirty.{hashlib.sha256(change).hexdigest()[:8]}" if change else commit
