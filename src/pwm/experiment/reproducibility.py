@@ -53,7 +53,7 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
 
 
 def git_commit(folder: Path = Path(__file__).parents[1]) -> str | None:
-    """Commit of the source tree that ``folder``, by default this package, belongs to; None outside a checkout.
+    """Commit of the source tree of ``folder``, by default this package; None outside a checkout.
 
     Uncommitted changes of tracked files below ``folder`` append ``-dirty.`` and a short hash of them, so that
     equal names stand for equal code. What changes elsewhere, such as results, is not what runs.
