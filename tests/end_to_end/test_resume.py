@@ -43,8 +43,17 @@ RUNS = {
     "gym": ["env=gym", "env.id=Pendulum-v1"],
 }
 SAVE_ALWAYS = "general.save_interval=0"
-# Small enough to be saved, resumed and overwritten several times.
-LONG = [*HOPPER, *FLOW, SAVE_ALWAYS, "general.epochs=40", "general.eval_every=10", "alg.buffer_size=400"]
+# Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that are
+# killed: sums of two threads round otherwise.
+LONG = [
+    *HOPPER,
+    *FLOW,
+    SAVE_ALWAYS,
+    "general.threads=1",
+    "general.epochs=40",
+    "general.eval_every=10",
+    "alg.buffer_size=400",
+]
 
 
 @pytest.fixture(autouse=True)
