@@ -43,8 +43,8 @@ RUNS = {
     "gym": ["env=gym", "env.id=Pendulum-v1"],
 }
 SAVE_ALWAYS = "general.save_interval=0"
-# Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that are
-# killed: sums of two threads round otherwise.
+# Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that
+# are killed: sums of two threads round otherwise.
 LONG = [
     *HOPPER,
     *FLOW,
