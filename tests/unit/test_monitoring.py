@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import re
@@ -152,3 +153,17 @@ def test_device_memory_is_the_current_one_and_the_peak_stays() -> None:
     assert held - before == pytest.approx(100.0, abs=3.0)
     assert after["memory/device"] == pytest.approx(before, abs=3.0)
     assert after["memory/device_peak"] >= held
+
+
+def test_training_goes_on_where_nobody_reads_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    # Unbuffered, so that nothing is left to be written when it is closed.
+    closed = io.TextIOWrapper(os.fdopen(write, "wb", buffering=0), write_through=True)
+    monkeypatch.setattr("sys.stderr", closed)
+    with pytest.raises(BrokenPipeError):
+        print("nobody reads this", file=sys.stderr)
+    monitor = TrainingMonitor(3, interval=0.0)
+    for epoch in (1, 2, 3):
+        monitor.update(epoch, {})
+    monitor.close()
