@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.run_folders import write_run
+from tests.unit.run_folders import MANIFEST, write_run
 
 from pwm.analysis import statistics
 from pwm.analysis.arms import load_arms
@@ -74,14 +74,8 @@ def _write_run(logdir: Path, task: str, algorithm: str, seed: int, returns: list
         values["alg"]["horizon"] = 8
     (folder / "config.yaml").write_text(ExperimentConfig.from_dict(values).to_yaml())
     (folder / "reference.json").write_text(json.dumps(REFERENCE[task]))
-    manifest = {
-        "git_commit": "0123456789abcdef",
-        "python": "3.11.0",
-        "versions": {"torch": "2.8.0"},
-        "device": "Test CPU",
-        "machine": "x86_64",
-        "threads": 1,
-        "parameters": {"world_model": PARAMETERS[algorithm], "dynamics": 500, "actor": 10, "critic": 20},
+    manifest = MANIFEST | {
+        "parameters": {"world_model": PARAMETERS[algorithm], "dynamics": 500, "actor": 10, "critic": 20}
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
