@@ -215,7 +215,7 @@ def test_a_value_that_is_right_is_calibrated() -> None:
         """Two members: the reward of the policy's own action, and more."""
 
         def forward(self, z: Tensor) -> Tensor:
-            reward = ExactReward()(torch.cat((z, agent.actor.act(z)), dim=-1)).squeeze(-1)
+            reward = ExactReward()(torch.cat((z, agent.policy.act(z)), dim=-1)).squeeze(-1)
             return torch.stack((reward + 2.0, reward))
 
     agent.critic = Reward()

@@ -181,7 +181,7 @@ def test_composed_steps_of_a_linear_system() -> None:
     """The product of k equal Jacobians is a matrix power, of A alone or of A + B K with the policy's part."""
     a, b, k = 1.1 * torch.linalg.qr(matrix(L, L, 1)).Q, matrix(L, ACT, 2), 0.3 * matrix(ACT, L, 3)
     agent, data = agent_of("mlp"), batch()
-    agent.world_model.dynamics, agent.actor = Linear(a, b), LinearPolicy(k)
+    agent.world_model.dynamics, agent.averaged_actor = Linear(a, b), LinearPolicy(k)
     found = smoothness(agent, data, stream())
     assert found["states"] == B
     largest = float(torch.linalg.matrix_norm(b, 2))

@@ -21,9 +21,10 @@ from pwm.algorithm.losses import (
     imagine,
     world_model_loss,
 )
-from pwm.algorithm.updates import Updater
+from pwm.algorithm.updates import Updater, follow
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
+from pwm.models.actors.base import Actor
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import check_units
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
@@ -55,6 +56,9 @@ class Options(WorldModelOptions):
         ret_rms: divide the actor loss by the running standard deviation of the imagined returns.
         target_rate: share of the critics that moves into their slow copy after every critic step; the
             slow copy supplies all bootstrap values. 1 means no slow copy (published PWM).
+        actor_average: share of the actor that moves into its average after every actor step. The average
+            (Polyak averaging) is the policy that is evaluated and kept; the actor itself explores and
+            learns. 1 means no average.
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
@@ -86,6 +90,7 @@ class Options(WorldModelOptions):
     rew_rms: bool = True
     ret_rms: bool = True
     target_rate: float = 1.0
+    actor_average: float = 1.0
     value_rms: bool = True
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
@@ -106,7 +111,7 @@ class Options(WorldModelOptions):
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
             if getattr(self, key) < 0.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
-        for key in ("gamma", "lam", "target_rate"):
+        for key in ("gamma", "lam", "target_rate", "actor_average"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
 
@@ -138,6 +143,9 @@ class Agent(nn.Module):
         self.actor = components.load("actor", actor_options.name).build(
             actor_options, options.latent_dim, act_dim
         )
+        self.averaged_actor = None
+        if options.actor_average < 1.0:
+            self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = CriticEnsemble(
             options.latent_dim,
             options.critic_units,
@@ -170,11 +178,19 @@ class Agent(nn.Module):
             ),
         }
 
+    @property
+    def policy(self) -> Actor:
+        """What training is for: the actor, or its average."""
+        return self.actor if self.averaged_actor is None else self.averaged_actor
+
     @torch.no_grad()
     def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
-        """Actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh."""
-        noise = None if deterministic else self.noise(len(obs))
-        return self.actor.act(self.world_model.encode(obs), noise)
+        """Actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh.
+
+        ``policy`` acts if ``deterministic``, else the actor with its noise.
+        """
+        z = self.world_model.encode(obs)
+        return self.policy.act(z) if deterministic else self.actor.act(z, self.noise(len(obs)))
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Standard normal policy noise [*shape, noise_dim], drawn from ``generator`` or the agent's own."""
@@ -235,6 +251,8 @@ class Agent(nn.Module):
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
+        if self.averaged_actor is not None:
+            follow(self.averaged_actor, self.actor, opts.actor_average)
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
         metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
         metrics |= self.actor.report(rollout.latents.detach())
@@ -253,7 +271,7 @@ class Agent(nn.Module):
             for index in order.chunk(opts.critic_batches):
                 loss = critic_loss(self.critic, z[index], targets[index], weights[index])
                 norms.append(self.updaters["critic"].step(loss))
-                self._move_target_critic()
+                follow(self.target_critic, self.critic, opts.target_rate)
                 losses.append(loss.detach())
         return {
             "loss": torch.stack(losses).mean(),
@@ -261,12 +279,6 @@ class Agent(nn.Module):
             "target_mean": targets.mean(),
             "target_std": targets.std(),
         }
-
-    @torch.no_grad()
-    def _move_target_critic(self) -> None:
-        slow: list[Tensor] = list(self.target_critic.parameters())
-        fast: list[Tensor] = list(self.critic.parameters())
-        torch._foreach_lerp_(slow, fast, self.options.target_rate)
 
     def set_lr_fraction(self, fraction: float, final: float) -> dict[str, float]:
         """Set every learning rate to ``fraction`` of the way from its initial value down to ``final``."""

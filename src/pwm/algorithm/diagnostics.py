@@ -135,7 +135,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
     realised = rewards.sum(-1)
     model = agent.world_model
     z = model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(model, agent.actor, z, None, horizon)
+    rollout = imagine(model, agent.policy, z, None, horizon)
     imagined = (reach_weights(rollout) * rollout.rewards).sum(0) * agent.reward_scale
     return {
         "imagined_reward": float(imagined.mean()),

@@ -1,4 +1,4 @@
-"""One optimiser step: gradient clipping and the non-finite policy, without a host synchronisation.
+"""One optimiser step: gradient clipping and the non-finite policy, without a host synchronisation; averages.
 
 A step whose gradient norm is not finite is skipped and counted; ``check_finite`` raises once too many
 were skipped in a row. Clipping and skipping ride on the ``grad_scale`` and ``found_inf`` inputs of
@@ -13,6 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from pwm.errors import NonFiniteError
+
+
+@torch.no_grad()
+def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+    """Move every parameter of ``slow`` the share ``rate`` of the way to its counterpart in ``fast``."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
 
 
 class Updater:

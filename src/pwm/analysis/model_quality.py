@@ -107,7 +107,7 @@ def _reward_sums(agent: Agent, recorded: Recorded, steps: int) -> tuple[Tensor, 
     """Imagined and real reward over the next 1..K steps, both [K, B], from the same B states."""
     chosen, rewards = realised_rewards(recorded, steps)
     z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(agent.world_model, agent.actor, z, None, steps)
+    rollout = imagine(agent.world_model, agent.policy, z, None, steps)
     imagined = (reach_weights(rollout) * rollout.rewards).cumsum(0) * agent.reward_scale
     return imagined, rewards.T.cumsum(0)
 
@@ -118,7 +118,7 @@ def _objective(agent: Agent, recorded: Recorded) -> dict[str, Any] | None:
     if not len(chosen):
         return None
     z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(agent.world_model, agent.actor, z, None, agent.options.horizon)
+    rollout = imagine(agent.world_model, agent.policy, z, None, agent.options.horizon)
     loss = actor_loss(rollout, agent.target_critic, agent.options.gamma).per_entry
     return compared(-loss * agent.reward_scale, returns.flatten()[chosen])
 

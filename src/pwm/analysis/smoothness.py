@@ -114,7 +114,7 @@ def smoothness(agent: Agent, batch: Batch, generator: torch.Generator) -> dict[s
             lambda latent, steps: unroll(dynamics, latent, batch.action[:steps])[1:], z, horizon, generator
         ),
         "closed_loop": _composed(
-            lambda latent, steps: imagine(model, agent.actor, latent, None, steps).next_latents,
+            lambda latent, steps: imagine(model, agent.policy, latent, None, steps).next_latents,
             z,
             horizon,
             generator,
