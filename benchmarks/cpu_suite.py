@@ -43,7 +43,7 @@ TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
     "gym_Reacher-v5": (150, ("env=gym", "env.id=Reacher-v5")),
     "gym_HalfCheetah-v5": (500, ("env=gym", "env.id=HalfCheetah-v5")),
     "dflex_cartpole": (250, ("env=dflex_cartpole", "env.num_threads=1")),
-    "dflex_hopper": (500, ("env=dflex_hopper", "env.num_threads=1")),
+    "dflex_hopper": (1000, ("env=dflex_hopper", "env.num_threads=1")),
     "dflex_ant": (500, ("env=dflex_ant", "env.num_threads=1")),
 }
 ALGORITHMS: dict[str, tuple[str, ...]] = {
