@@ -79,6 +79,20 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "rk4_1": ("alg.flow_integrator=rk4",),
         "heun_2": ("alg.flow_integrator=heun", "alg.flow_substeps=2"),
         "euler_4": ("alg.flow_substeps=4",),
+        # What might have been part of the recipe.
+        "no_average": ("alg.actor_average=1",),
+        "two_hot_rewards": ("alg.reward_head.name=two_hot",),
+        "light_two_hot_rewards": ("alg.reward_head.name=two_hot", "alg.reward_coef=0.1"),
+        "fine_two_hot_rewards": (
+            "alg.reward_head.name=two_hot",
+            "alg.reward_head.vmin=-3",
+            "alg.reward_head.vmax=3",
+        ),
+        "slow_actor": ("alg.actor_lr=1e-4",),
+        "fast_actor": ("alg.actor_lr=1e-3",),
+        "no_entropy_floor": ("alg.actor.min_log_std=-5",),
+        "twice_the_model_updates": ("alg.wm_iterations=16",),
+        "many_envs": ("alg.num_envs=128",),
     }.items()
 }
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
@@ -316,7 +330,7 @@ def report(study: str) -> str:
     table = summarise(rows, curves, STUDIES[study])
     summary = _csv(list(table[0]), table)
     write_text(RESULTS / study / "summary.csv", summary)
-    plot_study(RESULTS / study)
+    plot_study(RESULTS / study, STUDIES[study])
     return summary
 
 

@@ -2,21 +2,22 @@
 
     python benchmarks/plot_study.py results/cpu_suite
 
-Writes ``curves.png`` (evaluated return, median and range over seeds, one panel per task) and
-``diagnostics.png`` (one row per task: relative latent errors, imagined against real reward, value against
-real return, critic spread, saturation, gradient norms) into the folder.
+Writes into the folder: ``curves.png`` (evaluated return, median and range over seeds, one panel per task)
+and ``diagnostics.png`` (one row per task: relative latent errors, imagined against real reward, value
+against real return, critic spread, saturation, gradient norms). More algorithms than curves can be told
+apart give ``changes.png`` instead: where every run ended.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -133,14 +134,42 @@ def draw_diagnostics(curves: Curves, colours: dict[str, Any]) -> Figure:
     return figure
 
 
-def plot_study(folder: Path) -> list[Path]:
-    """Draw both pictures; returns their paths."""
+def draw_changes(rows: list[dict[str, str]], algorithms: list[str]) -> Figure:
+    """Peak and mean of the last ten evaluations of every run, one panel per task, one line per algorithm.
+
+    The first algorithm is what the others change; a vertical line goes through the mean of its runs. Tasks
+    with a single run have nothing to compare and are left out.
+    """
+    runs = Counter(row["task"] for row in rows)
+    tasks = sorted(task for task, number in runs.items() if number > 1)
+    title = "mean of the last ten evaluations (full), peak (hollow), every run"
+    figure, panels = _grid(1, len(tasks), title, (3.4, 0.22 * len(algorithms) + 0.6))
+    for task, axes in zip(tasks, panels[0], strict=True):
+        of_task = [row for row in rows if row["task"] == task]
+        places = [algorithms.index(row["algorithm"]) for row in of_task]
+        colour = COLOURS[0]
+        axes.scatter(
+            [float(row["peak"]) for row in of_task], places, s=18, facecolors="none", edgecolors=colour
+        )
+        axes.scatter([float(row["last10"]) for row in of_task], places, s=18, color=colour)
+        unchanged = [float(row["last10"]) for row in of_task if row["algorithm"] == algorithms[0]]
+        if unchanged:
+            axes.axvline(float(np.mean(unchanged)), color=colour, linewidth=0.8, alpha=0.6)
+        _dress(axes, task)
+        axes.set_xlabel("evaluated return", fontsize=8)
+        axes.set_ylim(len(algorithms) - 0.5, -0.5)
+        axes.set_yticks(range(len(algorithms)), algorithms if axes is panels[0][0] else [], fontsize=7)
+    return figure
+
+
+def plot_study(folder: Path, algorithms: Iterable[str]) -> list[Path]:
+    """Draw the pictures of those of the algorithms that were run; returns their paths."""
     rows, curves = load(folder)
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
-    colours = {
-        a: colormaps["tab20"](i) if len(algorithms) > len(COLOURS) else COLOURS[i]
-        for i, a in enumerate(algorithms)
-    }
+    known = {row["algorithm"] for row in rows}
+    shown = [name for name in algorithms if name in known]
+    if len(shown) > len(COLOURS):
+        return [save(draw_changes(rows, shown), folder / "changes.png")]
+    colours = dict(zip(shown, COLOURS, strict=False))
     return [
         save(draw_returns(rows, curves, colours), folder / "curves.png"),
         save(draw_diagnostics(curves, colours), folder / "diagnostics.png"),
@@ -148,5 +177,6 @@ def plot_study(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for path in plot_study(Path(sys.argv[1])):
+    folder = Path(sys.argv[1])
+    for path in plot_study(folder, dict.fromkeys(row["algorithm"] for row in load(folder)[0])):
         print(path)

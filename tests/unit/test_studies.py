@@ -115,6 +115,20 @@ def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_pat
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_many_algorithms_are_drawn_by_where_they_ended(suite: ModuleType) -> None:
+    study = importlib.import_module("plot_study")
+    names = [f"change_{i}" for i in range(12)]
+    rows = [row(name, 1, 300 + i, 250 + i) for i, name in enumerate(names)] + [row(names[0], 2, 400, 270)]
+    alone = row(names[3], 1, 1, 1) | {"task": "dflex_ant"}
+    (axes,) = study.draw_changes([*rows, alone], names).axes
+    assert axes.get_title() == "dflex_hopper"
+    peaks, ends = (collection.get_offsets() for collection in axes.collections)
+    assert [tuple(p) for p in ends] == [(250 + i, i) for i in range(12)] + [(270, 0)]
+    assert [tuple(p) for p in peaks] == [(300 + i, i) for i in range(12)] + [(400, 0)]
+    assert axes.lines[0].get_xdata()[0] == 260
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+
+
 def test_every_panel_says_what_it_shows_and_whose_lines(suite: ModuleType) -> None:
     study = importlib.import_module("plot_study")
     shown = {key for keys in study.PANELS.values() for key in keys}
