@@ -81,6 +81,14 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "euler_4": ("alg.flow_substeps=4",),
         # Candidates that are not part of the recipe.
         "two_hot_rewards": ("alg.reward_head.name=two_hot",),
+        "light_two_hot_rewards": ("alg.reward_head.name=two_hot", "alg.reward_coef=0.1"),
+        "fine_two_hot_rewards": (
+            "alg.reward_head.name=two_hot",
+            "alg.reward_head.vmin=-3",
+            "alg.reward_head.vmax=3",
+        ),
+        "light_rewards": ("alg.reward_coef=0.1",),
+        "slow_decay_percentiles": ("alg.lr_decay_start=0.5", "alg.return_scale=percentile"),
         "two_hot_values": ("alg.critic_bins=101", "alg.value_rms=false"),
         "moving_return_std": ("alg.return_scale=moving_std",),
         "return_percentiles": ("alg.return_scale=percentile",),
