@@ -164,6 +164,12 @@ class Agent(nn.Module):
             activation_first=options.activation_first,
             bins=options.critic_bins,
         )
+        self.averages = nn.ModuleDict(
+            {str(n): copy.deepcopy(self.actor).requires_grad_(False) for n in (20, 100, 300)}
+        )
+        self.pair = nn.ModuleList(
+            [copy.deepcopy(self.actor), copy.deepcopy(self.world_model.encoder)]
+        ).requires_grad_(False)
         self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.horizon = options.horizon_start or options.horizon
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
@@ -266,6 +272,12 @@ class Agent(nn.Module):
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
+        with torch.no_grad():
+            new = list(self.actor.parameters())
+            for n, average in self.averages.items():
+                torch._foreach_lerp_(list(average.parameters()), new, 1.0 / int(n))
+            new += list(self.world_model.encoder.parameters())
+            torch._foreach_lerp_(list(self.pair.parameters()), new, 0.01)
         if opts.trust_coef:
             with torch.no_grad():
                 slow = list(self.slow_actor.parameters())

@@ -168,7 +168,21 @@ class TrainingLoop:
                 "eval/episode_return": result.mean,
                 "eval/episode_return_std": result.std,
                 "eval/episode_length": result.mean_length,
-            } | self.trainer.diagnose(recording.stacked())
+            } | self._averages() | self.trainer.diagnose(recording.stacked())
+
+    def _averages(self) -> dict[str, float]:
+        agent, plan = self.trainer.agent, self.plan
+        found = {}
+        for name, actor in agent.averages.items():
+            act = lambda obs: actor.act(agent.world_model.encode(obs), None)  # noqa
+            found[f"eval/average_{name}"] = evaluate(self.eval_env, act, plan.eval_runs).mean
+        wm = agent.world_model
+        fast = wm.encoder
+        wm.encoder = agent.pair[1]
+        act = lambda obs: agent.pair[0].act(wm.encode(obs), None)  # noqa
+        found["eval/average_pair"] = evaluate(self.eval_env, act, plan.eval_runs).mean
+        wm.encoder = fast
+        return found
 
     def _measure_gradients_if_due(self) -> dict[str, float]:
         epoch, every = self.trainer.epoch, self.plan.esnr_every
