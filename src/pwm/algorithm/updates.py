@@ -1,8 +1,8 @@
-"""One optimiser step: gradient clipping and the non-finite policy, without a host synchronisation; averages.
+"""One optimiser step: gradient clipping and the non-finite policy, without a host synchronisation.
 
 A step whose gradient norm is not finite is skipped and counted; ``check_finite`` raises once too many
 were skipped in a row. Clipping and skipping ride on the ``grad_scale`` and ``found_inf`` inputs of
-torch's fused Adam, so gradients are scaled inside the update kernel.
+torch's fused Adam, so gradients are scaled inside the update kernel. ``follow`` moves slow copies behind.
 """
 
 from __future__ import annotations
