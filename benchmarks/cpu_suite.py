@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
     "gym_Pendulum-v1": (150, ("env=gym", "env.id=Pendulum-v1")),
     "gym_Reacher-v5": (150, ("env=gym", "env.id=Reacher-v5")),
-    "gym_HalfCheetah-v5": (500, ("env=gym", "env.id=HalfCheetah-v5")),
+    "gym_HalfCheetah-v5": (1000, ("env=gym", "env.id=HalfCheetah-v5")),
     "dflex_cartpole": (250, ("env=dflex_cartpole", "env.num_threads=1")),
     "dflex_hopper": (1000, ("env=dflex_hopper", "env.num_threads=1")),
     "dflex_ant": (500, ("env=dflex_ant", "env.num_threads=1")),

@@ -30,24 +30,28 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def warm_trainer(*overrides: str) -> OnlineTrainer:
+    """A trainer past a short warm-up."""
+    device = torch.device("cpu")
+    config = compose_config([*overrides, "alg.warmup_env_steps=4000", "alg.warmup_updates=0"])
+    env = build_env(config, config.alg.num_envs, 0, device)
+    trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, device))
+    trainer.warm_up()
+    return trainer
+
+
 def measure(preset: str = "pwm_small_flow", repeats: int = 8) -> dict[str, float]:
     """Return ``esnr/<preset>/...``: milliseconds of an epoch and of a measurement, and the share it takes.
 
     The share is the median over rounds of measurement / epoch, spread over the default interval.
     """
-    device = torch.device("cpu")
-    config = compose_config(
-        ["env=dflex_hopper", f"alg={preset}", "alg.warmup_env_steps=4000", "alg.warmup_updates=0"]
-    )
-    env = build_env(config, config.alg.num_envs, 0, device)
-    trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, device))
-    trainer.warm_up()
+    trainer = warm_trainer("env=dflex_hopper", f"alg={preset}")
     timer = PhaseTimer()
     rounds = []
     for _ in range(repeats + 1):
         epoch = _seconds(lambda: trainer.run_epoch(0.0, timer))
         rounds.append((epoch, _seconds(trainer.gradient_quality)))
-    env.close()
+    trainer.env.close()
     # The first round starts threads and fills caches.
     epochs, measurements = zip(*rounds[1:], strict=True)
     ratios = [measured / epoch for epoch, measured in rounds[1:]]
