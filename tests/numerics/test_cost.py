@@ -66,6 +66,8 @@ VARIANTS = [
     ["alg.horizon=1", "dynamics=flow", "alg.flow_integrator=heun"],
     ["alg.wm_iterations=0"],
     ["alg.critic_units=[]", "alg.encoder_units=[]", "alg.actor.units=[]", "alg.dynamics.units=[]"],
+    ["alg.open_loop_share=0.5"],
+    ["dynamics=flow", "alg.open_loop_share=1", "alg.flow_integrator=heun"],
     ["dynamics=flow", "alg.velocity_head=tangent"],
     ["dynamics=flow", "alg.velocity_head=simnorm"],
 ]
@@ -87,7 +89,7 @@ class Measured:
         self.sizes = (env.spec.obs_dim, env.spec.act_dim)
         self.trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, torch.device("cpu")))
         self.flops = dict.fromkeys(("sim", "actor", "critic", "wm"), 0)
-        self.velocities = dict.fromkeys(("actor", "wm"), 0)
+        self.velocities = dict.fromkeys(("sim", "actor", "wm"), 0)
         with FlopCounterMode(display=False) as counter:
             self.trainer.warm_up()
             self.warmup = counter.get_total_flops()

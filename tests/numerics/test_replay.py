@@ -165,7 +165,7 @@ def test_windows_equal_naive_model_after_every_step(naive: Naive, data: st.DataO
         else:
             buffer.add(**naive.advance(kinds))
         assert _stored(buffer) == naive.windows()
-        assert buffer.num_transitions == len(buffer) == naive.transitions()
+        assert len(buffer) == naive.transitions()
         assert buffer.total_added == naive.count
         assert buffer.mean_age == pytest.approx(naive.age() if len(buffer) else math.nan, nan_ok=True)
 
@@ -272,6 +272,32 @@ def test_sampling_is_uniform_over_windows_not_over_environments() -> None:
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
 
 
+@pytest.mark.parametrize("recency", [1.0, 2.0, 3.5])
+def test_recent_transitions_are_drawn_as_often_as_documented(recency: float) -> None:
+    # The age of a sample, as a share of the stored data of its environment, is distributed like u^recency.
+    n, steps, draws = 3, 40, 60_000
+    buffer = ReplayBuffer(n * 64, n, 1, 1, 4, recency=recency)
+    for t in range(steps):
+        # Every environment ends its episodes at another pace: ranks, not rows, have to be what counts.
+        ended = torch.tensor([t % 5 == 4, t % 7 == 6, False])
+        buffer.add(
+            torch.full((n, 1), float(t)),
+            torch.zeros(n, 1),
+            torch.zeros(n),
+            ended,
+            torch.zeros(n, dtype=torch.bool),
+            torch.full((n, 1), t + 1.0),
+        )
+    drawn = buffer.sample(draws, torch.Generator().manual_seed(7)).obs[0, :, 0].long()
+    share = torch.arange(steps + 1, dtype=torch.float64) / steps
+    expected = draws * (share ** (1 / recency)).diff()
+    seen = torch.bincount(steps - 1 - drawn, minlength=steps)
+    chi_square = ((seen - expected) ** 2 / expected).sum()
+    assert chi_square < steps + 5 * (2 * steps) ** 0.5
+    if recency == 2.0:
+        assert abs((drawn >= steps * 3 // 4).double().mean() - 0.5) < 0.01
+
+
 def test_same_generator_state_gives_same_samples() -> None:
     naive = Naive(2, 2, 12)
     buffer = _buffer(naive)
@@ -301,7 +327,7 @@ def test_restored_buffer_samples_and_evolves_identically(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(25):
         assert _stored(restored) == _stored(buffer) == naive.windows()
-        assert restored.num_transitions == buffer.num_transitions
+        assert len(restored) == len(buffer)
         assert restored.total_added == buffer.total_added
         if len(buffer):
             draws = [b.sample(32, torch.Generator().manual_seed(seed)) for b in (buffer, restored)]
@@ -439,7 +465,7 @@ def test_wrong_step_is_refused_and_not_stored(key: str) -> None:
     if step[key].dtype is torch.bool:
         with pytest.raises(DataError, match=f"^{key} has dtype torch.float32"):
             buffer.add(**{**step, key: step[key].float()})
-    assert buffer.num_transitions == buffer.total_added == 0
+    assert len(buffer) == buffer.total_added == 0
 
 
 @pytest.mark.parametrize(

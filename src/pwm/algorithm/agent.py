@@ -190,7 +190,11 @@ class Agent(nn.Module):
         ``policy`` acts if ``deterministic``, else the actor with its noise.
         """
         z = self.world_model.encode(obs)
-        return self.policy.act(z) if deterministic else self.actor.act(z, self.noise(len(obs)))
+        return self.policy.act(z) if deterministic else self.explore(z)
+
+    def explore(self, z: Tensor) -> Tensor:
+        """Actions [N, act_dim] in [-1, 1] of the actor with its noise for latents [N, latent_dim]."""
+        return self.actor.act(z, self.noise(len(z)))
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Standard normal policy noise [*shape, noise_dim], drawn from ``generator`` or the agent's own."""

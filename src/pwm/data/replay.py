@@ -45,6 +45,7 @@ class ReplayBuffer:
         horizon: H, most transitions in one window.
         rows_per_env: rows kept for each environment, ``capacity // num_envs``.
         device: where everything is stored.
+        recency: p, how much samples lean to recent data.
         total_added: transitions added since construction, stored or already overwritten.
     """
 
@@ -56,6 +57,7 @@ class ReplayBuffer:
         act_dim: int,
         horizon: int,
         device: torch.device | str = "cpu",
+        recency: float = 1.0,
     ) -> None:
         """Allocate an empty buffer.
 
@@ -66,12 +68,14 @@ class ReplayBuffer:
             act_dim: width of one action.
             horizon: H, most transitions in one window.
             device: where everything is stored and sampled.
+            recency: p >= 1. Samples are u^p of the way from the newest to the oldest transition, u uniform:
+                1 draws all alike, with 2 half of the samples come from the newest quarter.
 
         Raises:
-            ConfigError: a size is below 1, or ``capacity`` holds fewer than H+2 rows per environment.
+            ConfigError: an argument is below 1, or ``capacity`` holds fewer than H+2 rows per environment.
         """
         sizes = {"num_envs": num_envs, "obs_dim": obs_dim, "act_dim": act_dim, "horizon": horizon}
-        for key, value in sizes.items():
+        for key, value in {**sizes, "recency": recency}.items():
             if value < 1:
                 raise ConfigError(f"{key}={value} is not allowed; the minimum is 1")
         minimum = num_envs * (horizon + 2)
@@ -83,6 +87,7 @@ class ReplayBuffer:
         self.num_envs, self.obs_dim, self.act_dim, self.horizon = num_envs, obs_dim, act_dim, horizon
         self.rows_per_env = capacity // num_envs
         self.device = torch.device(device)
+        self.recency = recency
         self.total_added = 0
         self._allocate()
 
@@ -211,7 +216,7 @@ class ReplayBuffer:
         self._episode_step.zero_()
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
-        """Draw windows uniformly, with replacement, from all stored transitions.
+        """Draw windows with replacement from all stored transitions, as ``recency`` says.
 
         Args:
             batch_size: B, number of windows.
@@ -225,10 +230,12 @@ class ReplayBuffer:
         """
         if batch_size < 1:
             raise DataError(f"cannot sample batch_size={batch_size} windows; the minimum is 1")
-        count = self.num_transitions
+        count = len(self)
         if count == 0:
             raise DataError("the replay buffer is empty")
         rank = torch.randint(count, (batch_size,), generator=generator, device=self.device)
+        if self.recency != 1.0:
+            rank = self._more_recent(rank, torch.rand(batch_size, generator=generator, device=self.device))
         return self._gather(rank)
 
     def gather(self, rank: Tensor) -> Batch:
@@ -237,7 +244,7 @@ class ReplayBuffer:
         Transitions are ranked by environment, then from oldest to newest; ranks shift when data are added.
 
         Args:
-            rank: [B] int64 in [0, num_transitions).
+            rank: [B] int64 in [0, len(self)).
 
         Returns:
             Batch of copies: obs [H+1, B, obs_dim], action [H, B, act_dim], reward [H, B] float32 (views of
@@ -247,10 +254,10 @@ class ReplayBuffer:
         Raises:
             DataError: a rank is out of range.
         """
-        if rank.numel() and not 0 <= int(rank.min()) <= int(rank.max()) < self.num_transitions:
+        if rank.numel() and not 0 <= int(rank.min()) <= int(rank.max()) < len(self):
             raise DataError(
                 f"ranks {int(rank.min())}..{int(rank.max())} are out of range; "
-                f"{self.num_transitions} transitions are stored"
+                f"{len(self)} transitions are stored"
             )
         return self._gather(rank)
 
@@ -275,6 +282,14 @@ class ReplayBuffer:
         place = (rank + offset[env]) % self.rows_per_env
         return env, self._queue.index_select(0, place + self._ring_start[env])
 
+    def _more_recent(self, rank: Tensor, within: Tensor) -> Tensor:
+        """Ranks in the same environments, u^recency of the way back where u is that of ``rank + within``."""
+        cumulative = self._cumulative_transitions()
+        env = torch.searchsorted(cumulative, rank, right=True)
+        newest, count = cumulative[env] - 1, (self._tail - self._head)[env]
+        age = count * ((newest - rank + within) / count) ** self.recency
+        return newest - torch.minimum(age.long(), count - 1)
+
     def _cumulative_transitions(self) -> Tensor:
         """Transitions of environments 0..e for every e, [N] int64, counted once per change of data."""
         if self._cumulative is None:
@@ -286,15 +301,10 @@ class ReplayBuffer:
     def _tail(self) -> int:
         return self.total_added // self.num_envs
 
-    @property
-    def num_transitions(self) -> int:
+    def __len__(self) -> int:
         """Transitions stored now, each the start of one window; END rows do not count."""
         self._cumulative_transitions()
         return self._num_transitions
-
-    def __len__(self) -> int:
-        """Transitions stored now."""
-        return self.num_transitions
 
     @property
     def mean_age(self) -> float:

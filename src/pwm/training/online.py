@@ -52,6 +52,7 @@ class OnlineTrainer:
             env.spec.act_dim,
             options.horizon,
             env.device,
+            options.replay_recency,
         )
         self.episodes = EpisodeStatistics(env.num_envs, env.device)
         self.obs = env.reset()
@@ -175,14 +176,36 @@ class OnlineTrainer:
         return [self._collect, *[self._improve_policy] * opts.actor_iterations, *models]
 
     def _collect(self, timer: Any) -> Metrics:
-        """H closed-loop steps; keeps the visited observations [H * N, obs_dim]."""
-        visited = []
-        with timer("sim"):
+        """H steps; keeps the visited observations [H * N, obs_dim].
+
+        In some environments, others in every epoch, the policy is shown the latents it would imagine instead
+        of encoded observations. So plans are carried out that pay in imagination only, and the model sees
+        what really comes of them.
+        """
+        model, visited = self.agent.world_model, []
+        with timer("sim"), torch.no_grad():
+            blind = self._open_loop_environments()
+            imagined = torch.zeros(len(blind), self.options.latent_dim, device=blind.device)
+            ended = torch.ones(self.env.num_envs, 1, dtype=torch.bool, device=blind.device)
             for _ in range(self.options.horizon):
                 visited.append(self.obs)
-                self._step(self.agent.act(self.obs))
+                z = model.encode(self.obs)
+                z[blind] = torch.where(ended[blind], z[blind], imagined)
+                action = self.agent.explore(z)
+                if len(blind):
+                    imagined = model.next(z[blind], action[blind])
+                result = self._step(action)
+                ended = (result.terminated | result.truncated).unsqueeze(1)
         self.visited = torch.cat(visited)
         return {}
+
+    def _open_loop_environments(self) -> Tensor:
+        """Indices of the environments that act on imagined latents in this epoch."""
+        count = round(self.options.open_loop_share * self.env.num_envs)
+        if not count:
+            return torch.empty(0, dtype=torch.int64, device=self.env.device)
+        order = torch.randperm(self.env.num_envs, generator=self.agent.generator, device=self.env.device)
+        return order[:count]
 
     def _starts(self, generator: torch.Generator) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""

@@ -26,7 +26,12 @@ class Options(agent.Options):
         max_epochs: epochs of a whole run (``general.epochs`` overrides it).
         num_envs: environments in lockstep; one epoch is ``num_envs * horizon`` environment steps.
         buffer_size: transitions kept for replay.
+        replay_recency: how much samples lean to recent data: they are u^replay_recency of the way from the
+            newest to the oldest transition, u uniform. 1 draws all alike, 2 half from the newest quarter.
         collect: ``closed_loop`` or ``lockstep``.
+        open_loop_share: share of the environments, others in every epoch, in which ``closed_loop`` collection
+            shows the policy latents imagined from the epoch's first observation, not encoded ones; where an
+            episode ends, imagination starts again.
         actor_batch_size: start states of one imagined batch under ``closed_loop``.
         replay_starts: share of those start states that comes from the replay buffer; the rest are different
             ones of the ``num_envs * horizon`` states visited in the same epoch.
@@ -41,7 +46,9 @@ class Options(agent.Options):
     max_epochs: int = 1000
     num_envs: int = 128
     buffer_size: int = 1_000_000
+    replay_recency: float = 1.0
     collect: str = "closed_loop"
+    open_loop_share: float = 0.0
     actor_batch_size: int = 128
     replay_starts: float = 0.0
     warmup_env_steps: int = 0
@@ -64,8 +71,11 @@ class Options(agent.Options):
         for key in ("warmup_env_steps", "warmup_updates", "lr_final"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
-        if not 0.0 <= self.replay_starts <= 1.0:
-            raise ConfigError(f"alg.replay_starts={self.replay_starts}; it must lie in [0, 1]")
+        if not 1.0 <= self.replay_recency < math.inf:
+            raise ConfigError(f"alg.replay_recency={self.replay_recency}; it must be finite and at least 1")
+        for key in ("replay_starts", "open_loop_share"):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
         if self.task_dim:
             raise ConfigError(
                 f"alg.task_dim={self.task_dim} needs a multi-task model; online training learns a single "
