@@ -46,6 +46,8 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
         ["alg.collect=lockstep", "alg.actor_iterations=2"],
         ["alg.actor_iterations=2", "closed_loop"],
     ),
+    "more than all environments": (["alg.open_loop_share=2"], ["alg.open_loop_share=2", "[0, 1]"]),
+    "leaning to old data": (["alg.replay_recency=0.5"], ["alg.replay_recency=0.5", "at least 1"]),
     "unknown collect mode": (["alg.collect=open"], ["alg.collect='open'", "closed_loop, lockstep"]),
     "unknown resume mode": (["general.resume=maybe"], ["general.resume='maybe'", "auto, never, force"]),
     "unknown env": (["env=dflex_hoper"], ["env/dflex_hoper", "dflex_hopper", "gym"]),

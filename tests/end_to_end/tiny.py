@@ -46,7 +46,14 @@ HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
 ANALYTIC = ["env=analytic"]
 # What depends on the clock or on the process, not on the computation.
 MEASURED = ("wall_time", "fps", "time/", "memory/")
-FLOW = ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2", "alg.replay_starts=0.5"]
+FLOW = [
+    "dynamics=flow",
+    "alg.flow_integrator=heun",
+    "alg.flow_substeps=2",
+    "alg.replay_starts=0.5",
+    "alg.open_loop_share=0.5",
+    "alg.replay_recency=2",
+]
 
 
 def overrides(logdir: Path, *changes: str) -> list[str]:
