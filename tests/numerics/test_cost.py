@@ -161,7 +161,8 @@ def test_shipped_pair_at_full_size() -> None:
         for name in ("pwm_48M", "pwm_48M_flow", "pwm_48M_flow_v1_substeps2")
     )
     assert mlp["critic"] == flow["critic"] == heun["critic"]
-    assert mlp["interaction"] == flow["interaction"] == heun["interaction"]
+    # Some of the environments act on imagined latents.
+    assert mlp["interaction"] < flow["interaction"] < heun["interaction"]
     assert 1.0 < flow["total"] / mlp["total"] < 1.5
     assert 1.5 < heun["total"] / flow["total"] < 4.0
 
