@@ -284,6 +284,5 @@ def _interaction(config: ExperimentConfig, nets: Networks) -> int:
         # The imagined rollout's actions are executed: only its start and the answers are encoded.
         return (alg.num_envs + steps) * nets.encoder.forward
     acting = steps * (nets.encoder.forward + nets.actor.forward)
-    blind = alg.horizon * round(alg.open_loop_share * alg.num_envs)
-    acting += blind * nets.evals * nets.dynamics.forward
+    acting += alg.horizon * alg.open_loop_envs * nets.evals * nets.dynamics.forward
     return acting + alg.actor_iterations * alg.actor_batch_size * nets.encoder.forward

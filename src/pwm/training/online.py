@@ -201,7 +201,7 @@ class OnlineTrainer:
 
     def _open_loop_environments(self) -> Tensor:
         """Indices of the environments that act on imagined latents in this epoch."""
-        count = round(self.options.open_loop_share * self.env.num_envs)
+        count = self.options.open_loop_envs
         if not count:
             return torch.empty(0, dtype=torch.int64, device=self.env.device)
         order = torch.randperm(self.env.num_envs, generator=self.agent.generator, device=self.env.device)

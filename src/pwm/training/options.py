@@ -113,3 +113,8 @@ class Options(agent.Options):
     def replayed_starts(self) -> int:
         """Start states of one imagined batch that come from the replay buffer."""
         return round(self.replay_starts * self.actor_batch_size)
+
+    @property
+    def open_loop_envs(self) -> int:
+        """Environments that act on imagined latents in one epoch's ``closed_loop`` collection."""
+        return round(self.open_loop_share * self.num_envs)
