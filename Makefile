@@ -35,9 +35,10 @@ demo: $(STAMP) ## train the MLP and the flow world model on a small task and com
 test: $(STAMP) ## run the fast tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-# Slow tests train or measure time, so they run one after the other and may use every core.
+# Slow tests train or measure time, so they run one after the other. One thread each: with small networks two take
+# as long as one, and much longer beside another program.
 test-slow: $(STAMP) ## run the tests that train or measure (minutes to hours)
-	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	$(BIN)/python -m ruff check .
