@@ -96,6 +96,17 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "no_entropy_floor": ("alg.actor.min_log_std=-5",),
         "twice_the_model_updates": ("alg.wm_iterations=16",),
         "many_envs": ("alg.num_envs=128",),
+        # Candidates that are not part of the recipe.
+        "two_hot_values": ("alg.critic_bins=101", "alg.value_rms=false"),
+        "moving_return_std": ("alg.return_scale=moving_std",),
+        "return_percentiles": ("alg.return_scale=percentile",),
+        "unscaled_returns": ("alg.ret_rms=false",),
+        "trust_region": ("alg.trust_coef=0.1",),
+        "horizon_annealing": ("alg.horizon_start=4",),
+        "weight_decay": ("alg.weight_decay=0.1",),
+        "mixed_source": ("alg.flow_source=mix",),
+        "high_entropy_floor": ("alg.actor.min_log_std=-1", "alg.actor.init_log_std=-0.5"),
+        "half_the_model_updates": ("alg.wm_iterations=4",),
     }.items()
 }
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}

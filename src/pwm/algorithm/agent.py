@@ -27,7 +27,7 @@ from pwm.errors import ConfigError
 from pwm.models.actors.base import Actor
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import check_units
-from pwm.models.normalization import MovingMeanStd, RunningMeanStd
+from pwm.models.normalization import MovingMeanStd, MovingRange, RunningMeanStd
 from pwm.models.world_model import Options as WorldModelOptions
 from pwm.models.world_model import build_world_model
 
@@ -63,6 +63,14 @@ class Options(WorldModelOptions):
             targets (PopArt), so that they learn returns of any size at the same speed.
         saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
         max_skipped_updates: non-finite updates in a row before training stops.
+        return_scale: what ``ret_rms`` divides by: ``std`` of all imagined returns so far, their ``moving_std``,
+            or a moving ``percentile`` range (5th to 95th) in units of a normal distribution's.
+        trust_coef: weight of the divergence of the policy from a slow copy of itself, KL(slow, policy).
+        trust_rate: share of the policy that moves into the slow copy after every actor step.
+        horizon_start, horizon_growth: steps imagined at first, and the share of the run after which it is
+            ``horizon``; 0 imagines ``horizon`` steps from the start.
+        weight_decay: decoupled weight decay of the world model (AdamW).
+        critic_bins: bins of a two-hot critic over symlog values; 0 is regression.
     """
 
     horizon: int = 16
@@ -94,6 +102,13 @@ class Options(WorldModelOptions):
     value_rms: bool = True
     saturation_coef: float = 0.0
     max_skipped_updates: int = 20
+    return_scale: str = "std"
+    trust_coef: float = 0.0
+    trust_rate: float = 0.01
+    horizon_start: int = 0
+    horizon_growth: float = 0.5
+    weight_decay: float = 0.0
+    critic_bins: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,6 +126,10 @@ class Options(WorldModelOptions):
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
             if getattr(self, key) < 0.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+        if self.return_scale not in ("std", "moving_std", "percentile"):
+            raise ConfigError(f"alg.return_scale={self.return_scale!r}; choose std, moving_std or percentile")
+        if self.critic_bins and self.value_rms:
+            raise ConfigError("alg.critic_bins needs alg.value_rms=false")
         for key in ("gamma", "lam", "target_rate", "actor_average"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
@@ -151,10 +170,14 @@ class Agent(nn.Module):
             options.critic_units,
             options.num_critics,
             activation_first=options.activation_first,
+            bins=options.critic_bins,
         )
+        self.slow_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.horizon = options.horizon_start or options.horizon
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.reward_rms = RunningMeanStd()
-        self.return_rms = RunningMeanStd()
+        scales = {"std": RunningMeanStd, "moving_std": MovingMeanStd, "percentile": MovingRange}
+        self.return_rms = scales[options.return_scale]()
         self.value_rms = MovingMeanStd()
         self.to(device)
         betas = (options.adam_betas[0], options.adam_betas[1])
@@ -169,6 +192,7 @@ class Agent(nn.Module):
                 skips,
                 self.world_model.encoder.parameters(),
                 options.encoder_lr_scale,
+                options.weight_decay,
             ),
             "actor": Updater(
                 "actor", self.actor.parameters(), options.actor_lr, betas, options.actor_grad_norm, skips
@@ -230,12 +254,19 @@ class Agent(nn.Module):
         """What the actor minimises: the scaled mean of ``per_entry`` [B] (``actor_loss``) and its penalty."""
         opts = self.options
         if opts.ret_rms:
-            loss = (per_entry / self.return_rms.std).mean()
+            loss = (per_entry / self.return_rms.std.to(per_entry.dtype)).mean()
         else:
             loss = per_entry.mean() / opts.horizon
         if opts.saturation_coef:
             excess = (self.actor.mean(rollout.latents.detach()).abs() - 1.0).clamp(min=0.0)
             loss = loss + opts.saturation_coef * excess.square().mean()
+        if opts.trust_coef:
+            z = rollout.latents.detach()
+            with torch.no_grad():
+                old, old_std = self.slow_actor.mean(z), self.slow_actor.log_std.exp()
+            std = self.actor.log_std.exp()
+            kl = (std / old_std).log() + (old_std**2 + (old - self.actor.mean(z)) ** 2) / (2 * std**2) - 0.5
+            loss = loss + opts.trust_coef * kl.sum(-1).mean()
         return loss
 
     def update_actor(self, z: Tensor, interrupt: Interrupt | None = None) -> tuple[Imagined, Tensor, Metrics]:
@@ -246,7 +277,7 @@ class Agent(nn.Module):
         """
         opts = self.options
         rollout = imagine(
-            self.world_model, self.actor, z, self.noise(opts.horizon, len(z)), opts.horizon, None, interrupt
+            self.world_model, self.actor, z, self.noise(self.horizon, len(z)), self.horizon, None, interrupt
         )
         result = actor_loss(rollout, self.target_critic, opts.gamma)
         if opts.ret_rms:
@@ -257,6 +288,10 @@ class Agent(nn.Module):
         self.actor.project()
         if self.averaged_actor is not None:
             follow(self.averaged_actor, self.actor, opts.actor_average)
+        if opts.trust_coef:
+            with torch.no_grad():
+                slow = list(self.slow_actor.parameters())
+                torch._foreach_lerp_(slow, list(self.actor.parameters()), opts.trust_rate)
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
         metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
         metrics |= self.actor.report(rollout.latents.detach())

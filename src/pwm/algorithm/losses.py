@@ -226,5 +226,9 @@ def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor, weight: Tenso
     """
     if target.shape != z.shape[:-1]:
         raise ValueError(f"targets have shape {tuple(target.shape)}, expected {tuple(z.shape[:-1])}")
-    error = ((critic(z) - target) / critic.std).square()
+    if critic.head is not None:
+        raw = critic.raw(z)
+        error = critic.head.loss(raw, target.expand(raw.shape[:-1]))
+    else:
+        error = ((critic(z) - target) / critic.std).square()
     return error.mean() if weight is None else (weight * error).mean()

@@ -45,6 +45,7 @@ class Updater:
         max_skipped: int,
         slow: Iterable[nn.Parameter] = (),
         slow_scale: float = 1.0,
+        weight_decay: float = 0.0,
     ) -> None:
         self.name = name
         self.parameters = list(parameters)
@@ -56,7 +57,9 @@ class Updater:
             {"params": [p for p in self.parameters if p in rest], "scale": 1.0},
             {"params": slow, "scale": slow_scale},
         ]
-        self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=lr, betas=betas, fused=True, weight_decay=weight_decay
+        )
         self.set_lr(lr)
         device = self.parameters[0].device
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)

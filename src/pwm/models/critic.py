@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pwm.models.layers import activation
+from pwm.models.scalar_heads import TwoHotHead
 
 
 class EnsembleLinear(nn.Module):
@@ -72,9 +73,11 @@ class CriticEnsemble(nn.Module):
         members: int = 3,
         act: str = "mish",
         activation_first: bool = False,
+        bins: int = 0,
     ) -> None:
         super().__init__()
-        widths = [latent_dim, *units, 1]
+        widths = [latent_dim, *units, bins or 1]
+        self.head = TwoHotHead(bins, -10.0, 10.0) if bins else None
         self.first = EnsembleLinear(members, widths[0], widths[1])
         self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in pairwise(widths[1:]))
         self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
@@ -85,11 +88,18 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Values [M, ...] of latents [..., latent_dim]."""
+        x = self.raw(z)
+        if self.head is not None:
+            return self.head.decode(x).view(-1, *z.shape[:-1])
+        return torch.addcmul(self.mean, x, self.std).view(-1, *z.shape[:-1])
+
+    def raw(self, z: Tensor) -> Tensor:
+        """Output of the networks [M, N, width]."""
         x = self.first.forward_shared(z.reshape(-1, z.shape[-1]))
         for norm, layer in zip(self.norms, self.layers, strict=True):
             x = norm(self.act(x)) if self.activation_first else self.act(norm(x))
             x = layer(x)
-        return torch.addcmul(self.mean, x, self.std).view(-1, *z.shape[:-1])
+        return x
 
     @torch.no_grad()
     def rescale(self, mean: Tensor, std: Tensor) -> None:

@@ -86,3 +86,31 @@ class MovingMeanStd(nn.Module):
     def std(self) -> Tensor:
         """Standard deviation (double precision), at least 0.01."""
         return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+
+
+class MovingRange(nn.Module):
+    """Exponentially weighted range between the 5th and the 95th percentile (Hafner et al. 2023, eq. 7).
+
+    ``std`` is that range over 3.29, what it is worth for a normal distribution; at least 0.01.
+    """
+
+    range: Tensor
+    batches: Tensor
+
+    def __init__(self, rate: float = 0.01) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("range", torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, values: Tensor) -> None:
+        """Fold in ``values`` [n]."""
+        self.batches += 1
+        low, high = torch.quantile(values, values.new_tensor([0.05, 0.95]))
+        self.range.lerp_(high - low, (1 / self.batches).clamp(min=self.rate))
+
+    @property
+    def std(self) -> Tensor:
+        """The range in standard deviations of a normal distribution."""
+        return (self.range / 3.29).clamp(min=0.01)

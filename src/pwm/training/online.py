@@ -91,6 +91,10 @@ class OnlineTrainer:
             Flat record of metrics.
         """
         rates = self.agent.set_lr_fraction(self._decay(progress), self.options.lr_final)
+        opts = self.options
+        if opts.horizon_start:
+            grown = min(progress / opts.horizon_growth, 1.0)
+            self.agent.horizon = round(opts.horizon_start + grown * (opts.horizon - opts.horizon_start))
         for part in self._parts()[len(self.done) :]:
             safe_point()
             self.done.append(part(timer))

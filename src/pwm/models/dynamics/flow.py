@@ -23,7 +23,7 @@ WORLD_MODEL = FlowWorldModel
 
 VELOCITY_HEADS = ("linear", "tangent", "simnorm")
 TAU_SAMPLING = ("uniform", "midpoint", "nodes")
-FLOW_SOURCES = ("rollout", "teacher")
+FLOW_SOURCES = ("rollout", "teacher", "mix")
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Options:
             cannot represent a velocity).
         tau_sampling: flow time in training, ``uniform`` in [0, 1], the constant ``midpoint`` 0.5, or one of
             the integrator's ``nodes``, the only times at which the velocity is used (0 for one Euler step).
-        flow_source: start of the training path, the model's own ``rollout`` or ``teacher`` (the encoded
-            observation: no unrolling, all H transitions in one batch).
+        flow_source: start of the training path, the model's own ``rollout``, ``teacher`` (the encoded
+            observation: no unrolling, all H transitions in one batch), or the ``mix`` of both losses.
         output_gain: factor on the network's output. Velocities are small beside what one step of Adam does to
             the output of a network; a gain below 1 makes those steps finer.
         integrator: name of an integrator component.
@@ -192,6 +192,11 @@ class FlowDynamics(Dynamics):
             gamma_t=weights.unsqueeze(-1),
             tau=tau,
         )
+        if self.options.flow_source == "mix":
+            taught = compute_flow_matching_loss(
+                self.velocity, z, target, action, e, gamma_t=weights.unsqueeze(-1), tau=tau
+            )
+            loss = 0.5 * (loss + taught)
         return DynamicsLoss(loss, source)
 
 
