@@ -13,7 +13,8 @@ from pwm import components
 from pwm.algorithm.agent import Agent
 from pwm.envs import dflex
 from pwm.errors import ConfigError
-from pwm.experiment.config import ALIASES, ExperimentConfig, build_options, compose_config, diff
+from pwm.experiment.config import ExperimentConfig, build_options, compose_config, diff
+from pwm.experiment.predecessor_keys import ALIASES
 from pwm.models.world_model import WorldModel, build_world_model
 
 CONFIGS = Path(pwm.configs.__file__).parent
@@ -28,6 +29,7 @@ REAL_PARAMETERS = 10_000_000
 
 # Alias -> overrides that set it, and where the value must arrive.
 ALIAS_CASES = {
+    "seed": (7, lambda c: c.general.seed),
     "alg.flow_integrator": ("heun", lambda c: c.dynamics.integrator),
     "alg.flow_substeps": (4, lambda c: c.dynamics.substeps),
     "alg.flow_tau_sampling": ("midpoint", lambda c: c.dynamics.tau_sampling),

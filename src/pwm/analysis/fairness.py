@@ -26,7 +26,8 @@ from pathlib import Path
 from pwm.analysis.arms import Arm
 from pwm.analysis.run_files import read_manifest
 from pwm.analysis.runs import Run
-from pwm.experiment.config import ALIASES, flatten
+from pwm.experiment.config import flatten
+from pwm.experiment.predecessor_keys import ALIASES
 from pwm.experiment.reproducibility import names_code
 from pwm.experiment.run_diff import COMPARED
 
