@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import glob
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,8 @@ from pwm.analysis.visualization import load_reference
 from pwm.errors import ConfigError, DataError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig, diff
+from pwm.experiment.run_search import expand, run_folders
 
-# Files that make a folder a run folder, even a damaged one.
-MARKS = ("config.yaml", "status.json", "metrics.jsonl")
 STATES = ("running", "finished", "preempted", "failed")
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
@@ -256,28 +253,14 @@ def _row(run: Run, threshold: float | None) -> dict[str, Any]:
 def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
     folders: dict[Path, Path] = {}
     problems = []
-    for given in map(str, paths):
-        matches = [given] if os.path.exists(given) else glob.glob(given, recursive=True)
-        found = sorted(folder for match in matches for folder in _run_folders(match))
+    for given in paths:
+        found = sorted(folder for match in expand(given) for folder in run_folders(match))
         # The same folder reached in two ways is one run.
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
         if not found:
             problems.append(Problem("missing", f"no run folder in {given}", None, None))
     return sorted(folders.values()), problems
-
-
-def _run_folders(top: str) -> Iterator[Path]:
-    seen = set()
-    for folder, below, files in os.walk(top, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        if not set(MARKS).isdisjoint(files):
-            yield Path(folder)
-            # Services keep files of the same names inside a run folder.
-            below.clear()
 
 
 def _key_if_readable(folder: Path) -> Key | None:

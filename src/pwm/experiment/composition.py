@@ -178,7 +178,7 @@ def _several(key: str) -> str:
     elif key == "env":
         how = "pwm experiment experiment=flow_vs_mlp 'tasks=[dflex_ant, dflex_hopper]'"
     else:
-        how = f"pwm experiment ... 'arms.a=[{key}=A]' 'arms.b=[{key}=B]'"
+        how = f"pwm experiment with 'arms.a=[{key}=A]' 'arms.b=[{key}=B]', see docs/comparison.md"
     return f"a run has one value of each key; several of them are an experiment: {how}"
 
 

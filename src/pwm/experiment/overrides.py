@@ -45,18 +45,28 @@ class Override:
         return self.key.partition("@")[0] if self.key in GROUPS else None
 
 
-def parse_override(typed: str) -> Override:
+def parse_override(typed: str, following: Sequence[str] = ()) -> Override:
     """Key and value of ``key=value``; names of the predecessors become ours.
+
+    Args:
+        typed: the override.
+        following: what was typed after it, in case the value stands there.
 
     Raises:
         ConfigError: it is something else, or a setting of Hydra's own.
     """
     if typed.startswith("-"):
-        raise ConfigError(option_advice(typed))
+        raise ConfigError(option_advice(typed, following))
     key, equals, text = typed.partition("=")
     key = key.strip().lstrip("+")
     if not equals or not key:
-        raise ConfigError(f"{typed!r} is not an override; write key=value, e.g. general.seed=1")
+        value = next((word for word in following if word != "="), "")
+        example = f"{key}={value}" if key and value and "=" not in value else "key=value, e.g. general.seed=1"
+        raise ConfigError(f"{typed!r} is not an override; write {example}")
+    try:
+        typed.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{typed!r} holds bytes that are no text (UTF-8)") from error
     if key.startswith("~"):
         raise ConfigError(f"{typed}: no key can be taken away; give it another value, or null")
     if key.split(".")[0].split("/")[0] == "hydra":
@@ -75,7 +85,9 @@ def parse_overrides(typed: Iterable[str]) -> list[Override]:
         ConfigError: one is no override, or two of them give one key two values.
     """
     found: dict[str, Override] = {}
-    for override in map(parse_override, typed):
+    words = list(typed)
+    for number, word in enumerate(words, start=1):
+        override = parse_override(word, words[number:])
         before = found.setdefault(override.key, override)
         if as_typed(before.text) != as_typed(override.text):
             raise ConfigError(f"{before.typed} and {override.typed} contradict each other; give one of them")
