@@ -112,6 +112,46 @@ def test_env_composes_and_builds(name: str) -> None:
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "integrator", "substeps"),
+    [
+        ("pwm_48M_flow", "heun", 2),
+        ("pwm_48M_flow_v0_substeps1", "heun", 1),
+        ("pwm_48M_flow_v1_substeps2", "heun", 2),
+        ("pwm_48M_flow_v2_substeps4", "heun", 4),
+        ("pwm_48M_flow_v2_rk4", "rk4", 4),
+        ("pwm_48M_flow_v3_substeps8", "heun", 8),
+    ],
+)
+def test_documented_flow_presets_integrate_as_documented(name: str, integrator: str, substeps: int) -> None:
+    dynamics = compose_config([f"alg={name}"]).dynamics
+    assert (dynamics.name, dynamics.integrator, dynamics.substeps) == ("flow", integrator, substeps)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["alg=pwm_48M", "alg.use_flow_dynamics=true"], "flow"),
+        (["alg=pwm_48M_flow", "alg.use_flow_dynamics=True"], "flow"),
+        (["alg=pwm_48M_flow", "alg.use_flow_dynamics=false"], "mlp"),
+        (["alg=pwm_48M_flow_v3_substeps8", "alg.use_flow_dynamics=False"], "mlp"),
+        (["alg=pwm_small_residual", "alg.use_flow_dynamics=true"], "flow"),
+        (["alg=pwm_48M_flow_v2_rk4", "dynamics=residual"], "residual"),
+        (["alg=pwm_5M_flow", "dynamics=mlp", "alg.use_flow_dynamics=false"], "mlp"),
+    ],
+)
+def test_dynamics_of_a_preset_can_be_exchanged(overrides: list[str], name: str) -> None:
+    config = compose_config(overrides)
+    assert config.dynamics.name == name
+    width = compose_config(overrides[:1]).dynamics.units
+    assert config.dynamics.units == width
+
+
+def test_flow_keeps_what_its_preset_says_of_it() -> None:
+    config = compose_config(["alg=pwm_48M_flow_v2_rk4", "alg.use_flow_dynamics=true"])
+    assert (config.dynamics.integrator, config.dynamics.substeps) == ("rk4", 4)
+
+
 @pytest.mark.parametrize("kind", ["dynamics", "actor"])
 def test_every_component_has_a_yaml_that_builds_it(kind: str) -> None:
     for name in components.names(kind):

@@ -86,8 +86,11 @@ def _below(top: Path, which: str) -> Iterator[Path]:
             warnings.warn(f"{run} has no policy yet", RuntimeWarning, stacklevel=2)
         else:
             there = ", ".join(str(path.relative_to(run)) for path in policies_of(run, ALL))
-            wanted = "policy" if which == ALL else f"policy {which!r}"
-            raise CheckpointError(f"{run} has no {wanted}; there is: {there or 'none'}")
+            if which == ALL:
+                raise CheckpointError(f"{run} has no policy, nor has a run below it")
+            raise CheckpointError(
+                f"{run} has no policy {which!r}; choose best, final, all, or a file: {there or 'there is none'}"
+            )
 
 
 def policies_of(run: Path, which: str) -> list[Path]:
