@@ -24,7 +24,8 @@ from pwm.experiment.override_values import quote
 from pwm.experiment.overrides import last_of_each
 from pwm.experiment.reproducibility import device_name
 from pwm.experiment.run import pick_device, task_spec
-from pwm.experiment.run_folder import EXTENDS, run_path
+from pwm.experiment.run_changes import EXTENDS
+from pwm.experiment.run_folder import run_path
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
 

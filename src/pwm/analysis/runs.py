@@ -22,6 +22,7 @@ from pwm.analysis.visualization import load_reference
 from pwm.errors import ConfigError, DataError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig, diff
+from pwm.experiment.run_changes import NEVER, describe_changes
 from pwm.experiment.run_search import expand, run_folders
 
 STATES = ("running", "finished", "preempted", "failed")
@@ -42,6 +43,7 @@ class Run:
         commit: of the source tree; None where unknown.
         reference: returns of the zero-action and random-action policies, where known.
         evaluations: in the order of training, at least one.
+        changed: what was changed within the run that decides its numbers, in words; ``never`` without that.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Run:
     commit: str | None
     reference: dict[str, float]
     evaluations: tuple[Evaluation, ...]
+    changed: str = NEVER
 
     @property
     def key(self) -> Key:
@@ -70,7 +73,8 @@ class Problem:
 
     Attributes:
         kind: ``missing``, ``damaged``, ``failed``, ``partial``, ``duplicate``, ``inconsistent`` (another
-            configuration than the other seeds of its algorithm) or ``stopped early``.
+            configuration than the other seeds of its algorithm), ``stopped early`` or ``changed`` (trained
+            further than planned at first, or otherwise).
         reason: in words.
         path: the folder; None for a run that does not exist.
         key: task, algorithm and seed; None where they cannot be known.
@@ -165,6 +169,9 @@ def load_runs(
         except (ConfigError, DataError) as error:
             problems.append(Problem("damaged", str(error), folder, _key_if_readable(folder)))
     problems += [problem for run in readable if (problem := _unfinished(run)) is not None]
+    problems += [
+        Problem("changed", run.changed, run.path, run.key) for run in readable if run.changed != NEVER
+    ]
     states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
     chosen, twice = _one_per_key(run for run in readable if run.state in states)
     if up_to_common_step:
@@ -202,6 +209,7 @@ def read_run(folder: Path) -> Run:
         reason=str(status.get("reason", "")),
         parameters=made_with.get("parameters", {}),
         commit=made_with.get("git_commit"),
+        changed=describe_changes(made_with, config.alg),
         reference=load_reference(folder),
         evaluations=evaluations,
     )
