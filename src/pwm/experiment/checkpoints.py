@@ -19,6 +19,8 @@ from pwm.errors import CheckpointError, DamagedCheckpointError
 POLICY_FORMAT = "flow-pwm/policy"
 STATE_FORMAT = "flow-pwm/state"
 VERSION = 1
+# What a whole file of a format holds.
+PARTS = {POLICY_FORMAT: ("config", "spec", "modules", "progress"), STATE_FORMAT: ("loop", "trainer", "replay")}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -90,8 +92,11 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         # torch does not look at the checksums it writes; a flipped bit would pass unnoticed.
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+            program = any(name.endswith("/constants.pkl") for name in archive.namelist())
         if damaged is not None:
             raise DamagedCheckpointError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+        if program:
+            raise CheckpointError(f"checkpoint {path} is a TorchScript program, which is never executed here")
         content = torch.load(path, map_location=device, weights_only=True)
     except PermissionError as error:
         # Not the file's fault: an older state would lose what this one holds.
@@ -106,8 +111,7 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {first}") from error
+        raise DamagedCheckpointError(f"checkpoint {path} cannot be read: {_reason(error)}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != kind:
         raise CheckpointError(f"checkpoint {path} has format {found!r}, expected {kind!r}")
@@ -115,4 +119,14 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
         raise CheckpointError(
             f"checkpoint {path} has version {content.get('version')}, this release reads {VERSION}"
         )
+    if missing := [part for part in PARTS.get(kind, ()) if part not in content]:
+        raise CheckpointError(f"checkpoint {path} is incomplete: it has no {', '.join(missing)}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without a library's advice to switch its protection off."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        return "it is damaged, or holds more than numbers and text, which is never executed here"
+    return text.splitlines()[0] if text else type(error).__name__
