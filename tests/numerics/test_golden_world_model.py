@@ -16,7 +16,7 @@ import pwm
 from pwm.algorithm.losses import Coefs, world_model_loss
 from pwm.data.batch import Batch
 from pwm.errors import CheckpointError, ConfigError
-from pwm.experiment.importers import convert
+from pwm.interop.importers import convert
 from pwm.models.dynamics.base import unroll
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.world_model import WorldModel
