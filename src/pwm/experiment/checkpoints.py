@@ -118,6 +118,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+            names = archive.namelist()
     except PermissionError as error:
         # Not the file's fault: an older state would lose what this one holds.
         raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror}") from error
@@ -126,3 +127,5 @@ def _check_archive(path: Path) -> None:
         raise DamagedCheckpointError(f"checkpoint {path} cannot be read: it is {found}") from error
     if damaged is not None:
         raise DamagedCheckpointError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise DamagedCheckpointError(f"checkpoint {path} cannot be read: it is a TorchScript program")

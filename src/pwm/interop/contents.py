@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pwm.errors import CheckpointError
@@ -36,6 +37,7 @@ class Kind:
 
 # The first that fits counts: later ones are marked by less.
 KINDS = (
+    Kind("a checkpoint with spectral normalisation", None, re.compile(r".*\.parametrizations\.")),
     Kind("a Newt checkpoint", "newt", re.compile(r"_Qs\.(online|target)\._Qs\.")),
     Kind("a checkpoint of TD-MPC, the predecessor of TD-MPC2", None, re.compile(r"_Q[12]\.")),
     Kind("a TD-MPC2 checkpoint trained on images", None, re.compile(r"_encoder\.(rgb|pixels?)\.")),
@@ -53,7 +55,7 @@ def flatten(content: Any) -> dict[str, Any]:
     appears twice is listed once.
 
     Raises:
-        CheckpointError: two leaves have the same name.
+        CheckpointError: two leaves that differ have the same name.
     """
     leaves: dict[str, Any] = {}
     seen: set[int] = set()
@@ -62,7 +64,7 @@ def flatten(content: Any) -> dict[str, Any]:
         name, value = waiting.pop()
         children = _children(value)
         if children is None:
-            if name in leaves:
+            if name in leaves and not _equal(leaves[name], value):
                 raise CheckpointError(f"it holds {name} twice, with and without the prefix of a wrapper")
             leaves[name] = value
         elif id(value) not in seen:
@@ -84,6 +86,13 @@ def _children(value: Any) -> Iterator[tuple[str, Any]] | None:
     elif isinstance(value, (list, tuple)) and any(_children(v) is not None for v in value):
         return ((str(i), _leaf(v)) for i, v in enumerate(value))
     return None
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two leaves are the same tensor, or the same values."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a is b or (a.shape == b.shape and a.device == b.device and bool(torch.equal(a, b)))
+    return a is b
 
 
 def _leaf(value: Any) -> Any:
@@ -133,7 +142,7 @@ def find_world_model(leaves: Mapping[str, Any], source: str, key: str | None, co
     if fitting:
         return fitting[0]
     if not kinds:
-        raise CheckpointError(f"it is {describe(content, leaves)}, not a world model")
+        raise CheckpointError(f"it is no world model, but {describe(content, leaves)}")
     other = next(iter(kinds.values()))
     advice = f"; use --from {other.source}" if other.source else ", which cannot be imported"
     raise CheckpointError(f"it is {other.name}{advice}")
@@ -166,24 +175,24 @@ def describe(content: Any, leaves: Mapping[str, Any] | None = None) -> str:
 def _describe_mapping(content: Mapping[Any, Any], leaves: Mapping[str, Any]) -> str:
     keys = {str(key) for key in content}
     if "format" in keys and str(content["format"]).startswith("flow-pwm/"):
-        return f"a file of this project ({content['format']}); general.checkpoint takes it as it is"
+        return f"a file of this project ({content['format']}), which needs no conversion"
     if keys >= {"state", "param_groups"}:
         return "the state of an optimiser"
     networks = [f"{name} ({v.origin})" for name, v in leaves.items() if _is_network(v)]
     if networks:
-        return f"a file with networks pickled as objects, {', '.join(networks[:3])}; save their state_dict()"
+        return f"a file of networks pickled as objects, {', '.join(networks[:3])}; save their state_dict()"
     parts = {name.split(".")[0] for name in leaves}
     if "logstd" in parts or "mu_net" in parts:
         return "the state dict of a PWM actor"
     if keys and keys <= {f"params.{i}" for i in range(len(keys))}:
         return "the state dict of PWM's critics"
     tensors = [name for name, value in leaves.items() if isinstance(value, Tensor)]
-    if not tensors:
-        return f"a dictionary without tensors ({', '.join(sorted(keys)[:5]) or 'empty'})"
+    objects = [f"{name} is {describe(value)}" for name, value in leaves.items() if isinstance(value, Record)]
+    shown = ", ".join(tensors[:3] or objects[:3] or sorted(keys)[:5]) or "empty"
     return (
-        f"a file of {len(tensors)} tensors ({', '.join(tensors[:3])}, ...)"
-        if len(tensors) > 3
-        else (f"a file of {len(tensors)} tensors ({', '.join(tensors)})")
+        f"a file of {len(tensors)} tensors ({shown})"
+        if tensors
+        else f"a dictionary without tensors ({shown})"
     )
 
 

@@ -54,8 +54,8 @@ def _content(path: Path) -> Any:
     if head[:1] == b"\x80":
         with path.open("rb") as file:
             content = read_pickle(file, _no_data)
-        raise CheckpointError(f"it is a Python pickle of {describe(content)}, not a file of torch.save")
-    raise CheckpointError(f"it is {describe_file(path)}, not a checkpoint")
+        raise CheckpointError(f"it is no file of torch.save, but a Python pickle: {describe(content)}")
+    raise CheckpointError(f"it is no checkpoint, but {describe_file(path)}")
 
 
 def _no_data(*place: Any) -> Tensor:

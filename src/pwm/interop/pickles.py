@@ -212,18 +212,24 @@ def read_pickle(file: IO[bytes], storage: Callable[..., Tensor]) -> Any:
 def array(record: Record) -> Tensor | None:
     """Values of a NumPy array or scalar of floats, integers or booleans; None for any other object."""
     module, _, name = record.origin.rpartition(".")
-    if not module.endswith("multiarray"):
+    if module.split(".")[0] != "numpy":
         return None
+    order = "C"
     try:
         if name == "_reconstruct":
             _, shape, kind, fortran, data = record.state
+            order = "F" if fortran else "C"
+        elif name == "_frombuffer":  # protocol 5
+            data, kind, shape, order = record.arguments
+        elif name == "scalar":
+            (kind, data), shape = record.arguments, ()
         else:
-            (kind, data), shape, fortran = record.arguments, (), False
-        code, order = str(kind.arguments[0]), str(kind.state[1])
-        if code[:1] not in ("f", "i", "u", "b") or not isinstance(data, bytes):
             return None
-        dtype = np.dtype(f"{order}{code}" if order in ("<", ">") else code)
-        values = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+        code, byte_order = str(kind.arguments[0]), str(kind.state[1])
+        if code[:1] not in ("f", "i", "u", "b") or not isinstance(data, (bytes, bytearray)):
+            return None
+        dtype = np.dtype(f"{byte_order}{code}" if byte_order in ("<", ">") else code)
+        values = np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
         return torch.from_numpy(values.astype(dtype.newbyteorder("="), order="C", copy=True))
     except (AttributeError, TypeError, ValueError, IndexError):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 SOURCES = ("pwm", "flow-mbpo", "tdmpc2", "newt")
 HELP = """\
@@ -16,8 +15,8 @@ Import a world model of another project. Nothing in its file is run. For example
 """
 
 
-def add_command(commands: Any) -> None:
-    """Add ``convert`` to the subcommands of the command line."""
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``convert`` to the parser's subcommands."""
     convert = commands.add_parser(
         "convert",
         help="import a world model of another code base",
