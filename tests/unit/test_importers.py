@@ -341,6 +341,19 @@ def test_one_of_several_world_models_is_chosen_by_name(tmp_path: Path) -> None:
         load_world_model(tmp_path / "src.pt", key="emma")
 
 
+def test_containers_that_hold_themselves_have_an_end(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"world_model": PWM, "list": [1]}
+    content["list"] += [content["list"], content]
+    torch.save(content, tmp_path / "src.pt")
+    imported = convert(tmp_path / "src.pt", tmp_path / "dst.pt", "pwm")
+    assert imported.left_out == {"list": "no part of a world model"}
+
+
+def test_a_latent_that_is_no_groups_is_refused() -> None:
+    with pytest.raises(PwmError, match="width 16 cannot be cut into groups of simnorm_dim=6"):
+        load_world_model(PWM, simnorm_dim=6)
+
+
 def test_the_file_written_cannot_be_in_the_way(tmp_path: Path) -> None:
     torch.save(PWM, tmp_path / "src.pt")
     with pytest.raises(CheckpointError, match="exists already"):

@@ -16,6 +16,7 @@ from pwm.interop.pickles import Record, array
 # Names that torch.compile, DistributedDataParallel, FSDP and activation checkpointing put between the parts
 # of a name, wherever the wrapped module stands.
 WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+NESTED = (Mapping, Record, list, tuple)
 # Attributes of a network that was pickled whole.
 NETWORK = {"_modules", "_parameters"}
 
@@ -83,16 +84,17 @@ def _children(value: Any) -> Iterator[tuple[str, Any]] | None:
             return ((str(k), _leaf(v)) for k, v in value.entries.items())
         if value.attributes and not NETWORK & value.attributes.keys():
             return ((k, _leaf(v)) for k, v in value.attributes.items())
-    elif isinstance(value, (list, tuple)) and any(_children(v) is not None for v in value):
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, NESTED) for v in value):
         return ((str(i), _leaf(v)) for i, v in enumerate(value))
     return None
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether two leaves are the same tensor, or the same values."""
+    """Whether two leaves are the same plain value, or tensors of the same values."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and a.device == b.device and bool(torch.equal(a, b)))
-    return a is b
+        same = a.shape == b.shape and a.device == b.device
+        return same and (a.is_meta or torch.equal(a, b))
+    return a is b or (isinstance(a, (int, float, str)) and a == b)
 
 
 def _leaf(value: Any) -> Any:

@@ -168,6 +168,11 @@ def _disagreements(layout: Source, task_dim: int, networks: Iterable[Network]) -
 def _sizes(layout: Source, n_tasks: int, task_dim: int, given: Given, networks: Iterable[Network]) -> Sizes:
     encoder, dynamics, reward = networks
     latent, bins = encoder.widths[-1], reward.widths[-1]
+    if given.simnorm_dim < 2 or latent % given.simnorm_dim:
+        raise ConfigError(
+            f"the latent of width {latent} cannot be cut into groups of simnorm_dim={given.simnorm_dim}; "
+            "give the group size of SimNorm that the model was trained with"
+        )
     head = scalar_heads.Options("regression")
     if bins > 1:
         if given.vmin is None or given.vmax is None:
