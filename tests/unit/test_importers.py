@@ -341,6 +341,21 @@ def test_one_of_several_world_models_is_chosen_by_name(tmp_path: Path) -> None:
         load_world_model(tmp_path / "src.pt", key="emma")
 
 
+def test_files_of_earlier_releases_are_read(tmp_path: Path) -> None:
+    torch.save(PWM, tmp_path / "src.pt")
+    convert(tmp_path / "src.pt", tmp_path / "dst.pt", "pwm")
+    content = torch.load(tmp_path / "dst.pt", weights_only=True)
+    del content["reward"]
+    for key in ("padded_obs", "padded_act"):
+        del content["sizes"][key]
+    torch.save(content, tmp_path / "old.pt")
+    found, plain = (
+        load_world_model(tmp_path / "old.pt", "flow-pwm").state_dict(),
+        load_world_model(PWM).state_dict(),
+    )
+    assert all(torch.equal(found[key], plain[key]) for key in plain)
+
+
 def test_containers_that_hold_themselves_have_an_end(tmp_path: Path) -> None:
     content: dict[str, Any] = {"world_model": PWM, "list": [1]}
     content["list"] += [content["list"], content]
