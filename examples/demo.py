@@ -58,9 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     rows, folders, reference = [], {}, {}
     for number, (label, arm) in enumerate(ARMS.items(), start=1):
-        print(
-            f"{number} of {len(ARMS)}: training the {label} world model and its policy on {TASK}", flush=True
-        )
+        print(f"{number} of {len(ARMS)}: {label} world model and policy on {TASK}", flush=True)
         config = compose_config(
             [
                 *TASK_OVERRIDES,

@@ -25,15 +25,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # Every MuJoCo environment of Gymnasium's current version.
 GYM_ROBOTS = [
-    *(
-        "Ant-v5",
-        "HalfCheetah-v5",
-        "Hopper-v5",
-        "Humanoid-v5",
-        "HumanoidStandup-v5",
-        "InvertedDoublePendulum-v5",
-    ),
-    *("InvertedPendulum-v5", "Pusher-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"),
+    *("Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "HumanoidStandup-v5", "Pusher-v5"),
+    *("InvertedDoublePendulum-v5", "InvertedPendulum-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"),
 ]
 CASES["counting"] = {"name": "analytic", "task": "counting", "ends": ["terminated", "truncated"]}
 

@@ -222,7 +222,7 @@ def test_start_poses() -> None:
     assert qpos[0, 7:].tolist() == [0.03, 0.4, -0.8, -0.03, 0.4, -0.8, 0.03, -0.4, 0.8, -0.03, -0.4, 0.8]
 
 
-# What MuJoCo's XML reference (4.0) calls deprecated or legacy, as (element, attribute).
+# What MuJoCo's XML reference (4.0) calls deprecated or legacy, or no longer has, as (element, attribute).
 DEPRECATED = {
     ("compiler", "coordinate"),
     ("compiler", "settotalmass"),
