@@ -41,7 +41,7 @@ endef
 # that is fetched, because bars cannot move there.
 define install
 @echo 'Installing into $(1)'
-@{ $(1)/bin/python -m pip install --disable-pip-version-check $(2) -c $(3) && rm $(1)/.installing; } $(SUMMARY); \
+@{ $(1)/bin/python -u -m pip install --disable-pip-version-check $(2) -c $(3) && rm $(1)/.installing; } $(SUMMARY); \
   test ! -e $(1)/.installing
 endef
 

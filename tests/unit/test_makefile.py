@@ -18,6 +18,7 @@ DEMO, TEST = "examples/demo.py", "-m pytest -n 2"
 
 # It writes down what it is asked for. Where there is a file `fail` pip fails; where there is `wait` it waits.
 PYTHON = r"""#!/bin/sh
+[ "$1" != -u ] || shift
 case "$1 $2" in
   "-c "*) ;;
   "-m venv") mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo "venv $3" >> calls ;;
