@@ -1,4 +1,4 @@
-"""Modules, classes and methods that the original's documentation names can be imported and called from there."""
+"""What the original's documentation names can be imported from where it says, and called."""
 
 from __future__ import annotations
 

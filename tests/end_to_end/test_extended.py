@@ -1,4 +1,4 @@
-"""A run that was changed on its way does not pass for one that had its last configuration from the beginning."""
+"""A run that was changed on its way does not pass for one that had its last configuration all along."""
 
 from __future__ import annotations
 

@@ -62,9 +62,7 @@ def test_decay_may_start_after_so_many_epochs() -> None:
     assert {Options(lr_decay_start=10_000).decay(epoch, 100) for epoch in range(100)} == {0.0}
 
 
-def test_a_run_shorter_than_its_decay_start_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_shorter_than_its_decay_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
     with pytest.warns(RuntimeWarning, match=r"alg.lr_decay_start=10000.0 epochs.*2 epochs.*keep"):
         folder = trained(tmp_path, *ANALYTIC, "general.epochs=2", "alg.lr_decay_start=10000")

@@ -1,4 +1,4 @@
-"""Evaluated policies as files, and what became of each run's peak: its best checkpoint against its final one."""
+"""Evaluated policies as files, and what became of each run's peak: best checkpoint against final one."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def write_results(files: tuple[Path, Path], results: Sequence[dict[str, Any]]) -
 def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
     """A line per run: its best evaluated checkpoint, its final one, and the share of the peak that is left.
 
-    The share is counted from the floor, the better one of doing nothing and acting at random; a run whose peak is
-    not above it has none.
+    The share is counted from the floor, the better one of doing nothing and acting at random; a run whose
+    peak is not above it has none.
     """
     lines = ["peak against final"]
     for run, group in _runs(results).items():

@@ -1,8 +1,8 @@
 """What ``48M`` in the name of a preset counts.
 
-The presets have the sizes of TD-MPC2 (Hansen et al. 2024), whose names count a whole agent on its 80 tasks: encoder,
-dynamics, reward, policy and an ensemble of Q networks as wide as the dynamics. Only the first three have a
-counterpart of the same size here.
+The presets have the sizes of TD-MPC2 (Hansen et al. 2024), whose names count a whole agent on its 80 tasks:
+encoder, dynamics, reward, policy and an ensemble of Q networks as wide as the dynamics. Only the first three
+have a counterpart of the same size here.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def explain_size(config: ExperimentConfig, obs_dim: int, act_dim: int) -> str | 
     ours = agent_parameters(config, obs_dim, act_dim)
     return (
         f"{named[1]}M counts what the original counts, TD-MPC2's whole agent with its {members} Q networks: "
-        f"{theirs / 1e6:.1f} M parameters on its {TASKS} tasks, {here / 1e6:.1f} M on this one alone, where our agent "
-        f"with its smaller actor and critics has {ours / 1e6:.1f} M"
+        f"{theirs / 1e6:.1f} M parameters on its {TASKS} tasks, {here / 1e6:.1f} M on this one alone, where "
+        f"our agent with its smaller actor and critics has {ours / 1e6:.1f} M"
     )
 
 

@@ -129,8 +129,8 @@ class Renderable(Protocol):
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Let ``generator`` go on from ``state`` (bytes, as ``get_state`` gave it).
 
-    CPU and GPU draw with different methods, whose states mean nothing to each other: ``generator`` then begins a
-    stream that ``state`` alone decides.
+    CPU and GPU draw with different methods, whose states mean nothing to each other: ``generator`` then
+    begins a stream that ``state`` alone decides.
 
     Warns:
         RuntimeWarning: ``state`` is that of another kind of device.

@@ -1,7 +1,7 @@
 """From the presets in ``pwm/configs`` and typed overrides to one nested dict of values.
 
-Hydra composes the presets. Overrides are then put into what they compose to, each read as the type that its option
-has, so that text stays text.
+Hydra composes the presets. Overrides are then put into what they compose to, each read as the type that its
+option has, so that text stays text.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def compose_values(typed: Sequence[str]) -> dict[str, Any]:
     """Values of the presets with the overrides in their places; neither complete nor checked.
 
     Raises:
-        ConfigError: an override cannot be read, contradicts another one, or names a preset or a key that is not
-            there.
+        ConfigError: an override cannot be read, contradicts another one, or names a preset or a key that is
+            not there.
     """
     overrides = parse_overrides(typed)
     presets = [override for override in overrides if override.group]
@@ -111,7 +111,9 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
                 raise ConfigError(f"{preset.typed}: {_several(group)}")
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ConfigError(f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}")
+            raise ConfigError(
+                f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}"
+            )
         chosen.append(f"{preset.key}={name}")
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
@@ -121,7 +123,7 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_one_line(error)) from error
     assert isinstance(values, dict)
-    return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}  # type: ignore[dict-item]
+    return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}
 
 
 def _drop_foreign_keys(alg: dict[str, Any], kind: str) -> None:

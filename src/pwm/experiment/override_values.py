@@ -1,7 +1,7 @@
 """Values of ``key=value`` overrides: what was typed, read as the type that the option has.
 
-Text stays as it was typed where an option takes text, whatever it looks like: ``2024_05_01``, ``007``, ``1e5``,
-``null``, paths with any character. Everywhere else this is a small language::
+Text stays as it was typed where an option takes text, whatever it looks like: ``2024_05_01``, ``007``,
+``1e5``, ``null``, paths with any character. Everywhere else this is a small language::
 
     true, 3, -0.5, 1e-3, null      plain values
     [a, b], {a: 1, b: [2, 3]}      lists and mappings; entries are separated by commas
@@ -39,7 +39,8 @@ SWEEP = re.compile(r"(range|choice|interval|glob|shuffle|sort|tag)\(.*\)|.*,.*",
 def parse_value(text: str, hint: Any = Any) -> Any:
     """The value of ``text`` for an option of type ``hint``.
 
-    Numbers and truth values come back as they look or as text, which the option's own check converts or refuses.
+    Numbers and truth values come back as they look or as text, which the option's own check converts or
+    refuses.
 
     Raises:
         ConfigError: a list, a mapping or a quote is not complete; the message shows the right form.

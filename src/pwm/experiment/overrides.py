@@ -1,4 +1,4 @@
-"""Overrides as they are typed: ``key=value``, for ``pwm train``, ``pwm experiment`` and ``pwm parity`` alike."""
+"""Overrides as they are typed: ``key=value``, for ``pwm train``, ``experiment`` and ``parity`` alike."""
 
 from __future__ import annotations
 

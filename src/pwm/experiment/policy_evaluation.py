@@ -86,7 +86,8 @@ def results_path(policy: Path) -> Path:
 def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
     """Stored returns of ``episodes`` held-out episodes of the policy that is in the run folder now, or None.
 
-    They were stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not count.
+    They were stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not
+    count.
 
     Raises:
         CheckpointError: there is no such policy.

@@ -89,7 +89,7 @@ def _below(top: Path, which: str) -> Iterator[Path]:
             if which == ALL:
                 raise CheckpointError(f"{run} has no policy, nor has a run below it")
             raise CheckpointError(
-                f"{run} has no policy {which!r}; choose best, final, all, or a file: {there or 'there is none'}"
+                f"{run} has no policy {which!r}; choose best, final, all, or a file: {there or 'none yet'}"
             )
 
 

@@ -24,7 +24,9 @@ USE_FLOW = "alg.use_flow_dynamics"
 CLASSES = "networks are chosen by name: dynamics=NAME, actor=NAME"
 CONTINUED = "the same command continues a run with its replay buffer (general.resume)"
 MULTITASK = "training learns a single task, chosen by env=NAME"
-PRETRAINING = "training on recorded data is not part of this release; general.checkpoint=FILE starts from a model"
+PRETRAINING = (
+    "training on recorded data is not part of this release; general.checkpoint=FILE starts from a model"
+)
 UNITS = "alg.dynamics.units and alg.reward_units (widths of the dynamics and of the reward network)"
 ALWAYS = "this is always so and needs no key"
 
@@ -60,7 +62,7 @@ SUCCESSORS = {
     "*critic_method": "alg.lam; TD(lambda) is used always, and alg.lam=0 looks one step ahead",
     "*.detach": ALWAYS,
     "*.planning": "actions come from the policy alone",
-    "alg.save_interval": "general.checkpoint_every (epochs) keeps policies, general.save_interval (seconds) saves",
+    "alg.save_interval": "general.checkpoint_every (epochs) keeps policies, general.save_interval (s) saves",
     "alg.device": "general.device",
     "alg.name": "alg=NAME",
     "*._target_": CLASSES,

@@ -1,7 +1,7 @@
 """What was changed within a run: its length, when it was trained further, or settings, when that was forced.
 
-Learning rates follow the planned length. A run that was extended from 100 to 200 epochs has therefore trained its first
-100 epochs otherwise than one that was to have 200 from the beginning, although both say 200 in the end.
+Learning rates follow the planned length. A run that was extended from 100 to 200 epochs has therefore trained
+its first 100 epochs otherwise than one that was to have 200 from the beginning, although both say 200 in the end.
 ``manifest.json`` keeps every such change.
 """
 
@@ -40,7 +40,9 @@ class Change:
         parts = []
         if self.epochs_before != self.epochs_after:
             how = "extended" if self.epochs_after > self.epochs_before else "shortened"
-            parts.append(f"{how} at epoch {self.epoch} from {self.epochs_before} to {self.epochs_after} epochs")
+            parts.append(
+                f"{how} at epoch {self.epoch} from {self.epochs_before} to {self.epochs_after} epochs"
+            )
         if self.settings:
             parts.append(f"changed at epoch {self.epoch} ({', '.join(self.settings)})")
         return " and ".join(parts)
@@ -53,7 +55,7 @@ class Change:
 
 
 def find_change(before: ExperimentConfig, now: ExperimentConfig, epoch: int) -> Change | None:
-    """What a sitting that begins after ``epoch`` epochs changes; None if nothing is trained yet, or the same."""
+    """What a sitting that begins after ``epoch`` epochs changes; None for nothing, or before the first."""
     lines = diff(before.identity(), now.identity())
     settings = tuple(line for line in lines if not line.startswith((*EXTENDS, "alg.max_epochs:")))
     if not epoch or (before.epochs == now.epochs and not settings):

@@ -143,10 +143,10 @@ class WandBLogger:
             self._run.log(row, step=epoch, commit=True)
 
     def log_gradient_histogram(self, name: str, network: nn.Module, epoch: int) -> None:
-        """Send histograms of the present gradients of ``network`` with the next record, which is of ``epoch``.
+        """Send histograms of the present gradients of ``network`` with the next record, that of ``epoch``.
 
-        They are called ``gradients/<name>/<parameter>``. Networks given to the logger need no call: theirs are
-        sent when they are due.
+        They are called ``gradients/<name>/<parameter>``. Networks given to the logger need no call: theirs
+        are sent when they are due.
         """
         if self._fuse.blown or epoch < self._next_epoch:
             return

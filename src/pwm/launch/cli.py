@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
-from pwm.launch import compare, diagnose, evaluate, experiment, inspection, parity
+from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -18,11 +18,11 @@ Train one agent. Overrides are key=value, for example:
   pwm train env=dflex_hopper alg=pwm_small_flow general.seed=1
   pwm train env=gym env.id=Pendulum-v1 alg=pwm_small general.epochs=100
 
-The same command again continues an interrupted run. Groups: env, alg, dynamics, actor. The original's names work,
-too: general=dflex_ant (env=), seed=42 (general.seed=), alg.flow_substeps=2, alg.use_flow_dynamics=true.
+The same command again continues an interrupted run. Groups: env, alg, dynamics, actor. The original's names
+work, too: general=dflex_ant (env=), seed=42 (general.seed=), alg.flow_substeps=2, alg.use_flow_dynamics=true.
 
-Text is taken as it is typed, whatever it looks like: general.name=2024_05_01, 'general.logdir=~/my runs #1 [a=b]'.
-Quotes around a value are removed. Lists and mappings: alg.encoder_units=[256,256], 'env.kwargs={a: 1, b: "x y"}'.
+Text is taken as it is typed, whatever it looks like (general.name=2024_05_01, 'general.logdir=~/runs [a=b]'),
+without quotes around it. Lists and mappings: alg.encoder_units=[256,256], 'env.kwargs={a: 1, b: "x"}'.
 """
 
 
@@ -50,15 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspection.add_commands(commands)
     diagnose.add_command(commands)
     parity.add_command(commands)
-
-    convert = commands.add_parser("convert", help="import a world model of another code base")
-    convert.add_argument("src", type=Path, metavar="SRC")
-    convert.add_argument("dst", type=Path, metavar="DST")
-    convert.add_argument("--from", dest="source", required=True, choices=("pwm", "flow-mbpo", "tdmpc2"))
-    convert.add_argument("--simnorm-dim", type=int, default=8)
-    convert.add_argument("--vmin", type=float, default=-10.0)
-    convert.add_argument("--vmax", type=float, default=10.0)
-    convert.set_defaults(run=run_convert)
+    convert.add_command(commands)
 
     bench = commands.add_parser("bench", help="measure speed on this machine")
     bench.add_argument(
@@ -90,15 +82,6 @@ def run_train(args: argparse.Namespace) -> int:
     TrainingVisualizer(result.folder).generate_all_plots()
     print(f"best evaluated return {result.best_return:.1f} at epoch {result.best_epoch}: {result.folder}")
     return 0
-
-
-def run_convert(args: argparse.Namespace) -> None:
-    """``pwm convert``."""
-    from pwm.experiment.importers import convert, load_world_model
-
-    convert(args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax)
-    model = load_world_model(args.dst, source="flow-pwm")
-    print(f"{args.dst}: {type(model).__name__} with {model.total_params} parameters")
 
 
 def run_bench(args: argparse.Namespace) -> None:

@@ -13,9 +13,10 @@ Evaluate policies with real rewards on episodes that training never saw.
   pwm evaluate logs --checkpoint all
   pwm evaluate --checkpoint 'logs/*/*/seed1/best_policy.pt'
 
-A RUN is a run folder, a folder above several of them, a policy file, or a quoted pattern of these. A checkpoint is
-best, final, all of a run (best, final and every kept one), a file in the run folder, or, without run folders, the path
-of a policy file or a quoted pattern. With `all` the peak of every run is shown against its final policy.
+A RUN is a run folder, a folder above several of them, a policy file, or a quoted pattern of these. A
+checkpoint is best, final, all of a run (best, final and every kept one), a file in the run folder, or, without
+run folders, the path of a policy file or a quoted pattern. With `all` every run's peak is shown against its final
+policy.
 
 The results of each policy are stored beside it as evaluation_<policy>.json.
 """
@@ -48,8 +49,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         type=Path,
         default=None,
         metavar="FILE",
-        help="also write all results to this JSON file, and as a table to one that ends in .csv; default with "
-        "--checkpoint all: checkpoints.json in the folder that is evaluated",
+        help="also write all results to this JSON file, and as a table to one that ends in .csv; default "
+        "with --checkpoint all: checkpoints.json in the folder that is evaluated",
     )
     evaluate.add_argument(
         "--video",

@@ -39,8 +39,8 @@ class Options(agent.Options):
         warmup_updates: world-model updates after them, before the policy learns.
         lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
             ``constant``.
-        lr_decay_start: when the decay begins: after this share of the run, or, above 1, after so many epochs. A
-            run of fewer epochs keeps its initial rates.
+        lr_decay_start: when the decay begins: after this share of the run, or, above 1, after so many epochs.
+            A run of fewer epochs keeps its initial rates.
         lr_final: learning rate at the end of the decay.
     """
 
