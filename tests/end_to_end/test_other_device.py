@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -24,10 +25,10 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
-@pytest.mark.parametrize("env", [ANALYTIC, HOPPER], ids=["analytic", "hopper"])
-def test_a_state_of_a_gpu_continues_on_a_cpu(env: list[str], tmp_path: Path) -> None:
-    runs = [trained(tmp_path / name, *env, "general.epochs=1") for name in "ab"]
-    assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
+def test_a_state_of_a_gpu_continues_on_a_cpu(tmp_path: Path) -> None:
+    first = trained(tmp_path / "a", *HOPPER, "general.epochs=1")
+    runs = [first, tmp_path / "b" / first.relative_to(tmp_path / "a")]
+    shutil.copytree(*runs)
     for run in runs:
         state = checkpoints.load(run / "latest.pt", STATE_FORMAT)
         content = {key: value for key, value in state.items() if key not in ("format", "version")}
@@ -35,9 +36,9 @@ def test_a_state_of_a_gpu_continues_on_a_cpu(env: list[str], tmp_path: Path) -> 
         content["trainer"]["env"]["generator"] = ON_GPU
         checkpoints.save(run / "latest.pt", STATE_FORMAT, content)
         with pytest.warns(RuntimeWarning, match="another kind of device: new random streams") as warned:
-            assert train(run.parents[2], *env, "general.epochs=3") == 0
+            assert train(run.parents[2], *HOPPER, "general.epochs=2") == 0
         assert len({str(w.message) for w in warned}) == 1
-        assert [record["epoch"] for record in metrics(run)] == [0, 1, 2, 3]
+        assert [record["epoch"] for record in metrics(run)] == [0, 1, 2]
     # The new streams follow from the state.
     assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
 
@@ -64,9 +65,9 @@ class GpuGenerator:
 def test_the_reverse() -> None:
     on_cpu = torch.Generator().manual_seed(3)
     first, second = GpuGenerator(), GpuGenerator()
-    with pytest.warns(RuntimeWarning, match="another kind of device"):
-        restore_generator(first, on_cpu.get_state())  # type: ignore[arg-type]
-        restore_generator(second, on_cpu.get_state())  # type: ignore[arg-type]
+    for generator in (first, second):
+        with pytest.warns(RuntimeWarning, match="another kind of device"):
+            restore_generator(generator, on_cpu.get_state())  # type: ignore[arg-type]
     assert first.state.tolist() == second.state.tolist() != ON_GPU.tolist()
     torch.rand(1, generator=on_cpu)
     with pytest.warns(RuntimeWarning, match="another kind of device"):

@@ -1,4 +1,4 @@
-"""The original's documented commands, run from a checkout as they are written, with sizes that take seconds."""
+"""The original's documented commands, run from a checkout as written, with sizes that take seconds."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -81,6 +82,12 @@ def assign(
             _refuse_known_names(override, known_keys)
         elif looks_like_sweep(override.text, hint):
             raise ConfigError(f"{override.typed}: {_several(override.key)}")
+        elif {str, type(None)} <= set(members(hint)) and override.text.lower() in ("null", "none"):
+            warnings.warn(
+                f"{override.typed} is the text {override.text!r}; {override.key}= leaves it out",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         try:
             value = parse_value(override.text, Any if hint is Unknown else hint)
         except ConfigError as error:
