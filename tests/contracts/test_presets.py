@@ -138,6 +138,7 @@ def test_documented_flow_presets_integrate_as_documented(name: str, integrator: 
         (["alg=pwm_small_residual", "alg.use_flow_dynamics=true"], "flow"),
         (["alg=pwm_48M_flow_v2_rk4", "dynamics=residual"], "residual"),
         (["alg=pwm_5M_flow", "dynamics=mlp", "alg.use_flow_dynamics=false"], "mlp"),
+        (["alg=pwm_5M_flow", "alg.dynamics=mlp"], "mlp"),
     ],
 )
 def test_dynamics_of_a_preset_can_be_exchanged(overrides: list[str], name: str) -> None:

@@ -53,9 +53,10 @@ def row(seed: int, checkpoint: str) -> list[str]:
 ROOT = "logs [1]"
 # Glob patterns read [1] as a class of characters.
 PATTERN = "logs [[]1]"
+SEED1, SEED2 = [f"{ROOT}/analytic_lqr/pwm_small/seed{seed}" for seed in (1, 2)]
 BOTH_BEST, BOTH_FINAL = [row(1, "best"), row(2, "best")], [row(1, "final"), row(2, "final")]
 SELECTIONS = {
-    "a run": ([f"{ROOT}/analytic_lqr/pwm_small/seed1"], [row(1, "best")]),
+    "a run": ([SEED1], [row(1, "best")]),
     "a folder above": ([ROOT, "--checkpoint", "final"], BOTH_FINAL),
     "a pattern": ([f"{PATTERN}/*/*/seed*"], BOTH_BEST),
     "any depth": ([f"{PATTERN}/**/seed2", "--checkpoint", "final"], [row(2, "final")]),
@@ -66,7 +67,7 @@ SELECTIONS = {
         BOTH_BEST,
     ),
     "a file in a run": (
-        [f"{ROOT}/analytic_lqr/pwm_small/seed1", "--checkpoint", "epoch0000002.pt"],
+        [SEED1, "--checkpoint", "epoch0000002.pt"],
         [row(1, "epoch 2")],
     ),
     "a path in a run": (
@@ -74,12 +75,13 @@ SELECTIONS = {
         [row(1, "epoch 1")],
     ),
     "a pattern in a run": (
-        [f"{ROOT}/analytic_lqr/pwm_small/seed1", "--checkpoint", "epoch*.pt"],
+        [SEED1, "--checkpoint", "epoch*.pt"],
         [row(1, "epoch 1"), row(1, "epoch 2")],
     ),
+    "any policy of a run": ([SEED2, "--checkpoint", "*"], [row(2, "best"), row(2, "final")]),
     "the same run twice": ([ROOT, f"{PATTERN}/*/*/seed1"], BOTH_BEST),
     "all of a run": (
-        [f"{ROOT}/analytic_lqr/pwm_small/seed1", "--checkpoint", "all", "--output", "x.json"],
+        [SEED1, "--checkpoint", "all", "--output", "x.json"],
         [row(1, "best"), row(1, "final"), row(1, "epoch 1"), row(1, "epoch 2")],
     ),
 }
@@ -143,11 +145,12 @@ def test_policies_that_are_called_alike_show_their_paths(
     assert lines[2].endswith(f"  {copy / 'best_policy.pt'}")
 
 
-SEED1 = f"{ROOT}/analytic_lqr/pwm_small/seed1"
 MISTAKES = {
     "nothing": ([], ["name a run folder", "--checkpoint FILE"]),
     "a pattern without a match": (["nowhere/*/seed*"], ["nowhere/*/seed*", "no such folder or file"]),
     "a checkpoint pattern without one": (["--checkpoint", "no/*.pt"], ["no/*.pt"]),
+    "no pattern": ([SEED1, "--checkpoint", "["], ["'['", "best, final, all"]),
+    "no checkpoint": ([SEED1, "--checkpoint", ""], ["''", "best, final, all"]),
     "an unknown checkpoint": ([SEED1, "--checkpoint", "worst"], ["'worst'", "best, final, all", *KEPT]),
     "a checkpoint of one run only": ([ROOT, "--checkpoint", "epoch0000001.pt"], ["seed2", "epoch0000001.pt"]),
     "a folder as the checkpoint": (["--checkpoint", SEED1], ["is a folder"]),

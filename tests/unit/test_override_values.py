@@ -199,7 +199,7 @@ def test_what_is_incomplete_is_refused_with_the_right_form(text: str, hint: Any,
 
 
 def test_numbers_of_typed_options_may_be_grouped() -> None:
-    config = compose_config(["alg.buffer_size=1_000_000", "alg.model_lr=3e-4", "general.seed=007"])
+    config = compose_config(["alg.buffer_size=1_000_000", "alg.model_lr='3e-4'", "general.seed=007"])
     assert (config.alg.buffer_size, config.alg.model_lr, config.general.seed) == (1_000_000, 3e-4, 7)
 
 

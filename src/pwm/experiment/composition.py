@@ -92,6 +92,10 @@ def assign(
             value = parse_value(override.text, Any if hint is Unknown else hint)
         except ConfigError as error:
             raise ConfigError(f"{override.typed}: {error}") from error
+        if dataclasses.is_dataclass(hint) and not isinstance(value, dict):
+            raise ConfigError(
+                f"{override.key}={value!r} is a group of keys; set one of them, {override.key}.<key>=..."
+            )
         for leaf, part in _leaves(path, value):
             before = given.setdefault(leaf, (part, override.typed))
             if before[0] != part:

@@ -58,7 +58,9 @@ def parse_value(text: str, hint: Any = Any) -> Any:
         return [parse_value(entry, arguments[0]) for entry in _entries(stripped, "[")]
     if origin is dict:
         return _mapping(stripped, arguments[1])
-    return stripped if kind in PLAIN and not WORDS.keys() & {stripped.lower()} else _plain(stripped)
+    if kind in PLAIN and stripped.lower() not in WORDS:
+        return _unquote(stripped) if QUOTED.fullmatch(stripped) else stripped
+    return _plain(stripped)
 
 
 def members(hint: Any) -> tuple[Any, ...]:
@@ -129,8 +131,11 @@ def _entries(text: str, opening: str) -> list[str]:
     """What stands between the brackets of ``text``."""
     closing = CLOSING[opening]
     if len(text) < 2 or text[0] != opening or text[-1] != closing:
-        kind = "list" if opening == "[" else "mapping"
-        raise ConfigError(f"{text!r} is no {kind}; write {opening}{text.strip(opening + closing)}{closing}")
+        inner = "" if text.lower() in ("", "null", "none") else text.strip(opening + closing)
+        if opening == "{":
+            inner = inner if ":" in inner or not inner else "key: value"
+            raise ConfigError(f"{text!r} is no mapping; write {{{inner}}}")
+        raise ConfigError(f"{text!r} is no list; write [{inner}]")
     entries = [entry.strip() for entry in _split(text[1:-1], lambda character: character == ",")]
     if entries[-1] == "":
         entries.pop()

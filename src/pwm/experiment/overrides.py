@@ -11,6 +11,8 @@ from pwm.experiment.override_values import WORDS, as_typed
 from pwm.experiment.predecessor_keys import ALIASES, USE_FLOW, hydra_advice
 
 GROUPS = ("env", "alg", "dynamics@alg.dynamics", "actor@alg.actor")
+# Groups of keys that are also where a preset goes: their key with a preset's name chooses it.
+PLACES = {"general": "env", "alg.dynamics": "dynamics", "alg.actor": "actor"}
 SEEDS = "pwm experiment experiment=flow_vs_mlp seeds=[1,2,3]"
 # Options of Hydra's own command line, and what does their work here.
 HYDRA_OPTIONS = {
@@ -59,7 +61,7 @@ def parse_override(typed: str, following: Sequence[str] = ()) -> Override:
         raise ConfigError(option_advice(typed, following))
     key, equals, text = typed.partition("=")
     key = key.strip().lstrip("+")
-    if not equals or not key:
+    if not equals or "" in key.split("."):
         value = next((word for word in following if word != "="), "")
         example = f"{key}={value}" if key and value and "=" not in value else "key=value, e.g. general.seed=1"
         raise ConfigError(f"{typed!r} is not an override; write {example}")
@@ -73,8 +75,9 @@ def parse_override(typed: str, following: Sequence[str] = ()) -> Override:
         raise ConfigError(f"{typed}: {hydra_advice(key)}")
     if key == USE_FLOW:
         return Override("dynamics@alg.dynamics", _dynamics(typed, text), typed)
-    if key == "general" and as_typed(text) in preset_names("env"):
-        return Override("env", text, typed)
+    group, name = PLACES.get(key, ""), as_typed(text)
+    if group and name in preset_names(group):
+        return Override(ALIASES.get(group, group), text, typed)
     return Override(ALIASES.get(key, key), text, typed)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pwm.errors import CheckpointError, ConfigError
@@ -70,7 +70,7 @@ def select_policies(given: Sequence[str | Path], which: str) -> list[Path]:
 
 def _existing(given: str | Path) -> list[Path]:
     if not (found := expand(given)):
-        raise CheckpointError(f"{given}: no such folder or file, and nothing that it matches as a pattern")
+        raise CheckpointError(f"{str(given)!r}: no such folder or file, and nothing that it matches")
     return found
 
 
@@ -99,6 +99,8 @@ def policies_of(run: Path, which: str) -> list[Path]:
         ends = [path for name in CHECKPOINTS if (path := run / f"{name}_policy.pt").is_file()]
         return [*ends, *sorted((run / KEPT).glob("epoch*.pt"))]
     exact = [path for place in (run, run / KEPT) if (path := place / which).is_file()]
-    if exact or os.path.isabs(which):
-        return exact
-    return sorted(path for place in (run, run / KEPT) for path in place.glob(which) if path.is_file())
+    return exact or [
+        path
+        for path in policies_of(run, ALL)
+        if fnmatchcase(path.name, which) or fnmatchcase(str(path.relative_to(run)), which)
+    ]
