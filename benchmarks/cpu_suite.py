@@ -72,7 +72,12 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "discount_0.99": ("alg.gamma=0.99",),
         "constant_lr": ("alg.lr_schedule=constant",),
         "late_decay": ("alg.lr_decay_start=0.5",),
-        "lockstep": ("alg.collect=lockstep", "alg.actor_iterations=1"),
+        "lockstep": (
+            "alg.collect=lockstep",
+            "alg.actor_iterations=1",
+            "alg.replay_starts=0",
+            "alg.open_loop_share=0",
+        ),
         "teacher_source": ("alg.flow_source=teacher",),
         "tangent_head": ("alg.velocity_head=tangent",),
         "simnorm_head": ("alg.velocity_head=simnorm",),

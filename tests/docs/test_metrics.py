@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, metrics, trained
+from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, LOCKSTEP, metrics, trained
 
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.experiment.monitoring import memory_usage
@@ -21,7 +21,7 @@ TABLE = ROOT / "docs" / "metrics.md"
 LONG = ["alg.horizon=16", "env.episode_length=60", "alg.gamma=0.9"]
 RUNS = {
     "closed loop, flow": [*HOPPER, *FLOW, *LONG, "general.esnr_every=2"],
-    "lockstep": [*ANALYTIC, "alg.collect=lockstep"],
+    "lockstep": [*ANALYTIC, *LOCKSTEP],
     "gym": ["env=gym", "env.id=Pendulum-v1", "general.save_interval=0"],
 }
 # Only a GPU has these; test_gpu_metrics_are_listed looks at them where there is one.

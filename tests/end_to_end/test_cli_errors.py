@@ -46,6 +46,15 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
         ["alg.collect=lockstep", "alg.actor_iterations=2"],
         ["alg.actor_iterations=2", "closed_loop"],
     ),
+    "lockstep with open-loop environments": (
+        ["alg.collect=lockstep", "alg.actor_iterations=1", "alg.replay_starts=0", "alg.open_loop_share=0.5"],
+        ["alg.open_loop_share=0.5", "alg.open_loop_share=0,", "closed_loop"],
+    ),
+    "lockstep with replayed starts": (
+        ["alg.collect=lockstep", "alg.actor_iterations=1", "alg.replay_starts=0.25", "alg.open_loop_share=0"],
+        ["alg.replay_starts=0.25", "closed_loop"],
+    ),
+    "fewer than no world-model updates": (["alg.wm_iterations=-3"], ["alg.wm_iterations=-3", "negative"]),
     "more than all environments": (["alg.open_loop_share=2"], ["alg.open_loop_share=2", "[0, 1]"]),
     "leaning to old data": (["alg.replay_recency=0.5"], ["alg.replay_recency=0.5", "at least 1"]),
     "unknown collect mode": (["alg.collect=open"], ["alg.collect='open'", "closed_loop, lockstep"]),

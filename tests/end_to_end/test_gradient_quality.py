@@ -13,6 +13,7 @@ from tests.end_to_end.tiny import (
     ANALYTIC,
     FLOW,
     HOPPER,
+    LOCKSTEP,
     assert_same_run,
     assert_same_weights,
     computed,
@@ -31,7 +32,7 @@ from pwm.training.online import OnlineTrainer
 
 RUNS = {
     "hopper-flow-closed_loop": [*HOPPER, *FLOW],
-    "analytic-lockstep": [*ANALYTIC, "alg.collect=lockstep"],
+    "analytic-lockstep": [*ANALYTIC, *LOCKSTEP],
 }
 NAMES = {
     f"{network}/{name}"

@@ -18,6 +18,7 @@ from tests.end_to_end.tiny import (
     ANALYTIC,
     FLOW,
     HOPPER,
+    LOCKSTEP,
     assert_same_run,
     computed,
     contents,
@@ -38,7 +39,7 @@ from pwm.training.hooks import go_on
 
 RUNS = {
     "hopper-flow-closed_loop": [*HOPPER, *FLOW],
-    "hopper-mlp-lockstep": [*HOPPER, "alg.collect=lockstep"],
+    "hopper-mlp-lockstep": [*HOPPER, *LOCKSTEP],
     "analytic-residual": [*ANALYTIC, "dynamics=residual"],
     "gym": ["env=gym", "env.id=Pendulum-v1"],
 }

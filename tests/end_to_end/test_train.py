@@ -17,6 +17,7 @@ from tests.end_to_end.tiny import (
     ANALYTIC,
     FLOW,
     HOPPER,
+    LOCKSTEP,
     assert_same_weights,
     computed,
     contents,
@@ -33,16 +34,16 @@ from pwm.analysis.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 
 DYNAMICS = {"mlp": ["dynamics=mlp"], "residual": ["dynamics=residual"], "flow": FLOW}
-COLLECT = ("closed_loop", "lockstep")
+COLLECT = {"closed_loop": ["alg.collect=closed_loop"], "lockstep": LOCKSTEP}
 OTHER_ENVS = {
     "analytic-closed_loop": [*ANALYTIC, *FLOW, "alg.collect=closed_loop"],
-    "analytic-lockstep": [*ANALYTIC, "alg.collect=lockstep"],
+    "analytic-lockstep": [*ANALYTIC, *LOCKSTEP],
     "gym": ["env=gym", "env.id=Pendulum-v1"],
 }
 RUNS = {
-    f"hopper-{name}-{collect}": [*HOPPER, *changes, f"alg.collect={collect}"]
+    f"hopper-{name}-{collect}": [*HOPPER, *changes, *how]
     for name, changes in DYNAMICS.items()
-    for collect in COLLECT
+    for collect, how in COLLECT.items()
 } | OTHER_ENVS
 
 FILES = {
@@ -265,7 +266,7 @@ def test_a_run_may_become_deterministic_later(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dynamics", ["mlp", "flow"])
 @pytest.mark.parametrize("collect", COLLECT)
 def test_deterministic_training_repeats_itself_on_a_gpu(dynamics: str, collect: str, tmp_path: Path) -> None:
-    changes = [*HOPPER, *DYNAMICS[dynamics], f"alg.collect={collect}", "general.device=cuda"]
+    changes = [*HOPPER, *DYNAMICS[dynamics], *COLLECT[collect], "general.device=cuda"]
     runs = [train_in_a_process(tmp_path / str(i), *changes, "general.deterministic=true") for i in range(2)]
     assert computed(runs[0]) == computed(runs[1])
     assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")

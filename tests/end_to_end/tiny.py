@@ -44,6 +44,7 @@ SIZES = [
 ]
 HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
 ANALYTIC = ["env=analytic"]
+LOCKSTEP = ["alg.collect=lockstep", "alg.replay_starts=0", "alg.open_loop_share=0"]
 # What depends on the clock or on the process, not on the computation.
 MEASURED = ("wall_time", "fps", "time/", "memory/")
 FLOW = [

@@ -49,7 +49,12 @@ SIZES = [
     "alg.warmup_env_steps=60",
     "alg.warmup_updates=2",
 ]
-LOCKSTEP = ["alg.collect=lockstep", "alg.actor_iterations=1"]
+LOCKSTEP = [
+    "alg.collect=lockstep",
+    "alg.actor_iterations=1",
+    "alg.replay_starts=0",
+    "alg.open_loop_share=0",
+]
 FLOWS = [
     ["dynamics=flow", f"alg.flow_integrator={name}", f"alg.flow_substeps={k}", f"alg.flow_source={source}"]
     for name in ("euler", "heun", "rk4")

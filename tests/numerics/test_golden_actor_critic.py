@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pwm.algorithm.losses import actor_loss, critic_loss, imagine
 from pwm.algorithm.returns import td_lambda
+from pwm.models.actors.base import Actor, Decision
 from pwm.models.critic import CriticEnsemble
 from pwm.models.normalization import RunningMeanStd
 from pwm.models.world_model import WorldModel
@@ -34,7 +35,7 @@ def test_actor_and_critics() -> None:
     z, noise = golden["in/z"], golden["in/noise"]
     # The reference clamps before each forward pass, we after each update.
     actor.project()
-    mean, std = actor.mean(z), actor.log_std.exp()
+    mean, std = actor.decide(z).location, actor.log_std.exp()
     sample = mean + std * noise
     action = actor.act(z, noise)
     out = {
@@ -67,6 +68,20 @@ def test_stacked_critics_are_the_single_ones() -> None:
         assert torch.equal(torch.stack(members), stacked[f"params.{k}"])
 
 
+class DetachedInput(Actor):
+    """A policy behind which no gradient reaches the latents: an option of the references."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self.actor = actor
+
+    def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
+        return self.actor.decide(z.detach(), noise)
+
+    def mean_std(self) -> Tensor:
+        return self.actor.mean_std()
+
+
 def actor_losses(golden: Golden, model: WorldModel, case: str, noise_name: str) -> dict[str, Tensor]:
     """Everything recorded for one integrator (``case`` ends with a slash or is empty) and one noise."""
     config = golden.config
@@ -82,7 +97,8 @@ def actor_losses(golden: Golden, model: WorldModel, case: str, noise_name: str) 
             actor.project()
             with torch.no_grad():
                 z = model.encode(golden["in/obs0"], task)
-            rollout = imagine(model, actor, z, noise, horizon, task, detach_policy_input=detach)
+            policy = DetachedInput(actor) if detach else actor
+            rollout = imagine(model, policy, z, noise, horizon, task)
             per_entry = actor_loss(rollout, DiscountedCritic(critic, gamma), gamma).per_entry
             statistics = RunningMeanStd()
             statistics.update(per_entry.detach())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.end_to_end.tiny import NETWORKS
+from tests.end_to_end.tiny import LOCKSTEP, NETWORKS
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
@@ -243,9 +243,9 @@ def everything(trainer: OnlineTrainer) -> list[Tensor]:
     return [t.clone() for t in [*tensors, *(v for v in replay.values() if isinstance(v, Tensor))]]
 
 
-@pytest.mark.parametrize("collect", ["closed_loop", "lockstep"])
-def test_measuring_changes_nothing_and_repeats_itself(collect: str) -> None:
-    trainer = trainer_of("alg=pwm_small_flow", f"alg.collect={collect}", "alg.actor_iterations=1")
+@pytest.mark.parametrize("collect", [[], LOCKSTEP], ids=["closed_loop", "lockstep"])
+def test_measuring_changes_nothing_and_repeats_itself(collect: list[str]) -> None:
+    trainer = trainer_of("alg=pwm_small_flow", "alg.actor_iterations=1", *collect)
     before = everything(trainer)
     passed: list[int] = []
     first = trainer.gradient_quality(lambda: passed.append(1))

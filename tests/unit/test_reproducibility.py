@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.end_to_end.tiny import HOPPER, overrides
 
 from pwm import set_seed
+from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError
-from pwm.experiment.reproducibility import CUBLAS_VARIABLE, git_commit, names_code
+from pwm.experiment.config import compose_config
+from pwm.experiment.policies import build_agent, load_policy, save_policy
+from pwm.experiment.reproducibility import CUBLAS_VARIABLE, STREAMS, git_commit, names_code, stream_seed
+from pwm.experiment.run import train
+from pwm.training.evaluation import EVALUATION_SEED
+from pwm.training.online import OnlineTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -119,3 +126,59 @@ def test_equal_names_stand_for_equal_code(tmp_path: Path) -> None:
     assert changed(b"a\n\xff\n") == clean
     assert all(map(names_code, [clean, *names]))
     assert not names_code(f"{clean}-dirty")
+
+
+# --- streams of a run -----------------------------------------------------------------------------
+
+
+def test_streams_of_all_seeds_are_different() -> None:
+    seeds = [0, 1, 2, 42, EVALUATION_SEED, 2**32, 2**64 - 1]
+    found = [stream_seed(seed, stream) for seed in seeds for stream in STREAMS]
+    assert len({*found, *seeds}) == len(found) + len(seeds)
+    assert all(0 <= value < 2**63 for value in found)
+    assert found == [stream_seed(seed, stream) for seed in seeds for stream in STREAMS]
+
+
+def test_agents_and_policies_leave_global_generators_alone(tmp_path: Path) -> None:
+    config = compose_config(["alg=pwm_small", "general.deterministic=true", "general.seed=3"])
+    spec, cpu = EnvSpec("task", 4, 2, 10, 0.1), torch.device("cpu")
+    set_seed(5)
+    expected = draws()
+    set_seed(5)
+    agent = build_agent(config, spec, cpu)
+    save_policy(tmp_path / "policy.pt", agent, config, spec, {})
+    loaded, *_ = load_policy(tmp_path / "policy.pt", cpu)
+    assert draws() == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, agent.state_dict()[name]), name
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    spec, cpu = EnvSpec("task", 4, 2, 10, 0.1), torch.device("cpu")
+
+    def weights(seed: int, global_seed: int) -> torch.Tensor:
+        torch.manual_seed(global_seed)
+        agent = build_agent(compose_config(["alg=pwm_small", f"general.seed={seed}"]), spec, cpu)
+        return torch.cat([p.detach().flatten() for p in agent.parameters()])
+
+    assert torch.equal(weights(1, 1), weights(1, 2))
+    assert not torch.equal(weights(1, 1), weights(2, 1))
+
+
+def test_resets_and_actions_come_from_different_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment's generator and the agent's never stand where the other one was at the start."""
+    built: list[tuple[torch.Tensor, torch.Tensor]] = []
+    init = OnlineTrainer.__init__
+
+    def spying(trainer: OnlineTrainer, options: object, env: object, agent: object) -> None:
+        built.append((env.state_dict()["generator"], agent.generator.get_state()))
+        init(trainer, options, env, agent)
+
+    monkeypatch.setattr(OnlineTrainer, "__init__", spying)
+    train(compose_config(overrides(tmp_path, *HOPPER, "general.epochs=1")))
+    ((env_state, agent_state),) = built
+    # The seed of a CPU generator is the first number of its state.
+    assert not torch.equal(env_state[:8], agent_state[:8])

@@ -299,9 +299,9 @@ def test_clamped_log_std_keeps_its_gradient_and_rises_again() -> None:
 def test_noise_is_scaled_by_the_standard_deviation() -> None:
     actor = gaussian.build(gaussian.Options(units=[8]), latent_dim=16, act_dim=2)
     z, noise = torch.randn(5, 16), torch.randn(5, 2)
-    expected = torch.tanh(actor.mean(z) + torch.exp(torch.tensor(-1.0)) * noise)
+    expected = torch.tanh(actor.decide(z).location + torch.exp(torch.tensor(-1.0)) * noise)
     torch.testing.assert_close(actor.act(z, noise), expected)
-    torch.testing.assert_close(actor.act(z), torch.tanh(actor.mean(z)))
+    torch.testing.assert_close(actor.act(z), torch.tanh(actor.decide(z).location))
 
 
 def test_start_below_the_bound_is_refused() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pwm import components
 from pwm.algorithm.losses import (
     Coefs,
     Imagined,
@@ -24,7 +23,7 @@ from pwm.algorithm.losses import (
 from pwm.algorithm.updates import Updater, follow
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
-from pwm.models.actors.base import Actor
+from pwm.models.actors.base import Actor, load_actor
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import check_units
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
@@ -61,7 +60,8 @@ class Options(WorldModelOptions):
             learns. 1 means no average.
         value_rms: let the critics predict values relative to a moving mean and standard deviation of their
             targets (PopArt), so that they learn returns of any size at the same speed.
-        saturation_coef: weight of the penalty on squared pre-tanh means beyond 1.
+        saturation_coef: weight of the penalty on squared locations of actions (before the squashing) beyond
+            1, along the imagined rollout.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
 
@@ -102,6 +102,8 @@ class Options(WorldModelOptions):
         for key in (*counts, "max_skipped_updates"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
+        if self.wm_iterations < 0:
+            raise ConfigError(f"alg.wm_iterations={self.wm_iterations}; it must not be negative")
         rates = ("actor_lr", "critic_lr", "model_lr", "encoder_lr_scale")
         for key in (*rates, "actor_grad_norm", "critic_grad_norm", "wm_grad_norm"):
             if not getattr(self, key) > 0.0:
@@ -140,9 +142,7 @@ class Agent(nn.Module):
         self.generator = generator
         device = generator.device
         self.world_model = build_world_model(options, dynamics_options, obs_dim, act_dim)
-        self.actor = components.load("actor", actor_options.name).build(
-            actor_options, options.latent_dim, act_dim
-        )
+        self.actor = load_actor(actor_options.name).build(actor_options, options.latent_dim, act_dim)
         self.averaged_actor = None
         if options.actor_average < 1.0:
             self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
@@ -234,7 +234,7 @@ class Agent(nn.Module):
         else:
             loss = per_entry.mean() / opts.horizon
         if opts.saturation_coef:
-            excess = (self.actor.mean(rollout.latents.detach()).abs() - 1.0).clamp(min=0.0)
+            excess = (rollout.locations.abs() - 1.0).clamp(min=0.0)
             loss = loss + opts.saturation_coef * excess.square().mean()
         return loss
 
@@ -258,8 +258,13 @@ class Agent(nn.Module):
         if self.averaged_actor is not None:
             follow(self.averaged_actor, self.actor, opts.actor_average)
         targets = critic_targets(rollout, result.next_values, opts.gamma, opts.lam)
-        metrics = {"loss": loss.detach(), "grad_norm": grad_norm, "imagined_return": imagined_return}
-        metrics |= self.actor.report(rollout.latents.detach())
+        metrics = {
+            "loss": loss.detach(),
+            "grad_norm": grad_norm,
+            "imagined_return": imagined_return,
+            "std": self.actor.mean_std(),
+            "saturation": rollout.locations.detach().abs().mean(),
+        }
         return rollout, targets, metrics
 
     def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:

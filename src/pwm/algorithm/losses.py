@@ -100,6 +100,7 @@ class Imagined(NamedTuple):
         latents: [H, B, L], z_t the policy acted on.
         next_latents: [H, B, L], the model's prediction after action t (before any episode reset).
         actions: [H, B, A].
+        locations: [H, B, A], deterministic actions before the squashing (``Decision.location``).
         rewards: [H, B], decoded.
         ends, terminated: [H, B] bool, or None when nothing interrupted the rollout.
         survival: [H, B], predicted probability that each transition does not terminate; None where real
@@ -109,6 +110,7 @@ class Imagined(NamedTuple):
     latents: Tensor
     next_latents: Tensor
     actions: Tensor
+    locations: Tensor
     rewards: Tensor
     ends: Tensor | None
     terminated: Tensor | None
@@ -123,7 +125,6 @@ def imagine(
     horizon: int,
     task: Tensor | None = None,
     interrupt: Interrupt | None = None,
-    detach_policy_input: bool = False,
 ) -> Imagined:
     """Roll the policy through the model for ``horizon`` steps.
 
@@ -137,15 +138,15 @@ def imagine(
         task: int64 [B], or None.
         interrupt: called after every action; says where a real episode ended and with which latent the
             rollout continues there.
-        detach_policy_input: cut the gradient from the action back into the latent it was chosen at.
     """
     e = model.embed(task)
-    latents, next_latents, actions, feedback = [], [], [], []
+    latents, next_latents, actions, locations, feedback = [], [], [], [], []
     for t in range(horizon):
-        a = actor.act(z.detach() if detach_policy_input else z, None if noise is None else noise[t])
+        a, location = actor.decide(z, None if noise is None else noise[t])
         z_next = model.dynamics.next(z, a, e)
         latents.append(z)
         actions.append(a)
+        locations.append(location)
         next_latents.append(z_next)
         if interrupt is not None:
             feedback.append(interrupt(t, a.detach()))
@@ -161,7 +162,16 @@ def imagine(
     else:
         logit = model.termination(stacked, action, task)
         survival = None if logit is None else torch.sigmoid(-logit)
-    return Imagined(stacked, torch.stack(next_latents), action, rewards, ends, terminated, survival)
+    return Imagined(
+        stacked,
+        torch.stack(next_latents),
+        action,
+        torch.stack(locations),
+        rewards,
+        ends,
+        terminated,
+        survival,
+    )
 
 
 class ActorLoss(NamedTuple):

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from pwm import components
 from pwm.errors import ConfigError
 from pwm.experiment.config import ExperimentConfig
+from pwm.models.actors.base import load_actor
 from pwm.models.critic import CriticEnsemble, EnsembleLinear
 from pwm.models.world_model import build_world_model
 
@@ -192,7 +192,7 @@ def _networks(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Networks:
     alg = config.alg
     with torch.device("meta"):
         model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = components.load("actor", config.actor.name).build(config.actor, alg.latent_dim, act_dim)
+        actor = load_actor(config.actor.name).build(config.actor, alg.latent_dim, act_dim)
         critic = CriticEnsemble(alg.latent_dim, alg.critic_units, alg.num_critics)
     velocity = model.dynamics.velocity_evals
     return Networks(
@@ -264,10 +264,6 @@ def _actor_update(config: ExperimentConfig, nets: Networks) -> int:
         trajectory += horizon * nets.critic.forward + nets.critic.through
         if nets.termination is not None:
             trajectory += horizon * nets.termination.through
-    if alg.saturation_coef:
-        trajectory += horizon * nets.actor.learn
-    # The policy's saturation is measured on every imagined latent.
-    trajectory += horizon * nets.actor.forward
     return start_states(config) * trajectory
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pwm import components
 from pwm.models.dynamics.base import Dynamics, Integrated
-from pwm.models.integrators.explicit_rk import VelocityFn, integrate
+from pwm.models.integrators.explicit_rk import VelocityFn, integrate, load_tableau
 from pwm.models.integrators.rk4 import TABLEAU as RK4
 
 SUBSTEPS = (1, 2, 4, 8, 16)
@@ -71,8 +71,7 @@ def convergence(
     reference = integrate(RK4, velocity, z, a, None, REFERENCE_SUBSTEPS)
     found, solutions = {}, {}
     for name in components.names("integrator"):
-        tableau = components.load("integrator", name).TABLEAU
-        solutions[name] = [integrate(tableau, velocity, z, a, None, k) for k in SUBSTEPS]
+        solutions[name] = [integrate(load_tableau(name), velocity, z, a, None, k) for k in SUBSTEPS]
         error = [ratio(end - reference, reference - z) for end in solutions[name]]
         found[name] = {"substeps": list(SUBSTEPS), "error": error, "order": measured_order(error)}
     return found, solutions, reference

@@ -90,7 +90,7 @@ class TrainingVisualizer:
                 "wm/reward_loss": "reward",
                 "wm/termination_loss": "termination",
             },
-            "open-loop latent error (MSE)": {
+            "open-loop latent error, relative to no change": {
                 key: f"{key.rsplit('k', 1)[1]} steps ahead" for key in self._latent_error_keys()
             },
         }

@@ -11,14 +11,16 @@ from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError
 from pwm.experiment import checkpoints
 from pwm.experiment.config import ExperimentConfig
-from pwm.experiment.reproducibility import set_seed
+from pwm.experiment.reproducibility import stream_seed
 
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec, device: torch.device) -> Agent:
-    """A fresh agent for the task ``spec``; its weights depend on the seed alone."""
-    set_seed(config.general.seed, config.general.deterministic)
-    generator = torch.Generator(device).manual_seed(config.general.seed)
-    return Agent(config.alg, config.dynamics, config.actor, spec.obs_dim, spec.act_dim, generator)
+    """A fresh agent for the task ``spec``, made from the seed alone; global generators stay as they are."""
+    seed = config.general.seed
+    generator = torch.Generator(device).manual_seed(stream_seed(seed, "agent"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "weights"))
+        return Agent(config.alg, config.dynamics, config.actor, spec.obs_dim, spec.act_dim, generator)
 
 
 def save_policy(path: Path, agent: Agent, config: ExperimentConfig, spec: EnvSpec, progress: dict) -> None:

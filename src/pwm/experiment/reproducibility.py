@@ -26,10 +26,15 @@ CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 CUBLAS_WORKSPACES = (":4096:8", ":16:8")
 
 
+# What a run draws at random: initial weights, noise and samples of the agent, resets of the environment.
+STREAMS = ("weights", "agent", "env")
+
+
 def set_seed(seed: int, deterministic: bool = False) -> None:
     """Seed Python, NumPy and PyTorch.
 
-    Training draws from generators of its own; the global streams decide the initial weights.
+    Training draws from generators of its own (``stream_seed``); the global ones serve simulators and other
+    code that knows no better.
 
     Args:
         seed: non-negative integer below 2**64.
@@ -50,6 +55,16 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002  (simulators draw from the global stream)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(deterministic)
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """Seed below 2**63 of one of a run's ``STREAMS``; streams of one run are independent of each other.
+
+    Generators that are given the same seed draw the same numbers: resets of the environment would otherwise
+    go together with the actions of the agent.
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream),))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
 def git_commit(folder: Path = Path(__file__).parents[1]) -> str | None:

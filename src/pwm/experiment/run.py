@@ -16,6 +16,7 @@ from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.experiment.policies import build_agent, start_from
 from pwm.experiment.preemption import PreemptionGuard
+from pwm.experiment.reproducibility import set_seed, stream_seed
 from pwm.experiment.run_folder import RunFolder, run_path
 from pwm.experiment.sinks import open_sinks, require_services
 from pwm.experiment.state_store import StateStore
@@ -85,7 +86,9 @@ def train(config: ExperimentConfig) -> RunResult:
         device = pick_device(config.general.device)
         if config.general.threads:
             torch.set_num_threads(config.general.threads)
-        env = build_env(config, config.alg.num_envs, config.general.seed, device)
+        seed = config.general.seed
+        set_seed(seed, config.general.deterministic)
+        env = build_env(config, config.alg.num_envs, stream_seed(seed, "env"), device)
         eval_env = build_env(config, min(EVAL_ENVS, config.general.eval_runs), EVALUATION_SEED, device)
         with contextlib.closing(env), contextlib.closing(eval_env):
             folder = RunFolder(config, _build_trainer(config, env, device))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from pwm import components
-from pwm.models.integrators.explicit_rk import integrate
+from pwm.models.integrators.explicit_rk import integrate, load_tableau
 from pwm.models.world_model import WorldModel, _like
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class FlowWorldModel(WorldModel):
     ) -> Tensor:
         """Latents at tau = 1; ``integrator`` and ``substeps`` default to the model's own."""
         flow = self.flow
-        tableau = flow.tableau if integrator is None else components.load("integrator", integrator).TABLEAU
+        tableau = flow.tableau if integrator is None else load_tableau(integrator)
         steps = flow.options.substeps if substeps is None else substeps
         return integrate(tableau, flow.velocity, z, a, _like(self.embed(task), z), steps)
 

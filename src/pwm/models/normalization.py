@@ -6,7 +6,22 @@ import torch
 from torch import Tensor, nn
 
 
-class RunningMeanStd(nn.Module):
+class Statistics(nn.Module):
+    """Buffers that batches are folded into, of which none ever becomes NaN or infinite."""
+
+    def _replace(self, **values: Tensor) -> None:
+        """Set the buffers to ``values``, all of them or, if any entry is not finite, none.
+
+        One bad batch (an imagined rollout that diverged, a reward that overflows) would otherwise stay in
+        every later value. The choice is made on the device, without asking it for a number.
+        """
+        sound = torch.stack([torch.isfinite(value).all() for value in values.values()]).all()
+        for name, value in values.items():
+            buffer = self.get_buffer(name)
+            buffer.copy_(torch.where(sound, value, buffer))
+
+
+class RunningMeanStd(Statistics):
     """Running mean and variance over batches (Chan et al. 1979, parallel variance).
 
     Args:
@@ -26,16 +41,14 @@ class RunningMeanStd(nn.Module):
 
     @torch.no_grad()
     def update(self, batch: Tensor) -> None:
-        """Fold in ``batch`` [n, *shape]; the variance is the biased one."""
+        """Fold in ``batch`` [n, *shape] unless it is not finite; the variance is the biased one."""
         batch_var, batch_mean = torch.var_mean(batch, dim=0, correction=0)
         n = batch.shape[0]
         total = self.count + n
         delta = batch_mean - self.mean
         weight = (n / total).to(self.mean.dtype)
         m2 = self.var * (1 - weight) + batch_var * weight + delta.square() * (1 - weight) * weight
-        self.mean += delta * weight
-        self.var.copy_(m2)
-        self.count.copy_(total)
+        self._replace(mean=self.mean + delta * weight, var=m2, count=total)
 
     @property
     def std(self) -> Tensor:
@@ -51,7 +64,7 @@ class RunningMeanStd(nn.Module):
         return y * self.std + self.mean
 
 
-class MovingMeanStd(nn.Module):
+class MovingMeanStd(Statistics):
     """Exponentially weighted mean and standard deviation of scalars.
 
     Kept are the moving means of the values and of their squares, in double precision. The variance is the
@@ -75,12 +88,13 @@ class MovingMeanStd(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Tensor) -> None:
-        """Fold in ``values`` [n]."""
+        """Fold in ``values`` [n] unless one is not finite."""
         values = values.double()
-        self.batches += 1
-        rate = (1 / self.batches).clamp(min=self.rate)
-        self.mean.lerp_(values.mean(), rate)
-        self.square.lerp_(values.square().mean(), rate)
+        batches = self.batches + 1
+        rate = (1 / batches).clamp(min=self.rate)
+        mean = self.mean.lerp(values.mean(), rate)
+        square = self.square.lerp(values.square().mean(), rate)
+        self._replace(mean=mean, square=square, batches=batches)
 
     @property
     def std(self) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pwm import components
 from pwm.errors import ConfigError
 from pwm.models import scalar_heads
-from pwm.models.dynamics.base import Dynamics
+from pwm.models.dynamics.base import Dynamics, load_dynamics
 from pwm.models.encoder import build_encoder
 from pwm.models.layers import SimNorm, check_units, concat_inputs, init_weights, mlp
 from pwm.models.normalization import RunningMeanStd
@@ -176,7 +175,7 @@ def build_world_model(
         obs_dim, act_dim: widths of observations and actions.
         n_tasks: number of tasks; 0 for a single task without embedding.
     """
-    module = components.load("dynamics", dynamics_options.name)
+    module = load_dynamics(dynamics_options.name)
     task_dim = options.task_dim if n_tasks else 0
     embedding = None
     if n_tasks:

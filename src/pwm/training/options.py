@@ -103,10 +103,20 @@ class Options(agent.Options):
                 f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
                 f"needs {needed} states visited in one epoch; there are num_envs * horizon = {visited}"
             )
-        if self.collect == "lockstep" and self.actor_iterations != 1:
+        if self.collect == "lockstep":
+            self._check_lockstep()
+
+    def _check_lockstep(self) -> None:
+        """Refuse what lockstep collection has no use for, instead of ignoring it."""
+        needed = {"actor_iterations": 1, "replay_starts": 0, "open_loop_share": 0}
+        ignored = [
+            f"alg.{key}={getattr(self, key)}" for key, value in needed.items() if getattr(self, key) != value
+        ]
+        if ignored:
+            settings = " ".join(f"alg.{key}={value}" for key, value in needed.items())
             raise ConfigError(
-                f"alg.actor_iterations={self.actor_iterations} needs alg.collect=closed_loop: "
-                "lockstep executes the one imagined rollout it learns from"
+                f"{', '.join(ignored)}: alg.collect=lockstep executes the one imagined rollout it learns "
+                f"from, where the environments stand; set {settings}, or alg.collect=closed_loop"
             )
 
     @property

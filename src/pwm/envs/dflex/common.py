@@ -52,11 +52,6 @@ def never(obs: Tensor) -> Tensor:
     return torch.zeros(obs.shape[0], dtype=torch.bool, device=obs.device)
 
 
-def wrap_angle(angle: Tensor) -> Tensor:
-    """Map an angle in rad to [-pi, pi)."""
-    return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
-
-
 @cache
 def _maps(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the frame maps as column choices and factors.

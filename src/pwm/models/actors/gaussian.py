@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.errors import ConfigError
-from pwm.models.actors.base import Actor
+from pwm.models.actors.base import Actor, Decision
 from pwm.models.layers import check_units, mlp
 
 
@@ -56,19 +56,16 @@ class GaussianActor(Actor):
                 nn.init.zeros_(layer.bias)
         self.log_std = nn.Parameter(torch.full((act_dim,), options.init_log_std))
 
-    def mean(self, z: Tensor) -> Tensor:
-        """Mean before the tanh, [..., act_dim]."""
-        return self.net(z)
-
-    def act(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        """tanh(mean + std * noise), or tanh(mean) without noise."""
-        mean = self.mean(z)
-        return torch.tanh(mean if noise is None else torch.addcmul(mean, self.log_std.exp(), noise))
+    def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
+        """tanh(mean + std * noise), or tanh(mean) without noise; the mean is the location."""
+        mean = self.net(z)
+        raw = mean if noise is None else torch.addcmul(mean, self.log_std.exp(), noise)
+        return Decision(torch.tanh(raw), mean)
 
     @torch.no_grad()
-    def report(self, z: Tensor) -> dict[str, Tensor]:
-        """Mean standard deviation, and mean |pre-tanh mean| (above about 2 the tanh is saturated)."""
-        return {"std": self.log_std.exp().mean(), "saturation": self.mean(z).abs().mean()}
+    def mean_std(self) -> Tensor:
+        """Mean of exp(log_std) over the action's entries."""
+        return self.log_std.exp().mean()
 
     @torch.no_grad()
     def project(self) -> None:

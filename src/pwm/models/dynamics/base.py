@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import NamedTuple, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from pwm import components
 from pwm.models.integrators.explicit_rk import Tableau
+from pwm.models.layers import SimNorm
+
+if TYPE_CHECKING:
+    from pwm.models.world_model import WorldModel
 
 
 class DynamicsLoss(NamedTuple):
@@ -23,7 +28,7 @@ class DynamicsLoss(NamedTuple):
     latents: Tensor
 
 
-class Dynamics(nn.Module):
+class Dynamics(nn.Module, ABC):
     """Predicts the next latent.
 
     Attributes:
@@ -59,6 +64,32 @@ class Dynamics(nn.Module):
             e: [B, E] task embedding.
             generator: source of any random draw.
         """
+
+
+class DynamicsComponent(Protocol):
+    """What a module of this folder defines.
+
+    Attributes:
+        Options: dataclass of the model's configuration, checked in ``__post_init__``; its ``name`` is the
+            name of the module.
+        WORLD_MODEL: class of the world model that has these dynamics.
+    """
+
+    Options: type[Any]
+    WORLD_MODEL: type[WorldModel]
+
+    def build(self, options: Any, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> Dynamics:
+        """Return the dynamics described by ``options``; ``simnorm`` is the activation of latents."""
+        ...
+
+
+def load_dynamics(name: str) -> DynamicsComponent:
+    """Module of the dynamics called ``name``.
+
+    Raises:
+        UnknownComponentError: there are none; the message lists the names.
+    """
+    return cast("DynamicsComponent", components.load("dynamics", name))
 
 
 @runtime_checkable

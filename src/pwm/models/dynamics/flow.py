@@ -16,7 +16,7 @@ from pwm import components
 from pwm.errors import ConfigError
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
 from pwm.models.flow_world_model import FlowWorldModel
-from pwm.models.integrators.explicit_rk import VelocityFn, integrate
+from pwm.models.integrators.explicit_rk import VelocityFn, integrate, load_tableau
 from pwm.models.layers import NormedLinear, SimNorm, check_gain, check_units, concat_inputs, init_weights, mlp
 
 WORLD_MODEL = FlowWorldModel
@@ -135,7 +135,7 @@ class FlowDynamics(Dynamics):
         super().__init__()
         self.options = options
         self.teacher_forced = options.flow_source == "teacher"
-        self.tableau = components.load("integrator", options.integrator).TABLEAU
+        self.tableau = load_tableau(options.integrator)
         in_dim = latent_dim + act_dim + 1 + task_dim
         hidden = [in_dim, *options.units][-1]
         head: nn.Module = nn.Linear(hidden, latent_dim)

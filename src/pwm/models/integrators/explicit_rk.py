@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pwm import components
+
 # (z [..., L], a [..., A], tau [..., 1], task) -> dz/dtau [..., L]
 VelocityFn = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 
@@ -91,6 +93,16 @@ def integrate(
             slopes.append(velocity_fn(stage, a, z.new_full(tau_shape, (k + node) * h), task))
         z = _advance(z, slopes, tableau.b, h)
     return z
+
+
+def load_tableau(name: str) -> Tableau:
+    """Coefficients of the integrator called ``name``.
+
+    Raises:
+        UnknownComponentError: there is none; the message lists the names.
+    """
+    tableau: Tableau = components.load("integrator", name).TABLEAU
+    return tableau
 
 
 def _advance(z: Tensor, slopes: list[Tensor], weights: tuple[float, ...], h: float) -> Tensor:

@@ -1,0 +1,98 @@
+"""The contracts of policies and dynamics: complete, and enough to train with."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tests.end_to_end.tiny import ANALYTIC, LOCKSTEP, overrides
+from torch import nn
+
+import pwm.models.actors
+from pwm import components
+from pwm.experiment.config import compose_config
+from pwm.experiment.run import train
+from pwm.models.actors.base import Actor
+from pwm.models.dynamics.base import Dynamics
+
+# A policy of another kind than the one that ships: no standard deviation of its own, noise of another width.
+SHIFTED = '''
+"""a = sin(net(z) + 0.3 mean(noise)): two noise entries, a squashing that is no tanh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pwm.models.actors.base import Actor, Decision
+from pwm.models.layers import mlp
+
+
+@dataclass
+class Options:
+    name: str = "shifted"
+    units: list[int] = field(default_factory=list)
+    shift: float = 0.0
+
+
+class ShiftedActor(Actor):
+    def __init__(self, options: Options, latent_dim: int, act_dim: int) -> None:
+        super().__init__()
+        self.noise_dim = 2
+        self.head = nn.Linear([latent_dim, *options.units][-1], act_dim)
+        self.net = mlp(latent_dim, options.units, self.head)
+        nn.init.constant_(self.head.bias, options.shift)
+
+    def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
+        location = self.net(z)
+        raw = location if noise is None else location + 0.3 * noise.mean(-1, keepdim=True)
+        return Decision(torch.sin(raw), location)
+
+    def mean_std(self) -> Tensor:
+        return torch.tensor(0.2)
+
+
+def build(options: Options, latent_dim: int, act_dim: int) -> ShiftedActor:
+    return ShiftedActor(options, latent_dim, act_dim)
+'''
+
+
+@pytest.fixture
+def shifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One new file in the folder of policies, as a user would add it."""
+    folder = tmp_path / "actors"
+    folder.mkdir()
+    (folder / "shifted.py").write_text(SHIFTED)
+    monkeypatch.setattr(pwm.models.actors, "__path__", [*pwm.models.actors.__path__, str(folder)])
+    yield "shifted"
+    sys.modules.pop("pwm.models.actors.shifted", None)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("contract", [Actor, Dynamics])
+def test_an_incomplete_component_cannot_be_made(contract: type[nn.Module]) -> None:
+    class Incomplete(contract):  # type: ignore[misc, valid-type]
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        Incomplete()
+
+
+@pytest.mark.parametrize("collect", [[], LOCKSTEP], ids=["closed_loop", "lockstep"])
+def test_another_policy_trains_with_every_option_of_the_actor(
+    shifted: str, tmp_path: Path, collect: list[str]
+) -> None:
+    assert shifted in components.names("actor")
+    changes = ["alg.saturation_coef=0.01", "alg.actor_average=0.5"]
+    wanted = [*ANALYTIC, *changes, *collect, f"alg.actor.name={shifted}", "alg.actor.shift=0.1"]
+    config = compose_config(overrides(tmp_path, *wanted))
+    assert config.actor.shift == 0.1
+    result = train(config)
+    assert result.outcome == "finished"
+    policy = torch.load(result.folder / "final_policy.pt", weights_only=True)["modules"]
+    assert not torch.all(policy["actor.head.bias"] == 0.1)
