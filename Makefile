@@ -1,59 +1,108 @@
-# Every target that needs Python makes .venv first; nothing but Python >= 3.11 and make is required.
+# Every target makes the environment it needs first; nothing but Python >= 3.11 and make is required.
 # A CPU is enough for all of them.
 
 PYTHON ?= python3
-EXTRAS ?= dev,dmc,metaworld
 JOBS ?= 2
 ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# The demo needs the runtime dependencies alone; what checks and measures the project needs the rest, too.
+RUNTIME := $(VENV)/.installed
+ALL := $(VENV)/.installed-all
+NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint bench cpu-suite clean distclean
+.PHONY: help demo test test-newest test-slow lint bench cpu-suite clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo 'Variables: PYTHON=python3.11 (3.11 or newer), ARGS="..." (passed on to the command), JOBS=2 (test processes)'
 
-$(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { \
-	  echo "error: '$(PYTHON)' not found; install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "error: '$(PYTHON)' is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
-	  echo "error: cannot make $(VENV); on Debian or Ubuntu install the package python3-venv" >&2; exit 1; }
-	@echo 'Installing into $(VENV) (a few minutes the first time)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt
+# $(call begin,ENVIRONMENT) makes the environment where there is none. Until its installation is complete it holds
+# a file .installing with the number of the process; found without that process, it marks an environment that is
+# half installed, which is made anew.
+define begin
+@command -v $(PYTHON) >/dev/null || { \
+  echo "error: '$(PYTHON)' not found; install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "error: '$(PYTHON)' is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+@if [ -e $(1)/.installing ]; then \
+  if kill -0 "$$(cat $(1)/.installing)" 2>/dev/null; then \
+    echo "error: process $$(cat $(1)/.installing) is installing into $(1); wait for it" >&2; exit 1; fi; \
+  echo 'The last installation into $(1) was not completed: starting over'; rm -rf $(1); fi
+@$(1)/bin/python -m pip --version >/dev/null 2>&1 || rm -rf $(1)
+@mkdir -p $(1); rm -f $(1)/.installed*; echo $$PPID > $(1)/.installing
+@[ -x $(1)/bin/python ] || $(PYTHON) -m venv $(1) || { \
+  echo "error: cannot make $(1); on Debian or Ubuntu install the package python3-venv" >&2; exit 1; }
+endef
+
+# $(call install,ENVIRONMENT,WHAT,CONSTRAINTS) shows pip's own progress on a terminal. A log gets one line per package
+# that is fetched, because bars cannot move there.
+define install
+@echo 'Installing into $(1)'
+@{ $(1)/bin/python -u -m pip install --disable-pip-version-check $(2) -c $(3) && rm $(1)/.installing; } $(SUMMARY); \
+  test ! -e $(1)/.installing
+endef
+
+LINES := /^Installing collected/ { print "  unpacking " gsub(/,/, "") + 1 " packages"; fflush() } \
+  /^ *(Downloading|Using cached|Processing) / { for (i = 2; i <= NF; i++) if ($$i ~ /[.](whl|tar[.]gz)$$/) { \
+  file = $$i; sub(/.*\//, "", file); split(file, part, "-"); \
+  print "  " part[1] " " part[2] ($$NF ~ /B[)]$$/ ? " " $$(NF-1) " " $$NF : ""); fflush() } }
+ifndef MAKE_TERMOUT
+SUMMARY := | awk '$(LINES)'
+endif
+
+$(RUNTIME): pyproject.toml constraints.txt
+	$(call begin,$(VENV))
+	$(call install,$(VENV),-e .,constraints.txt)
 	@touch $@
 
-demo: $(STAMP) ## train the MLP and the flow world model on a small task and compare them
+$(ALL): $(RUNTIME)
+	$(call begin,$(VENV))
+	$(call install,$(VENV),-e '.[dev]',constraints.txt)
+	@touch $(RUNTIME) $@
+
+demo: $(RUNTIME) ## train the MLP and the flow world model on a small task and compare them
 	$(BIN)/python examples/demo.py $(ARGS)
 
 # One thread per worker: the workers already fill the cores, and small tensors gain nothing from more.
-test: $(STAMP) ## run the fast tests
+test: $(ALL) ## run the fast tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# A new environment every time: MuJoCo's newest release is whatever it is today.
+test-newest: ## run the tests that depend on MuJoCo with its newest release, in an environment of their own
+	@rm -rf $(NEWEST)
+	$(call begin,$(NEWEST))
+	@grep -v '^mujoco==' constraints.txt > $(NEWEST)/constraints.txt
+	$(call install,$(NEWEST),-e '.[video]' mujoco pytest pytest-timeout pytest-xdist,$(NEWEST)/constraints.txt)
+	@$(NEWEST)/bin/python -c 'import mujoco; print("MuJoCo", mujoco.__version__)'
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(JOBS) $(NEWEST_TESTS) $(ARGS)
+
+NEWEST_TESTS := tests/contracts/test_envs.py tests/numerics/test_dflex_tasks.py \
+  tests/end_to_end/test_resume.py::test_interrupted_run_ends_bit_identical \
+  tests/end_to_end/test_video.py::test_film_of_a_gymnasium_robot \
+  tests/end_to_end/test_video.py::test_drawing_shows_the_copy_and_changes_nothing
 
 # Slow tests train or measure time, so they run one after the other. One thread each: with small networks two take
 # as long as one, and much longer beside another program.
-test-slow: $(STAMP) ## run the tests that train or measure (minutes to hours)
+test-slow: $(ALL) ## run the tests that train or measure (minutes to hours)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
-lint: $(STAMP) ## check style, format and types
+lint: $(ALL) ## check style, format and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-bench: $(STAMP) ## measure the speed of training and simulation
+bench: $(ALL) ## measure the speed of training and simulation
 	$(BIN)/pwm bench $(ARGS)
 
-cpu-suite: $(STAMP) ## train every dynamics on the small tasks, several seeds (hours; ARGS="--tasks ... --seeds 1" for a part)
+cpu-suite: $(ALL) ## train every dynamics on the small tasks, several seeds (hours; ARGS="--tasks ... --seeds 1" for a part)
 	$(BIN)/python benchmarks/cpu_suite.py $(ARGS)
 
-clean: ## remove caches and build products; keeps .venv and logs
+clean: ## remove caches and build products; keeps environments and logs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-distclean: clean ## clean, and remove .venv as well
-	rm -rf $(VENV)
+distclean: clean ## clean, and remove the environments as well
+	rm -rf $(VENV) $(NEWEST)

@@ -19,7 +19,7 @@ _HOME = {
     "heun_step": "pwm.models.integrators",
     "rk4_step": "pwm.models.integrators",
     "compute_flow_matching_loss": "pwm.models.dynamics.flow",
-    "load_world_model": "pwm.experiment.importers",
+    "load_world_model": "pwm.interop.importers",
     "set_seed": "pwm.experiment.reproducibility",
     "ExperimentConfig": "pwm.experiment.config",
     "DatasetVerifier": "pwm.experiment.dataset_verifier",

@@ -31,6 +31,7 @@ from tests.end_to_end.tiny import (
 )
 
 from pwm.analysis.visualization import TrainingVisualizer
+from pwm.experiment.monitoring import TrainingMonitor
 from pwm.launch.cli import main
 
 DYNAMICS = {"mlp": ["dynamics=mlp"], "residual": ["dynamics=residual"], "flow": FLOW}
@@ -316,3 +317,11 @@ def test_print_config_writes_nothing(
     assert "seed: 7" in shown
     assert "name: flow" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_warm_up_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(TrainingMonitor, "warm_up", lambda monitor, share: shares.append(share))
+    trained(tmp_path, *ANALYTIC)
+    # 200 steps of 4 environments and 2 updates.
+    assert shares == pytest.approx([done / 52 for done in range(52)])

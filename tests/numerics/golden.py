@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from pwm import components
-from pwm.experiment.importers import load_world_model
+from pwm.interop.importers import load_world_model
 from pwm.models.critic import CriticEnsemble
 from pwm.models.world_model import WorldModel
 

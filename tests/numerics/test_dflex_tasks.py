@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -217,6 +220,37 @@ def test_start_poses() -> None:
     assert qpos[0, 7:].tolist() == [0, 1, 0, -1, 0, -1, 0, 1]
     qpos, _ = dflex.load_task("anymal").sample_reset(torch.zeros(1, 37, dtype=torch.float64))
     assert qpos[0, 7:].tolist() == [0.03, 0.4, -0.8, -0.03, 0.4, -0.8, 0.03, -0.4, 0.8, -0.03, -0.4, 0.8]
+
+
+# What MuJoCo's XML reference (4.0) calls deprecated or legacy, or no longer has, as (element, attribute).
+DEPRECATED = {
+    ("compiler", "coordinate"),
+    ("compiler", "settotalmass"),
+    ("light", "directional"),
+    ("option", "apirate"),
+    ("option", "collision"),
+    ("size", "nconmax"),
+    ("size", "njmax"),
+    ("size", "nstack"),
+    ("statistic", "meaninertia"),
+}
+
+
+@pytest.mark.parametrize("task", dflex.TASKS)
+def test_models_are_of_the_current_format(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = ElementTree.parse(dflex.ASSETS / dflex.load_task(task).model_file).getroot()
+    used = {(element.tag, name) for element in root.iter() for name in element.attrib}
+    assert not used & DEPRECATED
+    # MuJoCo warns on the console and in a file of the working directory.
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model_of(task)
+    shown = capfd.readouterr()
+    assert shown.out + shown.err == ""
+    assert not list(tmp_path.iterdir())
 
 
 # Numbers of the compiled models.

@@ -84,6 +84,25 @@ def test_lines_come_every_interval_and_at_the_end(clock: Clock, capsys: pytest.C
     assert lines[3].endswith("eta 04:26")
 
 
+def test_warm_up_is_shown_every_interval(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = TrainingMonitor(500, title="hopper", interval=30.0)
+    monitor.update(0, {})
+    for done in range(1, 1001):
+        clock.now += 0.1
+        monitor.warm_up(done / 1000)
+    clock.now += 1.0
+    monitor.update(1, {"time/warmup": 100.0})
+    monitor.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "hopper  epoch 0/500  0 %",
+        "hopper  warm-up  30 %",
+        "hopper  warm-up  60 %",
+        "hopper  warm-up  90 %",
+        "hopper  epoch 1/500  0 %  eta 08:19",
+    ]
+
+
 def test_resumed_run_counts_its_own_epochs_only(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = TrainingMonitor(500, initial=400)
     clock.now += 3.0
@@ -110,9 +129,12 @@ def test_terminal_gets_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
         monitor = TrainingMonitor(10, title="hopper")
         clock.now += 60.0
         monitor.update(0, {"eval/episode_return": 1.0})
-        for epoch in (1, 2, 3):
+        for share in (0.25, 0.5):
+            clock.now += 60.0
+            monitor.warm_up(share)
+        for epoch, warm_up in ((1, 120.0), (2, 0.0), (3, 0.0)):
             clock.now += 90.0
-            monitor.update(epoch, RECORD)
+            monitor.update(epoch, {**RECORD, "time/warmup": warm_up})
         monitor.close()
         terminal.flush()
         # The terminal hands over what was written in pieces, up to the line break behind the last bar.
@@ -120,9 +142,11 @@ def test_terminal_gets_a_bar(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> N
         while not shown.endswith(b"\n"):
             shown += os.read(screen, 65536)
     os.close(screen)
-    final = shown.decode().strip().split("\r")[-1]
+    states = shown.decode().strip().split("\r")
+    assert any("eval=1, warm-up=25 %" in state for state in states)
+    final = states[-1]
     assert final.startswith("hopper  30%|")
-    # The warm-up before epoch 0 is not an epoch: seven epochs of 90 s are left.
+    # What comes before the first epoch is no epoch: seven epochs of 90 s are left.
     assert "3/10 [00:00, eval=1203, train=980, fps=770, rss=612 MB, eta=10:30]" in final
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,23 +12,11 @@ from pwm.analysis.experiment_plan import Plan
 from pwm.analysis.parameter_parity import Parities, Parity, check_parity
 from pwm.analysis.report import Findings, write_report
 from pwm.analysis.runs import Key, Problem, RunTable, load_runs
-from pwm.errors import CheckpointError, ConfigError, DataError
+from pwm.errors import CheckpointError, DataError
 from pwm.experiment.policy_evaluation import CHECKPOINTS, held_out_returns
 
 # What a run that failed is called by its folder, which may know less than who started it.
 SUPERSEDED = ("missing", "partial", "failed")
-# What reports and their statistics are made with; imported only there.
-PACKAGES = ("jinja2", "rliable", "statsmodels")
-
-
-def require_packages() -> None:
-    """Find out whether a report can be written before hours are spent on its runs.
-
-    Raises:
-        ConfigError: names the packages that are not installed, and how to install them.
-    """
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ConfigError(f'the report needs {", ".join(missing)}: pip install "flow-pwm[report]"')
 
 
 def write_reports(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from scipy.stats import linregress
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
@@ -166,12 +165,14 @@ def compared(predicted: Tensor, realised: Tensor) -> dict[str, Any]:
     }
     if not (_varies(x) and _varies(y)):
         return {**found, "slope": None, "intercept": None, "correlation": None}
-    line = linregress(x.cpu().numpy(), y.cpu().numpy())
+    # Fitted around the means, which keeps the digits of values that are large and vary little.
+    spread = torch.stack([x, y]).cov()
+    slope = float(spread[0, 1] / spread[0, 0])
     return {
         **found,
-        "slope": float(line.slope),
-        "intercept": float(line.intercept),
-        "correlation": float(line.rvalue),
+        "slope": slope,
+        "intercept": float(y.mean() - slope * x.mean()),
+        "correlation": float(torch.stack([x, y]).corrcoef()[0, 1]),
     }
 
 

@@ -57,7 +57,7 @@ class General:
         name: run folder under ``logdir/<task>/``; null takes the name of the algorithm preset.
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
             an existing run folder, ``force`` continues even though the configuration changed.
-        checkpoint: policy file to start from; null starts from scratch.
+        checkpoint: policy, or world model of ``pwm convert``, to start from; null starts from scratch.
         eval_every: epochs between evaluations.
         eval_runs: episodes per evaluation.
         patience: stop after this many evaluations without a new best return; null trains to the end.

@@ -19,6 +19,8 @@ SHOWN = (
     ("fps", "fps", ""),
     ("memory/rss", "rss", " MB"),
 )
+# Seconds between two states of a bar.
+BAR_INTERVAL = 0.5
 
 
 class PhaseTimer:
@@ -72,7 +74,8 @@ class EpochTime:
 class TrainingMonitor:
     """Shows on stderr how far training is: a bar on a terminal, else a line every ``interval`` seconds.
 
-    Both show the latest returns, environment steps per second, resident memory and the time left.
+    Both show the latest returns, environment steps per second, resident memory and the time left; before the
+    first epoch, how much of the warm-up is done.
 
     Args:
         epochs: epochs of the whole run.
@@ -100,13 +103,14 @@ class TrainingMonitor:
         self._latest: dict[str, float] = {}
         self._lines = not sys.stderr.isatty()
         self._printed: tuple[int, float] | None = None
+        self._warm_up_shown = self._updated
         self._bar = tqdm(
             total=epochs,
             initial=initial,
             desc=title,
             disable=not enabled or self._lines,
             dynamic_ncols=True,
-            mininterval=0.5,
+            mininterval=BAR_INTERVAL,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
@@ -128,6 +132,19 @@ class TrainingMonitor:
                 self._bar.update(done)
             elif self._printed is None or now - self._printed[1] >= self._interval:
                 self._print(now)
+
+    def warm_up(self, share: float) -> None:
+        """Show that so much of the warm-up is done."""
+        now = time.monotonic()
+        if not self._enabled or now - self._warm_up_shown < (self._interval if self._lines else BAR_INTERVAL):
+            return
+        self._warm_up_shown = now
+        done = f"{100 * share:.0f} %"
+        with self._while_someone_reads():
+            if self._lines:
+                print("  ".join(filter(None, (self.title, "warm-up", done))), file=sys.stderr, flush=True)
+            else:
+                self._bar.set_postfix(self._figures() | {"warm-up": done})
 
     @contextmanager
     def _while_someone_reads(self) -> Iterator[None]:

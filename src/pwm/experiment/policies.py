@@ -8,7 +8,6 @@ import torch
 
 from pwm.algorithm.agent import Agent
 from pwm.envs.base import EnvSpec
-from pwm.errors import CheckpointError
 from pwm.experiment import checkpoints
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.reproducibility import stream_seed
@@ -48,23 +47,3 @@ def load_policy(
     agent = build_agent(config, spec, device)
     agent.load_state_dict(content["modules"])
     return agent, config, spec, content["progress"]
-
-
-def start_from(agent: Agent, path: Path, spec: EnvSpec, device: torch.device) -> None:
-    """Give ``agent`` the weights of the policy file ``path``.
-
-    Raises:
-        CheckpointError: the file cannot be read, belongs to another task, or has other sizes.
-    """
-    content = checkpoints.load(path, checkpoints.POLICY_FORMAT, device)
-    found = content["spec"]["name"]
-    if found != spec.name:
-        raise CheckpointError(
-            f"general.checkpoint={path} belongs to task {found!r}, this run trains {spec.name!r}"
-        )
-    try:
-        agent.load_state_dict(content["modules"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"general.checkpoint={path} does not fit this configuration: " + str(error).replace("\n", " ")
-        ) from error

@@ -14,11 +14,12 @@ from pwm.errors import ConfigError
 from pwm.experiment import reference
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
-from pwm.experiment.policies import build_agent, start_from
+from pwm.experiment.policies import build_agent
 from pwm.experiment.preemption import PreemptionGuard
 from pwm.experiment.reproducibility import set_seed, stream_seed
 from pwm.experiment.run_folder import RunFolder, run_path
 from pwm.experiment.sinks import open_sinks, require_services
+from pwm.experiment.starting_point import start_from
 from pwm.experiment.state_store import StateStore
 from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.hooks import Preempted, SafePoint
@@ -98,9 +99,9 @@ def train(config: ExperimentConfig) -> RunResult:
 
 def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device) -> OnlineTrainer:
     agent = build_agent(config, env.spec, device)
-    # A run that continues has long left the policy it started from.
+    # A run that continues has long left what it started from.
     if config.general.checkpoint is not None and not StateStore(run_path(config, env.spec.name)).exists:
-        start_from(agent, Path(config.general.checkpoint), env.spec, device)
+        start_from(agent, Path(config.general.checkpoint), config, env.spec)
     try:
         return OnlineTrainer(config.alg, env, agent)
     except RuntimeError as error:

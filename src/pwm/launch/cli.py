@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pwm.errors import PwmError
-from pwm.launch import compare, diagnose, experiment, inspection, parity
+from pwm.launch import compare, convert, diagnose, experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -62,15 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspection.add_commands(commands)
     diagnose.add_command(commands)
     parity.add_command(commands)
-
-    convert = commands.add_parser("convert", help="import a world model of another code base")
-    convert.add_argument("src", type=Path, metavar="SRC")
-    convert.add_argument("dst", type=Path, metavar="DST")
-    convert.add_argument("--from", dest="source", required=True, choices=("pwm", "flow-mbpo", "tdmpc2"))
-    convert.add_argument("--simnorm-dim", type=int, default=8)
-    convert.add_argument("--vmin", type=float, default=-10.0)
-    convert.add_argument("--vmax", type=float, default=10.0)
-    convert.set_defaults(run=run_convert)
+    convert.add_command(commands)
 
     bench = commands.add_parser("bench", help="measure speed on this machine")
     bench.add_argument(
@@ -120,15 +112,6 @@ def run_evaluate(args: argparse.Namespace) -> None:
             args.runs, args.checkpoint, args.episodes, args.seed, args.device, args.task, args.output
         )
     )
-
-
-def run_convert(args: argparse.Namespace) -> None:
-    """``pwm convert``."""
-    from pwm.experiment.importers import convert, load_world_model
-
-    convert(args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax)
-    model = load_world_model(args.dst, source="flow-pwm")
-    print(f"{args.dst}: {type(model).__name__} with {model.total_params} parameters")
 
 
 def run_bench(args: argparse.Namespace) -> None:

@@ -82,6 +82,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_compare(args: argparse.Namespace) -> None:
     """``pwm compare``."""
+    from pwm.analysis.report_packages import require_packages
+
+    require_packages()
     from pwm.analysis.comparison_files import write_comparison
     from pwm.analysis.fairness import DECLARED
 

@@ -65,10 +65,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_experiment(args: argparse.Namespace) -> int:
     """``pwm experiment``; returns the exit code."""
-    from pwm.analysis.experiment_findings import require_packages
     from pwm.analysis.experiment_plan import make_plan, require_own_folders, require_parity
     from pwm.analysis.plan_origin import origin_warnings
     from pwm.analysis.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
+    from pwm.analysis.report_packages import require_packages
     from pwm.experiment.experiment_file import load_experiment
     from pwm.experiment.policy_evaluation import check_episodes
     from pwm.experiment.sinks import require_services

@@ -45,6 +45,10 @@ class CheckpointStore(Protocol):
 class Progress(Protocol):
     """Shows progress to a person."""
 
+    def warm_up(self, share: float) -> None:
+        """So much of the warm-up before the first epoch is done; called between two of its updates."""
+        ...
+
     def update(self, epoch: int, record: dict[str, float]) -> None:
         """Epoch ``epoch`` is finished."""
         ...

@@ -142,6 +142,7 @@ class TrainingLoop:
     def _between_warm_up_updates(self) -> None:
         # The warm-up of a large model takes hours, all of them before the end of the first epoch.
         self.hooks.safe_point()
+        self.hooks.progress.warm_up(self.trainer.warm_up_share)
         self._save_if_due()
 
     def _train_epoch(self) -> dict[str, float]:

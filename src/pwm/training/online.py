@@ -79,6 +79,13 @@ class OnlineTrainer:
             self.warmup_updates += 1
         self.agent.check_finite()
 
+    @property
+    def warm_up_share(self) -> float:
+        """Share of the warm-up that is done; a step of all environments counts like an update."""
+        opts, n = self.options, self.env.num_envs
+        total = math.ceil(opts.warmup_env_steps / n) + opts.warmup_updates
+        return (self.env_steps // n + self.warmup_updates) / total if total else 1.0
+
     def run_epoch(self, progress: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
         """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 

@@ -9,9 +9,13 @@ import mujoco
 import numpy as np
 
 from pwm.envs.engines.opengl import choose_backend
+from pwm.errors import EnvError
 
 WIDTH, HEIGHT = 640, 480
 CAMERA = "track"
+# MuJoCo 3.3.3 replaced the one attribute by the other and calls the old one deprecated since.
+DIRECTIONAL = 'type="directional"' if hasattr(mujoco, "mjtLightType") else 'directional="true"'
+LIGHT = f'<light {DIRECTIONAL} pos="0 0 5" dir="0 0 -1" diffuse="0.8 0.8 0.8"/>'
 # Models for the simulator carry no decoration: a checkered floor is what makes motion visible.
 DECORATION = f"""
 <mujoco>
@@ -68,11 +72,12 @@ def decorated(model_path: Path) -> str:
     for floor in root.iterfind(".//geom[@name='floor']"):
         floor.set("material", "checker")
         floor.set("rgba", "1 1 1 1")
-    # Shadows reach only a few metres around their light, so it goes where the camera goes.
-    world, body = root.find("worldbody"), root.find(f".//body/camera[@name='{CAMERA}']/..")
-    if world is not None and body is not None:
-        for light in world.findall("light"):
-            world.remove(light)
-            light.set("mode", "trackcom")
-            body.append(light)
+    light = ElementTree.fromstring(LIGHT)
+    place = root.find(f".//camera[@name='{CAMERA}']/..")
+    if place is None:
+        raise EnvError(f"{model_path.name} has no camera named {CAMERA!r}")
+    if place.tag == "body":
+        # Shadows reach only a few metres around their light, so it goes where the camera goes.
+        light.set("mode", "trackcom")
+    place.append(light)
     return ElementTree.tostring(root, encoding="unicode")

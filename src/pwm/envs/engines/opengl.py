@@ -62,7 +62,14 @@ def works(backend: str) -> bool:
 
 
 def _tell_mujoco() -> None:
-    """Let a MuJoCo that is already imported read ``MUJOCO_GL`` again; it does so on import only."""
-    module = sys.modules.get("mujoco.gl_context")
-    if module is not None:
+    """Let a MuJoCo that is already imported read ``MUJOCO_GL`` again; it does so on import only.
+
+    The module that reads it is ``mujoco.gl_context`` or, in newer releases, lies deeper in the package.
+    """
+    readers = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("mujoco.") and name.endswith(".gl_context")
+    ]
+    for module in readers:
         importlib.reload(module)

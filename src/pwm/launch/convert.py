@@ -1,0 +1,47 @@
+"""``pwm convert``: a world model of another project becomes one of ours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SOURCES = ("pwm", "flow-mbpo", "tdmpc2", "newt")
+HELP = """\
+Import a world model of another project. Nothing in its file is run. For example:
+
+  pwm convert final_policy.pt hopper.pt --from pwm
+  pwm convert mt30-48M.pt pendulum.pt --from tdmpc2 --task 7
+  pwm train env=dflex_hopper alg=pwm general.checkpoint=hopper.pt ...
+"""
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``convert`` to the parser's subcommands."""
+    convert = commands.add_parser(
+        "convert",
+        help="import a world model of another code base",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("src", type=Path, metavar="SRC")
+    convert.add_argument("dst", type=Path, metavar="DST")
+    convert.add_argument("--from", dest="source", required=True, choices=SOURCES)
+    convert.add_argument(
+        "--task", type=int, metavar="INDEX", help="of a multi-task model, keep this task alone"
+    )
+    convert.add_argument("--key", metavar="NAME", help="where the world model is, in a file with several")
+    convert.add_argument("--simnorm-dim", type=int, default=8)
+    convert.add_argument("--vmin", type=float, default=-10.0)
+    convert.add_argument("--vmax", type=float, default=10.0)
+    convert.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert, and say what was carried over and what was left out."""
+    from pwm.interop.importers import convert
+
+    imported = convert(
+        args.src, args.dst, args.source, args.simnorm_dim, args.vmin, args.vmax, task=args.task, key=args.key
+    )
+    model = imported.stored.build()
+    print(f"{args.dst}: {type(model).__name__} with {model.total_params} parameters\n{imported.report()}")
