@@ -11,6 +11,7 @@ from typing import Any
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
+from pwm.experiment.numbers import readable
 from pwm.experiment.policies import load_policy
 from pwm.experiment.run import EVAL_ENVS, build_env, pick_device
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
@@ -142,12 +143,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             r["task"],
             r["algorithm"],
             str(r["training_seed"]),
-            f"{r['mean']:.1f}",
-            f"{r['std']:.1f}",
+            readable(r["mean"]),
+            readable(r["std"]),
             f"{r['mean_length']:.0f}",
             str(r["episodes"]),
-            f"{r['reference']['zero_action']:.1f}",
-            f"{r['reference']['random_action']:.1f}",
+            readable(r["reference"]["zero_action"]),
+            readable(r["reference"]["random_action"]),
         )
         for r in results
     ]

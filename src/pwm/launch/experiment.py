@@ -153,12 +153,13 @@ class RunJob:
 
     def result(self) -> str:
         """What its policies scored on held-out episodes, in words."""
+        from pwm.experiment.numbers import readable
         from pwm.experiment.policy_evaluation import CHECKPOINTS, held_out_returns
 
         means = []
         for which in CHECKPOINTS:
             returns = held_out_returns(self.run.folder, which, self._episodes) or [float("nan")]
-            means.append(f"{which} policy {sum(returns) / len(returns):.1f}")
+            means.append(f"{which} policy {readable(sum(returns) / len(returns))}")
         return ", ".join(means)
 
 

@@ -7,6 +7,7 @@ in the environment, whose episode ends cut the rollout.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

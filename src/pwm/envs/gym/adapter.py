@@ -45,7 +45,7 @@ class GymEnv:
             self._scaling = ActionScaling(options.id, facts.action_space)
             self._layout = ObservationLayout(options.id, facts.observation_space)
             self.spec = EnvSpec(
-                options.task, self._layout.dim, self._scaling.dim, facts.episode_length, facts.control_dt
+                options.task_name, self._layout.dim, self._scaling.dim, facts.episode_length, facts.control_dt
             )
             wide = self._layout.dtype == np.float64
             self._precision = PrecisionWatch(self._layout.dim) if wide else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -66,15 +66,12 @@ def make(options: Options) -> Any:
     except ImportError as error:
         # How Gymnasium's removed environments refuse to be made.
         _refuse_id(options.id, error)
-    except TypeError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, TypeError) else error
-        raise EnvError(
-            f"{options.id} does not accept env.kwargs={options.kwargs!r}: {sentence(cause)}"
-        ) from error
     except (Exception, SystemExit) as error:
-        raise EnvError(
-            f"{options.id} cannot be made with env.kwargs={options.kwargs!r}: {sentence(error)}"
-        ) from error
+        # Gymnasium raises type errors again, with all it knows of the environment in their text.
+        cause = error.__cause__ if isinstance(error, TypeError) and error.__cause__ else error
+        refused = isinstance(cause, TypeError) and "argument" in str(cause)
+        verb = "does not accept" if refused else "cannot be made with"
+        raise EnvError(f"{options.id} {verb} env.kwargs={options.kwargs!r}: {sentence(cause)}") from error
     _own_spaces(env.unwrapped)
     return env
 
@@ -107,13 +104,17 @@ def _import_module(name: str) -> None:
 def _refuse_id(name: str, error: Exception) -> NoReturn:
     """Say what is wrong with an id, and which one to use instead."""
     module, _, registered = name.rpartition(":")
-    message = f"cannot make Gymnasium id {name!r}: {_line(error).rstrip('.')}"
+    message = f"cannot make Gymnasium id {name!r}: {_line(error).rstrip('.?')}"
     if (newer := _successor(registered)) is not None:
-        raise EnvError(f"{message}; use {f'{module}:' if module else ''}{newer}") from error
+        raise EnvError(f"{message}; use env.id={f'{module}:' if module else ''}{newer}") from error
     for pattern, package, pip_name in ELSEWHERE:
         if not module and re.match(pattern, registered):
-            raise EnvError(f"{message}; use {package}:{registered} after pip install {pip_name}") from error
-    by_lower = {known.lower(): known for known in sorted(gymnasium.registry)}
+            there = importlib.util.find_spec(package) is not None
+            raise EnvError(
+                f"{message}; use env.id={package}:{registered}"
+                + ("" if there else f" after pip install {pip_name}")
+            ) from error
+    by_lower = {known.lower(): known for known in sorted(gymnasium.registry) if _successor(known) is None}
     close = difflib.get_close_matches(registered.lower(), by_lower, n=5, cutoff=0.5)
     matches = ", ".join(by_lower[found] for found in close) or "none"
     raise EnvError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,6 @@ class Options:
         self.kwargs = dict(self.kwargs)
 
     @property
-    def task(self) -> str:
-        """Name of the task: the id without the module that registers it, fit for a folder."""
-        return "gym_" + self.id.rpartition(":")[2].replace("/", "_")
+    def task_name(self) -> str:
+        """``EnvSpec.name``: the id without the module that registers it, fit for a folder."""
+        return "gym_" + re.sub(r"[^\w.-]+", "_", self.id.rpartition(":")[2])
