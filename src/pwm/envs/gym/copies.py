@@ -173,12 +173,7 @@ class Copies:
         with self._steps[index]:
             if self._draws:
                 self.streams[index].seed_globals()
-            found = self.envs[index].step(action)
-            if not isinstance(found, tuple) or len(found) != 5:
-                raise WrongReturn(
-                    f"{_described(found)} instead of (observation, reward, terminated, truncated, info)"
-                )
-            observation, reward, terminated, truncated, _ = found
+            observation, reward, terminated, truncated, _ = self.envs[index].step(action)
             self._layout.write(observation, row)
             return _number(reward), _flag("terminated", terminated), _flag("truncated", truncated)
         raise AssertionError("a Blame never swallows an exception")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -73,6 +74,9 @@ class Processes:
         """Close every copy and end the processes."""
         atexit.unregister(self._at_exit)
         for connection in self._connections:
+            # Told, because processes forked since then hold this end of the connection open, too.
+            with contextlib.suppress(OSError):
+                connection.send(("close", None))
             connection.close()
         for process in self._processes:
             process.join(PATIENCE)
@@ -133,6 +137,8 @@ def _serve(
         try:
             method, argument = connection.recv()
         except EOFError:
+            break
+        if method == "close":
             break
         try:
             answer = copies.reset(argument) if method == "reset" else copies.step(argument)

@@ -1,0 +1,184 @@
+"""Whatever an environment raises, draws at random or is called: one sentence, one stream, one name."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from tests.contracts.odd_envs import LENGTH, Drawing, Unpicklable
+from tests.contracts.odd_rollouts import make, rollout, same
+
+from pwm.envs import gym
+from pwm.errors import EnvError
+
+# --- faults of the environment --------------------------------------------------------------------
+
+FAULTS = {
+    "text": (
+        ValueError("size must be\nat least 2"),
+        r"ValueError: size must be at least 2 \(odd_envs\.py, line \d+\)",
+    ),
+    "none": (AssertionError(), r"AssertionError \(odd_envs\.py, line \d+\)"),
+    "type": (TypeError("unsupported operand"), r"TypeError: unsupported operand \(odd_envs"),
+    "key": (KeyError("speed"), r"KeyError: 'speed'"),
+    "exit": (SystemExit(0), r"SystemExit: 0"),
+    "missing module": (ModuleNotFoundError("No module named 'wheels'", name="wheels"), r"'wheels'"),
+    "unpicklable": (Unpicklable("two", "words"), r"Unpicklable: two words"),
+}
+
+
+@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_whatever_is_raised_becomes_one_sentence(
+    name: str, where: str, mode: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error, words = FAULTS[name]
+    subject = "needs|cannot be made" if where == "constructor" else f"{where} of environment 0 raised"
+    with pytest.raises(EnvError, match=rf"^OddFaulty-v0:? ({subject}).*{words}") as caught:
+        rollout(make("Faulty", mode, where=where, error=error), 4)
+    assert "\n" not in str(caught.value)
+    # Processes are silent, too.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_packages_come_with_the_command_that_installs_them(mode: str) -> None:
+    for module, package in (("wheels_kit", "wheels-kit"), ("Box2D", r"swig 'gymnasium\[box2d\]'")):
+        error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+        with pytest.raises(EnvError, match=rf"^OddFaulty-v0 needs a missing package.*pip install {package}$"):
+            make("Faulty", mode, where="constructor", error=error)
+
+
+def test_arguments_that_the_constructor_refuses_are_named(mode: str) -> None:
+    with pytest.raises(
+        EnvError, match=r"^OddOdd-v0 does not accept env.kwargs=\{'sise': 2\}: TypeError: .*'sise'$"
+    ):
+        make("Odd", mode, sise=2)
+
+
+def test_a_process_that_dies_is_named() -> None:
+    env = make("Dying", "async")
+    with pytest.raises(
+        EnvError, match=r"^OddDying-v0: the process of environments 0 to 1 died with exit code 3"
+    ):
+        rollout(env, 2)
+    env.close()
+
+
+def test_closed_environments_leave_no_process() -> None:
+    env = make("Odd", "async")
+    running = list(env._env._processes)
+    assert [process.is_alive() for process in running] == [True, True]
+    env.close()
+    assert [process.exitcode for process in running] == [0, 0]
+    env.close()
+
+
+# --- random streams -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_draws() -> None:
+    """Another state of every global generator than other tests find."""
+    random.seed()
+    np.random.seed()  # noqa: NPY002
+    torch.seed()
+
+
+@pytest.mark.parametrize("draw", Drawing.DRAWS)
+def test_the_same_seed_gives_the_same_numbers_from_any_generator(draw: str, other_draws: None) -> None:
+    runs = []
+    for mode in ("sync", "async", "sync"):
+        env = make("Drawing", mode, seed=5, draw=draw)
+        first = rollout(env)
+        env.reset(9)
+        runs.append([*first, *rollout(env)])
+        random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
+        env.close()
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    other = make("Drawing", seed=6, draw=draw)
+    assert not same(runs[0][: 2 * LENGTH], rollout(other))
+    # Copies differ from each other, and from themselves in later episodes.
+    assert len({float(value) for step in runs[0] for value in step.obs[:, 1]}) > LENGTH
+
+
+@pytest.mark.parametrize("draw", ["python", "numpy", "torch"])
+def test_copies_do_not_depend_on_how_many_there_are(draw: str) -> None:
+    few, many = make("Drawing", draw=draw, num_envs=1), make("Drawing", draw=draw, num_envs=5)
+    unit = torch.zeros(5, 2)
+    for _ in range(LENGTH):
+        assert torch.equal(few.step(unit[:1]).obs, many.step(unit).obs[:1])
+
+
+@pytest.mark.parametrize("draw", Drawing.DRAWS)
+def test_the_process_keeps_its_own_streams(draw: str) -> None:
+    def drawn() -> list[float]:
+        return [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+
+    seed()
+    expected = [drawn(), drawn(), drawn()]
+    seed()
+    found = [drawn()]
+    env = make("Drawing", draw=draw)
+    found.append(drawn())
+    rollout(env)
+    assert [*found, drawn()] == expected
+
+
+def test_environments_of_gymnasium_are_not_asked_for_global_draws() -> None:
+    env = gym.build(gym.Options("Pendulum-v1"), 1, "cpu", 0)
+    assert not env._env._draws
+    assert make("Odd")._env._draws
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("HalfCheetah-v3", r"use env\.id=HalfCheetah-v5$"),
+        ("Hopper-v2", r"use env\.id=Hopper-v5$"),
+        ("Pusher-v4", r"use env\.id=Pusher-v5$"),
+        ("Humanoid-v1", r"use env\.id=Humanoid-v5$"),
+        ("Pendulum-v0", r"use env\.id=Pendulum-v1$"),
+        ("MountainCarContinuous-v9", r"Close matches: MountainCarContinuous-v0"),
+        ("FetchReach-v4", r"gymnasium_robotics:FetchReach-v4"),
+        ("dm_control/cartpole-swingup-v0", r"shimmy:dm_control/cartpole-swingup-v0"),
+        (
+            "no_such_module:Thing-v0",
+            r"no module 'no_such_module'.*working directory.*pip install no-such-module$",
+        ),
+        ("no_such.part:Thing-v0", r"no module 'no_such'"),
+        ("json:Thing-v0", r"Environment `Thing` doesn't exist"),
+        ("a:b:C-v0", r"write module:Id"),
+        (":C-v0", r"write module:Id"),
+        ("not an id", r"not an id"),
+    ],
+)
+def test_ids_that_cannot_be_made_say_which_to_use(name: str, words: str, mode: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(EnvError, match=words) as caught:
+            gym.build(gym.Options(name, vectorization=mode), 1, "cpu", 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("Pendulum-v1", "gym_Pendulum-v1"),
+        ("my_env:Point-v0", "gym_Point-v0"),
+        ("my.package.envs:lab/Point-v0", "gym_lab_Point-v0"),
+    ],
+)
+def test_task_names_are_fit_for_folders(name: str, task: str) -> None:
+    assert gym.Options(name).task_name == task
