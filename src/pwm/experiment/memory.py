@@ -19,7 +19,8 @@ FLOAT = 4
 ROW = 9
 # Runs that take less do not mention it.
 WIDE, LARGE = 1000, 2e9
-CGROUPS = Path("/sys/fs/cgroup")
+# Control groups of this process, and where the limits of all of them are.
+OWN_GROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def check_memory(config: ExperimentConfig, env: VectorEnv, eval_env: VectorEnv) -> None:
@@ -60,7 +61,7 @@ def available_memory(device: torch.device) -> int:
 def _left_in_groups() -> Iterator[int]:
     """What each control group of this process leaves; containers and batch systems set their limits there."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
+        for line in OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
