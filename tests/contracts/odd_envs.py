@@ -5,6 +5,7 @@ All of them end their episodes after ``LENGTH`` steps unless they say otherwise.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 from random import gauss
@@ -182,12 +183,32 @@ class Limited(Odd):
         return False, self.steps >= self.own
 
 
-class Faulty(Odd):
-    """Raises ``error`` in the constructor, in a reset, in its third step or when it is closed."""
+class Unpicklable(Exception):
+    """Cannot be sent between processes."""
 
-    def __init__(self, where: str, error: BaseException, render_mode: str | None = None) -> None:
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+        self.hold = lambda: None
+
+
+ERRORS = {
+    "text": ValueError("size must be\nat least 2"),
+    "none": AssertionError(),
+    "type": TypeError("unsupported operand"),
+    "key": KeyError("speed"),
+    "exit": SystemExit(0),
+    "missing module": ModuleNotFoundError("No module named 'wheels_kit'", name="wheels_kit"),
+    "missing part": ModuleNotFoundError("No module named 'Box2D'", name="Box2D"),
+    "unpicklable": Unpicklable("two", "words"),
+}
+
+
+class Faulty(Odd):
+    """Raises one of ``ERRORS`` in the constructor, in a reset, in its third step or when it is closed."""
+
+    def __init__(self, where: str, error: str, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
-        self.where, self.error = where, error
+        self.where, self.error = where, ERRORS[error]
         self._fail("constructor")
 
     def _fail(self, where: str) -> None:
@@ -199,13 +220,31 @@ class Faulty(Odd):
         self._fail("step" if self.steps == 3 else "")
         return super().observe()
 
+    def close(self) -> None:
+        self._fail("close")
 
-class Unpicklable(Exception):
-    """Cannot be sent between processes."""
 
-    def __init__(self, first: str, second: str) -> None:
-        super().__init__(f"{first} {second}")
-        self.hold = lambda: None
+class Changing(Odd):
+    """Changes the list that it was given."""
+
+    def __init__(self, goals: list[float], render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        goals.append(len(goals))
+        self.goals = goals
+
+    def observe(self) -> np.ndarray:
+        return np.array([float(len(self.goals)), 0.0, 0.0])
+
+
+class Parent(Odd):
+    """Has a process of its own."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
 
 
 class Returns(Odd):
@@ -278,6 +317,8 @@ for _class in (
     Returns,
     Drawing,
     Dying,
+    Changing,
+    Parent,
 ):
     gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)
 gymnasium.register("OddLimited-v0", Limited)

@@ -8,47 +8,67 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tests.contracts.odd_envs import LENGTH, Drawing, Unpicklable
-from tests.contracts.odd_rollouts import make, rollout, same
+from tests.contracts.odd_envs import LENGTH, Drawing
+from tests.contracts.odd_rollouts import N, make, rollout, same
 
 from pwm.envs import gym
 from pwm.errors import EnvError
 
 # --- faults of the environment --------------------------------------------------------------------
 
-FAULTS = {
-    "text": (
-        ValueError("size must be\nat least 2"),
-        r"ValueError: size must be at least 2 \(odd_envs\.py, line \d+\)",
-    ),
-    "none": (AssertionError(), r"AssertionError \(odd_envs\.py, line \d+\)"),
-    "type": (TypeError("unsupported operand"), r"TypeError: unsupported operand \(odd_envs"),
-    "key": (KeyError("speed"), r"KeyError: 'speed'"),
-    "exit": (SystemExit(0), r"SystemExit: 0"),
-    "missing module": (ModuleNotFoundError("No module named 'wheels'", name="wheels"), r"'wheels'"),
-    "unpicklable": (Unpicklable("two", "words"), r"Unpicklable: two words"),
+SENTENCES = {
+    "text": r"ValueError: size must be at least 2 \(odd_envs\.py, line \d+\)",
+    "none": r"AssertionError \(odd_envs\.py, line \d+\)",
+    "type": r"TypeError: unsupported operand \(odd_envs",
+    "key": r"KeyError: 'speed'",
+    "exit": r"SystemExit: 0",
+    "missing module": r"No module named 'wheels_kit'",
+    "unpicklable": r"Unpicklable: two words",
 }
 
 
 @pytest.mark.parametrize("where", ["constructor", "reset", "step"])
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("error", SENTENCES)
 def test_whatever_is_raised_becomes_one_sentence(
-    name: str, where: str, mode: str, capfd: pytest.CaptureFixture[str]
+    error: str, where: str, mode: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    error, words = FAULTS[name]
     subject = "needs|cannot be made" if where == "constructor" else f"{where} of environment 0 raised"
-    with pytest.raises(EnvError, match=rf"^OddFaulty-v0:? ({subject}).*{words}") as caught:
+    with pytest.raises(EnvError, match=rf"^OddFaulty-v0:? ({subject}).*{SENTENCES[error]}") as caught:
         rollout(make("Faulty", mode, where=where, error=error), 4)
     assert "\n" not in str(caught.value)
     # Processes are silent, too.
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_packages_come_with_the_command_that_installs_them(mode: str) -> None:
-    for module, package in (("wheels_kit", "wheels-kit"), ("Box2D", r"swig 'gymnasium\[box2d\]'")):
-        error = ModuleNotFoundError(f"No module named {module!r}", name=module)
-        with pytest.raises(EnvError, match=rf"^OddFaulty-v0 needs a missing package.*pip install {package}$"):
-            make("Faulty", mode, where="constructor", error=error)
+@pytest.mark.parametrize(
+    ("error", "package"), [("missing module", "wheels-kit"), ("missing part", r"swig 'gymnasium\[box2d\]'")]
+)
+def test_missing_packages_come_with_the_command_that_installs_them(
+    error: str, package: str, mode: str
+) -> None:
+    with pytest.raises(EnvError, match=rf"^OddFaulty-v0 needs a missing package.*pip install {package}$"):
+        make("Faulty", mode, where="constructor", error=error)
+
+
+def test_a_fault_while_closing_is_a_warning() -> None:
+    env = make("Faulty", where="close", error="text")
+    rollout(env, 2)
+    with pytest.warns(
+        RuntimeWarning, match="^OddFaulty-v0: close raised ValueError: size must be at least 2"
+    ):
+        env.close()
+
+
+def test_copies_share_no_arguments(mode: str) -> None:
+    env = make("Changing", mode, goals=[1.0])
+    assert env.reset()[:, 0].tolist() == [2.0] * N
+    env.close()
+
+
+def test_environments_may_have_processes_of_their_own(mode: str) -> None:
+    env = make("Parent", mode)
+    rollout(env, 2)
+    env.close()
 
 
 def test_arguments_that_the_constructor_refuses_are_named(mode: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,6 +107,7 @@ class Copies:
         env = make(options)
         self.envs.append(env)
         with Blame(f"{options.id}: its constructor"):
+            _own_spaces(env.unwrapped)
             env, length, declared = limited(options.id, env, options.episode_length)
             self.envs[-1] = env
             dt = getattr(env.unwrapped, "dt", 0.0)
@@ -143,10 +146,13 @@ class Copies:
         return Step(obs, final_obs, reward, terminated, truncated)
 
     def close(self) -> None:
-        """Close every copy."""
+        """Close every copy; what one raises then is only a warning, for its work is done."""
         for env in self.envs:
-            with Blame(f"{self._name}: close"):
-                env.close()
+            try:
+                with Blame(f"{self._name}: close"):
+                    env.close()
+            except EnvError as error:
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
     def _rows(self) -> np.ndarray:
         return np.empty((len(self.envs), self._layout.dim), dtype=self._layout.dtype)
@@ -177,6 +183,18 @@ class Copies:
             self._layout.write(observation, row)
             return _number(reward), _flag("terminated", terminated), _flag("truncated", truncated)
         raise AssertionError("a Blame never swallows an exception")
+
+
+def _own_spaces(core: Any) -> None:
+    """Give an environment spaces of its own.
+
+    Spaces draw samples from generators of theirs, and are often attributes of the class, which all copies of
+    an environment share.
+    """
+    for name in ("observation_space", "action_space"):
+        # Where it is a property, every copy has made its own.
+        if not isinstance(getattr(type(core), name, None), property):
+            setattr(core, name, copy.deepcopy(getattr(core, name)))
 
 
 def _number(reward: Any) -> float:

@@ -29,6 +29,7 @@ ELSEWHERE = (
 # Packages that pip knows under another name, or with the parts that Gymnasium needs.
 PIP_NAMES = {
     "Box2D": "swig 'gymnasium[box2d]'",
+    "jax": "'gymnasium[jax]'",
     "mujoco": "'gymnasium[mujoco]'",
     "pygame": "'gymnasium[classic-control]'",
     "shimmy": "'shimmy[dm-control]'",
@@ -48,14 +49,14 @@ def make(options: Options) -> Any:
     """
     _import_module(options.id)
     # What environments return is checked here, in every step and in plain words.
-    kwargs = {"disable_env_checker": True, **options.kwargs}
+    kwargs = {"disable_env_checker": True, **copy.deepcopy(options.kwargs)}
     if options.episode_length is not None:
         kwargs["max_episode_steps"] = options.episode_length
     try:
         with warnings.catch_warnings():
             # That an id is not the newest one is no fault of a run that needs this one.
             warnings.filterwarnings("ignore", module=r"gymnasium\.")
-            env = gymnasium.make(options.id, **kwargs)
+            return gymnasium.make(options.id, **kwargs)
     except ModuleNotFoundError as error:
         raise EnvError(f"{options.id} needs a missing package: {_line(error)}; {_pip(error)}") from error
     except gymnasium.error.DependencyNotInstalled as error:
@@ -72,8 +73,6 @@ def make(options: Options) -> Any:
         refused = isinstance(cause, TypeError) and "argument" in str(cause)
         verb = "does not accept" if refused else "cannot be made with"
         raise EnvError(f"{options.id} {verb} env.kwargs={options.kwargs!r}: {sentence(cause)}") from error
-    _own_spaces(env.unwrapped)
-    return env
 
 
 def _import_module(name: str) -> None:
@@ -144,16 +143,3 @@ def _pip(error: BaseException | None) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _own_spaces(core: Any) -> None:
-    """Give an environment spaces of its own.
-
-    Spaces draw samples from generators of theirs, and are often attributes of the class, which all copies of
-    an environment share.
-    """
-    for name in ("observation_space", "action_space"):
-        space = getattr(core, name, None)
-        # Where it is a property, every copy has made its own.
-        if space is not None and not isinstance(getattr(type(core), name, None), property):
-            setattr(core, name, copy.deepcopy(space))

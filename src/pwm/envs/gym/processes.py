@@ -48,7 +48,7 @@ class Processes:
             ours, theirs = context.Pipe()
             self._connections.append(ours)
             arguments = (theirs, tuple(self._connections), options, int(share[0]), [seeds[i] for i in share])
-            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process = context.Process(target=_serve, args=arguments)
             process.start()
             theirs.close()
             self._processes.append(process)
