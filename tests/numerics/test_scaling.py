@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pwm.algorithm.agent import Agent
 from pwm.algorithm.losses import Imagined, critic_loss, reach_weights
+from pwm.experiment.config import compose_config
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import SimNorm, mish
 from pwm.models.normalization import MovingMeanStd
@@ -15,7 +17,7 @@ from pwm.models.normalization import MovingMeanStd
 def test_reach_weights_shift_survival_by_one_step() -> None:
     rewards, survival = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0))
     latents = torch.zeros(6, 5, 2)
-    rollout = Imagined(latents, latents, latents, rewards, None, None, survival)
+    rollout = Imagined(latents, latents, latents, latents, rewards, None, None, survival)
     weights = reach_weights(rollout)
     assert (weights[0] == 1).all()
     torch.testing.assert_close(weights[3], survival[0] * survival[1] * survival[2])
@@ -76,3 +78,28 @@ def test_simnorm_is_a_softmax_in_consecutive_groups() -> None:
     expected = torch.cat([torch.softmax(group, -1) for group in x.split(8, -1)], -1)
     torch.testing.assert_close(SimNorm(8)(x), expected)
     torch.testing.assert_close(SimNorm(8, 8.0)(x), 8 * expected)
+
+
+def _step_with_rewards_times(factor: float, ret_rms: bool) -> dict[str, torch.Tensor]:
+    """Metrics of one actor step in a world whose rewards and values are ``factor`` times larger."""
+    torch.manual_seed(0)
+    config = compose_config(["alg=pwm_small", "alg.latent_dim=16", "alg.horizon=4", f"alg.ret_rms={ret_rms}"])
+    agent = Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
+    reward = agent.world_model.reward_net[-1]
+    with torch.no_grad():
+        reward.weight.copy_(factor * torch.randn(reward.weight.shape))
+        reward.bias.mul_(factor)
+        agent.target_critic.std.mul_(factor)
+    z = agent.world_model.encode(torch.randn(64, 3)).detach()
+    return agent.update_actor(z)[2]
+
+
+@pytest.mark.parametrize("factor", [0.1, 30.0])
+def test_rewards_of_any_size_give_the_actor_the_same_gradient(factor: float) -> None:
+    plain, scaled = _step_with_rewards_times(1.0, True), _step_with_rewards_times(factor, True)
+    torch.testing.assert_close(scaled["imagined_return"], factor * plain["imagined_return"])
+    # A variance of 1e-5 is added to that of the returns.
+    for name in ("loss", "grad_norm", "saturation"):
+        torch.testing.assert_close(scaled[name], plain[name], rtol=1e-3, atol=1e-6)
+    unscaled = _step_with_rewards_times(factor, False)["grad_norm"]
+    torch.testing.assert_close(unscaled, factor * _step_with_rewards_times(1.0, False)["grad_norm"])
