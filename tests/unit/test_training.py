@@ -290,17 +290,38 @@ def test_a_plan_ends_with_its_epochs_or_its_patience() -> None:
 # --- options ------------------------------------------------------------------------------------------------
 
 # Values at the edge that are allowed, and values beyond it.
-AT_LEAST_ONE = (
-    "max_epochs num_critics critic_iterations critic_batches wm_batch_size actor_batch_size actor_iterations "
-    "max_skipped_updates horizon num_envs"
-).split()
-NOT_NEGATIVE = (
-    "wm_iterations warmup_env_steps warmup_updates lr_final dynamics_coef reward_coef termination_coef "
-    "saturation_coef"
-).split()
-POSITIVE = (
-    "actor_lr critic_lr model_lr encoder_lr_scale actor_grad_norm critic_grad_norm wm_grad_norm simnorm_scale"
-).split()
+AT_LEAST_ONE = [
+    "max_epochs",
+    "num_critics",
+    "critic_iterations",
+    "critic_batches",
+    "wm_batch_size",
+    "actor_batch_size",
+    "actor_iterations",
+    "max_skipped_updates",
+    "horizon",
+    "num_envs",
+]
+NOT_NEGATIVE = [
+    "wm_iterations",
+    "warmup_env_steps",
+    "warmup_updates",
+    "lr_final",
+    "dynamics_coef",
+    "reward_coef",
+    "termination_coef",
+    "saturation_coef",
+]
+POSITIVE = [
+    "actor_lr",
+    "critic_lr",
+    "model_lr",
+    "encoder_lr_scale",
+    "actor_grad_norm",
+    "critic_grad_norm",
+    "wm_grad_norm",
+    "simnorm_scale",
+]
 SHARES = ["gamma", "lam", "target_rate", "actor_average", "replay_starts", "open_loop_share"]
 BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     **{key: ([1], [0, -1]) for key in AT_LEAST_ONE},
