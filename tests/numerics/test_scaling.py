@@ -186,9 +186,9 @@ def test_critics_learn_from_every_sample_by_its_weight() -> None:
     steps = {int(s["step"]) for s in learners[0].updaters["critic"].optimizer.state.values()}
     assert steps == {12}
     last = learners[2]
-    one = z[:1]
+    few = z[:2]
     last.options.critic_iterations = last.options.critic_batches = 1
-    last.update_critic(one, one[:, 0], weights[1:2])
+    last.update_critic(few, few[:, 0], torch.ones(2))
     for slow, fast, start in zip(
         last.target_critic.parameters(), last.critic.parameters(), _small_agent(*changes).critic.parameters()
     ):
