@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 import torch
+from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor
 
 from pwm.data.batch import Batch
@@ -20,17 +21,16 @@ from pwm.experiment.policies import build_agent
 from pwm.experiment.run import build_env
 from pwm.training.episode_statistics import EpisodeStatistics
 from pwm.training.evaluation import evaluate, random_policy, reference_scores, zero_policy
-from pwm.training.loop import LoopState, Plan
+from pwm.training.hooks import Preempted, SafePoint, go_on
+from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop
 from pwm.training.online import OnlineTrainer
 from pwm.training.options import Options
 
 CPU = torch.device("cpu")
 ENVS, HORIZON = 3, 4
-SMALL = {
+SMALL = dict(override.split("=") for override in NETWORKS) | {
     "alg": "pwm_small_flow",
     "env": "analytic",
-    "alg.latent_dim": "16",
-    "alg.critic_units": "[8]",
     "alg.num_envs": str(ENVS),
     "alg.horizon": str(HORIZON),
     "alg.actor_batch_size": "8",
@@ -274,6 +274,122 @@ def test_observations_that_are_not_numbers_are_named(monkeypatch: pytest.MonkeyP
         with pytest.raises(EnvError, match=f"{named} of environment 1 is not finite .* after 0 steps"):
             trainer.run_epoch(0.0, PhaseTimer())
         assert len(trainer.replay) == 0
+
+
+# --- the loop around epochs ---------------------------------------------------------------------------------
+
+
+class Kept:
+    """Sink, store and progress of a loop that keep what they are given."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, float]] = []
+        self.policies: list[tuple[str, dict[str, float]]] = []
+        self.epochs: list[int] = []
+        self.shown: list[int] = []
+        self.states: list[dict[str, object]] = []
+
+    def write(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+
+    def save_policy(self, name: str, record: dict[str, float]) -> None:
+        self.policies.append((name, dict(record)))
+
+    def save_epoch(self, epoch: int, record: dict[str, float]) -> None:
+        self.epochs.append(epoch)
+
+    def save_state(self, loop: dict[str, object]) -> None:
+        self.states.append(dict(loop))
+
+    def update(self, epoch: int, record: dict[str, float]) -> None:
+        self.shown.append(epoch)
+
+
+QUICK = {"alg.wm_iterations": "1", "alg.actor_iterations": "1", "alg.warmup_env_steps": "15"}
+
+
+def loop_of(
+    changes: dict[str, str], plan: Plan, safe_point: SafePoint = go_on, state: LoopState | None = None
+) -> tuple[TrainingLoop, Kept]:
+    trainer, kept = trainer_of(QUICK | changes), Kept()
+    config = compose_config([f"{key}={value}" for key, value in (SMALL | QUICK | changes).items()])
+    hooks = Hooks(kept, kept, kept, PhaseTimer(), lambda: {"memory/rss": 7.0}, safe_point)
+    env = build_env(config, 2, 1, CPU)
+    return TrainingLoop(trainer, env, hooks, plan, state or LoopState()), kept
+
+
+def test_a_loop_evaluates_keeps_the_best_and_writes_every_epoch() -> None:
+    plan = Plan(epochs=5, eval_every=2, eval_runs=3, esnr_every=4)
+    loop, kept = loop_of({"env.episode_length": "10", "alg.actor_lr": "0.05"}, plan)
+    agent, state = loop.trainer.agent, loop.state
+    untrained = evaluate(loop.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
+    loop.run()
+    assert [record["epoch"] for record in kept.records] == kept.epochs == kept.shown == [0, 1, 2, 3, 4, 5]
+    found = {r["epoch"]: r["eval/episode_return"] for r in kept.records if "eval/episode_return" in r}
+    assert list(found) == [0, 2, 4, 5]
+    first = kept.records[0]
+    assert first["eval/episode_return"] == untrained.mean
+    assert first["eval/episode_return_std"] == untrained.std
+    assert first["eval/episode_length"] == 10
+    last = evaluate(loop.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
+    assert found[5] == last.mean
+    assert [r["epoch"] for r in kept.records if "actor/esnr" in r] == [4]
+    best = [record for name, record in kept.policies if name == "best"]
+    assert [r["epoch"] for r in best] == [
+        e for e in found if found[e] > max([-math.inf, *(found[k] for k in found if k < e)])
+    ]
+    assert (state.best_epoch, state.best_return) == (best[-1]["epoch"], max(found.values()))
+    assert state.evaluations_since_best == len([e for e in found if e > state.best_epoch])
+    assert kept.policies[-1] == ("final", {"epoch": 5, "env_steps": 15 + 5 * ENVS * HORIZON})
+    assert len(kept.states) == 1
+    times = [r["wall_time"] for r in kept.records]
+    assert 0 < times[0] < times[-1] <= kept.states[0]["wall_time"]
+    for record in kept.records:
+        assert record["memory/rss"] == 7.0
+        assert ("fps" in record) == (record["epoch"] > 0)
+    assert "time/warmup" in kept.records[1]
+    assert not any("time/warmup" in r for r in kept.records[2:])
+
+
+def test_a_loop_stops_when_its_patience_ends() -> None:
+    # Returns of counters are the same whatever the policy does, so nothing is better than the first.
+    plan = Plan(epochs=9, eval_every=1, eval_runs=2, patience=2)
+    loop, kept = loop_of(COUNTING, plan)
+    loop.run()
+    assert [record["epoch"] for record in kept.records] == [0, 1, 2]
+    assert [(name, record["epoch"]) for name, record in kept.policies] == [("best", 0), ("final", 2)]
+    assert vars(loop.state) | {"wall_time": 0} == vars(LoopState((1 + 3) / 2, 0, 2, 0, None))
+
+
+@pytest.mark.parametrize(("interval", "saves"), [(0.0, 5), (1e6, 1)])
+def test_the_state_is_saved_as_often_as_asked(interval: float, saves: int) -> None:
+    plan = Plan(epochs=3, eval_every=5, eval_runs=1, save_interval=interval)
+    loop, kept = loop_of(COUNTING | {"alg.warmup_env_steps": "0"}, plan)
+    loop.run()
+    # After every record, that of the untrained policy included, and at the end.
+    assert len(kept.states) == saves
+
+
+def test_a_loop_that_gives_way_saves_where_it_stands_and_goes_on_there() -> None:
+    looks = []
+
+    def safe_point() -> None:
+        looks.append(0)
+        if len(looks) == 15:
+            raise Preempted
+
+    plan = Plan(epochs=3, eval_every=1, eval_runs=2)
+    loop, kept = loop_of(COUNTING, plan, safe_point, LoopState(wall_time=100.0))
+    with pytest.raises(Preempted):
+        loop.run()
+    (saved,) = kept.states
+    assert saved["wall_time"] > 100.0
+    assert [name for name, _ in kept.policies] == ["best"]
+    done = [record["epoch"] for record in kept.records]
+    assert done == [0, 1]
+    loop.run()
+    assert [record["epoch"] for record in kept.records] == [0, 1, 2, 3]
+    assert kept.policies[-1][0] == "final"
 
 
 def test_a_plan_ends_with_its_epochs_or_its_patience() -> None:
