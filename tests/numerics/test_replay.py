@@ -448,6 +448,9 @@ def test_sampling_what_is_not_there_is_refused() -> None:
     for rank in (-1, 2):
         with pytest.raises(DataError, match="2 transitions are stored"):
             buffer.gather(torch.tensor([rank]))
+        with pytest.raises(DataError, match="2 transitions are stored"):
+            buffer.gather(torch.tensor([0, rank]))
+    assert buffer.gather(torch.tensor([1, 1])).action.shape == (3, 2, ACT_DIM)
 
 
 @pytest.mark.parametrize("key", ["obs", "action", "reward", "terminated", "truncated", "final_obs"])

@@ -14,13 +14,13 @@ from torch import Tensor
 from pwm.data.batch import Batch
 from pwm.envs import analytic
 from pwm.envs.base import StepResult, VectorEnv
-from pwm.errors import ConfigError, EnvError
+from pwm.errors import ConfigError, EnvError, NonFiniteError
 from pwm.experiment.config import compose_config
 from pwm.experiment.monitoring import PhaseTimer
 from pwm.experiment.policies import build_agent
 from pwm.experiment.run import build_env
 from pwm.training.episode_statistics import EpisodeStatistics
-from pwm.training.evaluation import evaluate, random_policy, reference_scores, zero_policy
+from pwm.training.evaluation import Recording, evaluate, random_policy, reference_scores, zero_policy
 from pwm.training.hooks import Preempted, SafePoint, go_on
 from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop
 from pwm.training.online import OnlineTrainer
@@ -92,7 +92,9 @@ def test_training_episodes_are_counted_once_and_whole() -> None:
 
 
 def test_an_evaluation_takes_the_first_episode_of_every_copy() -> None:
-    result = evaluate(counting([2, 4, 3], 3), zero_policy(2), 5)
+    recording = Recording()
+    result = evaluate(counting([2, 4, 3], 3), zero_policy(2), 5, recording=recording)
+    assert recording.stacked().running.sum(0).tolist() == [2, 4, 3]
     assert result.lengths == [2, 4, 3, 2, 4]
     assert result.returns == [1.0, 6.0, 3.0, 1.0, 6.0]
     assert result.summary() == {
@@ -274,6 +276,18 @@ def test_observations_that_are_not_numbers_are_named(monkeypatch: pytest.MonkeyP
         with pytest.raises(EnvError, match=f"{named} of environment 1 is not finite .* after 0 steps"):
             trainer.run_epoch(0.0, PhaseTimer())
         assert len(trainer.replay) == 0
+
+
+def test_updates_that_keep_failing_end_warm_up_and_epoch() -> None:
+    trainer = trainer_of({"alg.wm_iterations": "0"})
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates - 1)
+    trainer.warm_up()
+    trainer.run_epoch(0.0, PhaseTimer())
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates)
+    with pytest.raises(NonFiniteError, match="world-model"):
+        trainer.warm_up()
+    with pytest.raises(NonFiniteError, match="world-model"):
+        trainer.run_epoch(0.0, PhaseTimer())
 
 
 # --- the loop around epochs ---------------------------------------------------------------------------------
