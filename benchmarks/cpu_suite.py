@@ -12,8 +12,6 @@ Interrupted runs continue, finished ones are not repeated. Results are merged in
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 import os
@@ -30,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from plot_study import Curves, load, plot_study
 from scipy import stats
+from study_files import CURVE, csv_text, load_rows, merge
 
 from pwm.analysis.visualization import load_records, load_reference
 from pwm.envs.engines.mujoco_cpu import usable_cores
@@ -102,28 +101,8 @@ STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
 SEEDS = (1, 2, 3)
 EVALUATIONS = 50
 HELD_OUT_EPISODES = 64
-CURVE = (
-    "epoch",
-    "env_steps",
-    "wall_time",
-    "eval/episode_return",
-    "eval/episode_return_std",
-    "eval/episode_length",
-    "eval/value",
-    "eval/realised_value",
-    "eval/critic_spread",
-    "eval/imagined_reward",
-    "eval/realised_reward",
-    "eval/latent_error_k1",
-    "eval/latent_error_k4",
-    "eval/latent_error_k16",
-    "actor/saturation",
-    "actor/grad_norm",
-    "critic/grad_norm",
-    "wm/grad_norm",
-    "replay/size",
-    "replay/age",
-)
+# Phases of a run that only look at it.
+MEASURING = ("eval", "gradients")
 
 
 @dataclass(frozen=True)
@@ -208,38 +187,13 @@ def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
 
 def write_curve(run: Run, folder: Path) -> list[dict[str, float]]:
     """Write ``CURVE`` of the epochs that were evaluated, empty where not recorded; returns their records."""
-    evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
-    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    records, measuring = load_records(folder), 0.0
+    for r in records:
+        measuring += sum(r.get(f"time/{phase}", 0.0) for phase in MEASURING)
+        r["train_time"] = r["wall_time"] - measuring
+    evaluated = [r for r in records if "eval/episode_return" in r]
+    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", csv_text(CURVE, evaluated))
     return evaluated
-
-
-def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) and k in CURVE else v for k, v in r.items()} for r in rows
-    )
-    return text.getvalue()
-
-
-def load_rows(study: str) -> list[dict[str, Any]]:
-    """Rows of the study's ``runs.csv`` (empty if there is none yet)."""
-    path = RESULTS / study / "runs.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def merge(study: str, new: dict[str, Any]) -> None:
-    """Put ``new`` into ``runs.csv`` in place of an older row of the same run."""
-
-    def key(r: dict[str, Any]) -> tuple[str, str, int]:
-        return (r["task"], r["algorithm"], int(r["seed"]))
-
-    rows = {key(r): r for r in load_rows(study)} | {key(new): new}
-    write_text(RESULTS / study / "runs.csv", _csv(list(new), [rows[k] for k in sorted(rows)]))
 
 
 def summarise(
@@ -331,7 +285,7 @@ def report(study: str) -> str:
     """Write ``summary.csv`` and the pictures from the stored rows and curves; returns the summary."""
     rows, curves = load(RESULTS / study)
     table = summarise(rows, curves, STUDIES[study])
-    summary = _csv(list(table[0]), table)
+    summary = csv_text(list(table[0]), table)
     write_text(RESULTS / study / "summary.csv", summary)
     plot_study(RESULTS / study, STUDIES[study])
     return summary
@@ -368,13 +322,13 @@ def main() -> None:
                 failed += 1
                 print(f"[{number}/{len(runs)}] FAILED {error}", flush=True)
                 continue
-            merge(study, new)
+            merge(RESULTS / study, new)
             print(
                 f"[{number}/{len(runs)}] {run.name}: peak {new['peak']}, last 10 {new['last10']}, "
                 f"{new['wall_time'] / 60:.1f} min",
                 flush=True,
             )
-    if load_rows(study):
+    if load_rows(RESULTS / study):
         print(report(study))
     sys.exit(1 if failed else 0)
 

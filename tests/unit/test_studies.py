@@ -47,8 +47,8 @@ def curve(values: list[float], keys: tuple[str, ...]) -> str:
 
 def test_a_repeated_run_replaces_its_row(suite: ModuleType) -> None:
     for new in (row("pwm_small", 2, 10, 9), row("pwm_small", 1, 20, 18), row("pwm_small", 2, 30, 27)):
-        suite.merge("cpu_suite", new)
-    rows = suite.load_rows("cpu_suite")
+        suite.merge(suite.RESULTS / "cpu_suite", new)
+    rows = suite.load_rows(suite.RESULTS / "cpu_suite")
     assert [(int(r["seed"]), float(r["peak"])) for r in rows] == [(1, 20.0), (2, 30.0)]
 
 
@@ -105,7 +105,7 @@ def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_pat
     (folder / "curves").mkdir(parents=True)
     for algorithm in ("pwm_small", "pwm_small_flow"):
         for seed in (1, 2):
-            suite.merge("cpu_suite", row(algorithm, seed, 300, 250))
+            suite.merge(suite.RESULTS / "cpu_suite", row(algorithm, seed, 300, 250))
             path = folder / "curves" / f"dflex_hopper_{algorithm}_seed{seed}.csv"
             path.write_text(curve([1.0, 300.0, 250.0], suite.CURVE))
     suite.report("cpu_suite")
@@ -147,13 +147,24 @@ def test_every_panel_says_what_it_shows_and_whose_lines(suite: ModuleType) -> No
 
 def test_curves_keep_what_was_recorded_and_leave_the_rest_empty(suite: ModuleType, tmp_path: Path) -> None:
     records = [
-        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5},
-        {"epoch": 1, "env_steps": 512},
-        {"epoch": 2, "env_steps": 1024, "eval/episode_return": 2.5, "wm/grad_norm": 3.0, "replay/age": 7.5},
+        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5, "wall_time": 2.0, "time/eval": 2.0},
+        {"epoch": 1, "env_steps": 512, "wall_time": 7.0, "time/sim": 3.0, "time/gradients": 1.0},
+        {
+            "epoch": 2,
+            "env_steps": 1024,
+            "eval/episode_return": 2.5,
+            "wm/grad_norm": 3.0,
+            "replay/age": 7.5,
+            "wall_time": 14.0,
+            "time/eval": 3.0,
+        },
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     run = suite.Run("cpu_suite", "dflex_hopper", "pwm_small", 1)
-    assert suite.write_curve(run, tmp_path) == [records[0], records[2]]
+    assert suite.write_curve(run, tmp_path) == [
+        records[0] | {"train_time": 0.0},
+        records[2] | {"train_time": 8.0},
+    ]
     with (tmp_path / "cpu_suite" / "curves" / f"{run.name}.csv").open(newline="") as file:
         first, last = csv.DictReader(file)
     assert (first["wm/grad_norm"], last["wm/grad_norm"], last["replay/age"]) == ("", "3", "7.5")
