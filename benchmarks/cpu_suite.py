@@ -6,7 +6,9 @@
 
 Every run is a plain ``pwm train`` on one CPU thread, as many at a time as the machine has cores.
 Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite`` (or
-``results/ablations``): ``runs.csv`` (one row per run), ``curves/`` (its evaluations) and ``summary.csv``.
+``results/ablations``): ``runs.csv`` (one row per run), ``curves/`` (its evaluations), ``summary.csv`` and
+``equal_budgets.csv``. The last two and the pictures show the runs of ``model_free.py`` beside those of the
+suite.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from equal_budgets import at_equal_budgets
 from numpy.typing import NDArray
 from plot_study import Curves, load, plot_study
 from scipy import stats
@@ -97,6 +100,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "many_envs": ("alg.num_envs=128",),
     }.items()
 }
+# Folder of the results of ``model_free.py``, which the suite shows beside its own.
+BASELINES = "model_free"
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
 SEEDS = (1, 2, 3)
 EVALUATIONS = 50
@@ -281,13 +286,26 @@ def _difference_interval(a: list[float], b: list[float]) -> tuple[float | str, f
     return round(float(found.low), 1), round(float(found.high), 1)
 
 
-def report(study: str) -> str:
-    """Write ``summary.csv`` and the pictures from the stored rows and curves; returns the summary."""
+def stored(study: str) -> tuple[list[dict[str, Any]], Curves, list[str]]:
+    """Rows and curves of the study, those of the baselines beside the suite, and all their algorithms."""
     rows, curves = load(RESULTS / study)
-    table = summarise(rows, curves, STUDIES[study])
+    algorithms = list(STUDIES[study])
+    if study == "cpu_suite" and load_rows(RESULTS / BASELINES):
+        others, more = load(RESULTS / BASELINES)
+        rows, curves = rows + others, curves | more
+        algorithms += sorted({r["algorithm"] for r in others})
+    return rows, curves, algorithms
+
+
+def report(study: str) -> str:
+    """Write the tables and the pictures from the stored rows and curves; returns the summary."""
+    rows, curves, algorithms = stored(study)
+    table = summarise(rows, curves, algorithms)
     summary = csv_text(list(table[0]), table)
     write_text(RESULTS / study / "summary.csv", summary)
-    plot_study(RESULTS / study, STUDIES[study])
+    budgets = at_equal_budgets(curves, algorithms)
+    write_text(RESULTS / study / "equal_budgets.csv", csv_text(list(budgets[0]), budgets))
+    plot_study(RESULTS / study, rows, curves, algorithms)
     return summary
 
 

@@ -158,20 +158,22 @@ class Recorder:
         if found.mean > self._best:
             # The library replaces parameters and never changes them in place: these stay as they are.
             self._best, self.best_policy = found.mean, self.agent.policy.actor_state
-        self._measuring += clocks() - start
-        seconds = self.training()[0]
+        end = clocks()
+        self._measuring += end - start
+        wall_time = (end - self._started)[0]
+        train_time = wall_time - self._measuring[0]
         self.records.append(
             {
                 "env_steps": float(steps),
-                "wall_time": (clocks() - self._started)[0],
-                "train_time": seconds,
+                "wall_time": wall_time,
+                "train_time": train_time,
                 "eval/episode_return": found.mean,
                 "eval/episode_return_std": found.std,
                 "eval/episode_length": found.mean_length,
             }
         )
         write_text(self.curve, csv_text(CURVE, self.records))
-        print(f"{self.curve.stem}: {steps} steps, {seconds:.0f} s, {found.mean:.1f}", flush=True)
+        print(f"{self.curve.stem}: {steps} steps, {train_time:.0f} s, {found.mean:.1f}", flush=True)
 
     def play(self, episodes: int, seed: int) -> Evaluation:
         """Evaluate the present policy."""
@@ -253,11 +255,12 @@ def run(job: Job, results: Path, unfinished: Path) -> dict[str, Any]:
         "held_out_best": round(best, 2),
         "held_out_final": round(final, 2),
         "core_share": round(working / elapsed, 3),
+        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
     }
 
 
 def row(job: Job, task: str, records: list[dict[str, float]]) -> dict[str, Any]:
-    """What ``cpu_suite.py`` keeps of a run that can be read from its curve, and what it was made with."""
+    """What ``cpu_suite.py`` keeps of a run that can be read from its curve, and where it comes from."""
     returns = [r["eval/episode_return"] for r in records]
     return {
         "task": task,
@@ -273,7 +276,6 @@ def row(job: Job, task: str, records: list[dict[str, float]]) -> dict[str, Any]:
         "commit": git_commit(),
         "command": job.command,
         "machine": f"{cpu_model()}, 1 thread",
-        "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
     }
 
 
