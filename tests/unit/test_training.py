@@ -463,6 +463,7 @@ BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     "adam_betas": ([[0.0, 0.99]], [[0.9], [0.9, 0.9, 0.9], [0.9, 1.0], [-0.1, 0.9]]),
     "buffer_size": ([128 * 18], [128 * 18 - 1]),
     "simnorm_dim": ([2], [1, 0, 3]),
+    "latent_dim": ([8], [0, -8, 12]),
     "encoder_units": ([[1], []], [[0], [8, -1]]),
     "critic_units": ([[1], []], [[0]]),
     "task_dim": ([0], [1]),
