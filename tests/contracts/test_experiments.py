@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,15 +16,19 @@ from pwm.analysis.plan_table import describe
 from pwm.errors import ConfigError
 from pwm.experiment.config import compose_config, diff
 from pwm.experiment.experiment_file import experiment_names, load_experiment
+from pwm.experiment.overrides import last_of_each
 from pwm.launch.cli import main
 
 NAMES = experiment_names()
 # Wide enough that LayerNorm's few parameters do not decide parity.
-SMALL = ["env=analytic", *SIZES, "alg.latent_dim=32", "alg.dynamics.units=[32]", "alg.encoder_units=[32]"]
-VARIED = ("alg.horizon", "alg.num_envs")
+WIDE = ["alg.latent_dim=32", "alg.dynamics.units=[32]", "alg.encoder_units=[32]"]
+SMALL = last_of_each(["env=analytic", *SIZES, *WIDE])
 ARGUMENTS = {
     # Its arms differ in these; the most environments need the longest warm-up.
-    "horizon_sweep": [*(o for o in SMALL if not o.startswith(VARIED)), "alg.warmup_env_steps=640"],
+    "horizon_sweep": [
+        *(o for o in SMALL if not o.startswith(("alg.horizon", "alg.num_envs", "alg.warmup_env_steps"))),
+        "alg.warmup_env_steps=640",
+    ],
 }
 
 
@@ -187,7 +190,7 @@ MISTAKES = {
     ),
     "a seed for all": (["experiment=flow_vs_mlp", "general.seed=1"], ["general.seed=1", "seeds=[...]"]),
     "a name for all": (["experiment=flow_vs_mlp", "general.name=x"], ["general.name=x", "name=..."]),
-    "no list": (["experiment=flow_vs_mlp", "seeds=[1"], ["seeds=[1", "seeds=[1,2,3]"]),
+    "no list": (["experiment=flow_vs_mlp", "seeds=[1"], ["seeds=[1", "write [1]"]),
     "no seeds": (["experiment=flow_vs_mlp", "seeds=[]"], ["seeds=[]", "at least one"]),
     "no number": (["experiment=flow_vs_mlp", "seeds=[one]"], ["seeds", "'one'", "Integer"]),
     "negative seed": (["experiment=flow_vs_mlp", "seeds=[-1]"], ["seeds=[-1]", "negative"]),
@@ -204,9 +207,21 @@ MISTAKES = {
         ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,alg.gamma=0.9]"],
         ["flow differs from mlp", "alg.gamma: 0.995 -> 0.9", "declared"],
     ),
-    "a list in a list": (
-        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow, alg.dynamics.units=[8,8]]"],
-        ["quote", """'arms.flow=[dynamics=flow, "alg.dynamics.units=[8,8]"]'"""],
+    "a list that is not closed": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow, alg.dynamics.units=[8,8]"],
+        ["arms.flow=[dynamics=flow, alg.dynamics.units=[8,8]", "']' is missing"],
+    ),
+    "a task twice in one entry": (
+        ["experiment=flow_vs_mlp", "tasks=[gym env.id=A env.id=B]"],
+        ["tasks: env.id=A and env.id=B contradict each other"],
+    ),
+    "an arm that contradicts itself": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,alg.use_flow_dynamics=false]"],
+        ["arms: dynamics=flow and alg.use_flow_dynamics=false contradict each other"],
+    ),
+    "several tasks without brackets": (
+        ["experiment=flow_vs_mlp", "env=dflex_hopper,dflex_ant"],
+        ["env=dflex_hopper,dflex_ant", "'tasks=[dflex_ant, dflex_hopper]'"],
     ),
     "a threshold of no task": (
         ["experiment=flow_vs_mlp", "thresholds={dflex_hoper: 3}"],
@@ -237,20 +252,36 @@ def test_groups_and_aliases_can_be_declared_as_in_the_report() -> None:
     "override",
     [
         "arms.flow=[dynamics=flow, alg.dynamics.units=[17,17]]",
+        'arms.flow=[dynamics=flow, "alg.dynamics.units=[17,17]"]',
+        "arms.flow=['dynamics=flow','alg.dynamics.units=[17,17]']",
         "tasks=[analytic, gym env.id=Pendulum-v1 alg.dynamics.units=[17,17]]",
+        'tasks=[analytic, gym env.id=Pendulum-v1 "alg.dynamics.units=[17,17]"]',
+        "tasks=[analytic, 'gym env.id=Pendulum-v1 alg.dynamics.units=[17,17]']",
+        """tasks=['analytic','gym env.id="Pendulum-v1" "alg.dynamics.units=[17, 17]"']""",
     ],
 )
-def test_the_quoting_that_is_recommended_works(override: str) -> None:
-    recommended = refusal("experiment=flow_vs_mlp", override).rpartition("for the shell: ")[2]
-    (typed,) = shlex.split(recommended)
-    cells = make_plan(load_experiment(["experiment=flow_vs_mlp", typed])).cells
+def test_lists_in_lists_may_be_quoted(override: str) -> None:
+    cells = make_plan(load_experiment(["experiment=flow_vs_mlp", override])).cells
     assert cells[-1].config.dynamics.units == [17, 17]
+    assert cells[-1].config.dynamics.name == "flow"
+
+
+def test_overrides_of_a_task_hold_spaces_in_quotes() -> None:
+    kwargs = """tasks=[gym env.id=Pendulum-v1 env.kwargs.g="9 81", 'analytic general.epochs=7']"""
+    found = load_experiment(["experiment=flow_vs_mlp", kwargs])
+    gym, analytic = (found.run_overrides(task, "mlp") for task in found.tasks)
+    assert compose_config(last_of_each(gym)).env.kwargs == {"g": "9 81"}
+    assert analytic[:2] == ["env=analytic", "general.epochs=7"]
+
+
+# Mistakes in what names the tasks.
+NAMES_TASKS = ("a task without a name", "a task twice in one entry", "several tasks without brackets")
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_named(name: str) -> None:
     overrides, expected = MISTAKES[name]
-    task = [] if any(o.startswith("tasks=['']") for o in overrides) else ["env=analytic"]
+    task = [] if name in NAMES_TASKS else ["env=analytic"]
     message = refusal(*task, *overrides)
     assert [part for part in expected if part not in message] == [], message
 

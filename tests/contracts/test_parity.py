@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.contracts.test_presets import ENVS, TWINS
 
+from pwm.algorithm.agent import Agent
+from pwm.analysis.named_size import agent_parameters, explain_size, tdmpc2_parameters
 from pwm.analysis.parameter_parity import TOLERANCE, Parity, check_parity, task_sizes, with_units
 from pwm.errors import ConfigError
 from pwm.experiment.config import ExperimentConfig, compose_config
@@ -21,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = [(f"env={name}",) for name in ENVS if name != "gym"]
 TASKS += [("env=gym", f"env.id={name}") for name in ("Pendulum-v1", "HalfCheetah-v5")]
 ANT = (37, 8)
+SMALL_PARTS = (compose_config(["alg=pwm_small"]).dynamics, compose_config(["alg=pwm_small"]).actor)
 
 
 @functools.cache
@@ -178,6 +182,29 @@ def test_command_passes(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in shown
 
 
+@pytest.mark.parametrize(("name", "millions"), [("5M", 5.4), ("19M", 19.0), ("48M", 48.8), ("317M", 317.4)])
+def test_the_size_in_a_name_is_that_of_tdmpc2s_agent(
+    name: str, millions: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = preset(f"pwm_{name}")
+    members = 8 if name == "317M" else 5
+    theirs = tdmpc2_parameters(config, 39, 6, members, 96, 80)
+    assert theirs / 1e6 == pytest.approx(millions, abs=0.05)
+    assert abs(theirs / 1e6 / float(name.removesuffix("M")) - 1) < 0.09
+    ours = Agent(preset("pwm_small").alg, *SMALL_PARTS, *ANT, torch.Generator())
+    expected = sum(p.numel() for net in (ours.world_model, ours.actor, ours.critic) for p in net.parameters())
+    assert agent_parameters(preset("pwm_small"), *ANT) == expected
+    assert main(["parity", "--baseline", f"pwm_{name}", "--candidate", f"pwm_{name}_flow", *DIMS]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{name} counts what the original counts")
+    assert f"{millions} M parameters on its 80 tasks" in last
+    assert f"has {agent_parameters(config, 55, 8) / 1e6:.1f} M" in last
+
+
+def test_a_preset_without_a_size_in_its_name_is_not_explained() -> None:
+    assert explain_size(preset("pwm_small"), *ANT) is None
+
+
 def test_command_takes_the_sizes_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "--env", "gym", "env.id=HalfCheetah-v5"]) == 0
     assert "observations 17, actions 6" in capsys.readouterr().out
@@ -185,7 +212,11 @@ def test_command_takes_the_sizes_of_a_task(capsys: pytest.CaptureFixture[str]) -
 
 def test_command_fails_with_the_override_to_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*COMMAND, "alg.dynamics.units=[512,512]", *DIMS]) == 1
-    override = capsys.readouterr().out.strip().splitlines()[-1].removeprefix("  parity at: ")
+    (override,) = [
+        line.removeprefix("  parity at: ")
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("  parity at: ")
+    ]
     assert main([*COMMAND, override, *DIMS]) == 0
 
 

@@ -13,7 +13,8 @@ from pwm import components
 from pwm.algorithm.agent import Agent
 from pwm.envs import dflex
 from pwm.errors import ConfigError
-from pwm.experiment.config import ALIASES, ExperimentConfig, build_options, compose_config, diff
+from pwm.experiment.config import ExperimentConfig, build_options, compose_config, diff
+from pwm.experiment.predecessor_keys import ALIASES
 from pwm.models.world_model import WorldModel, build_world_model
 
 CONFIGS = Path(pwm.configs.__file__).parent
@@ -28,6 +29,7 @@ REAL_PARAMETERS = 10_000_000
 
 # Alias -> overrides that set it, and where the value must arrive.
 ALIAS_CASES = {
+    "seed": (7, lambda c: c.general.seed),
     "alg.flow_integrator": ("heun", lambda c: c.dynamics.integrator),
     "alg.flow_substeps": (4, lambda c: c.dynamics.substeps),
     "alg.flow_tau_sampling": ("midpoint", lambda c: c.dynamics.tau_sampling),
@@ -108,6 +110,46 @@ def test_env_composes_and_builds(name: str) -> None:
     env = components.load("env", config.env_name).build(config.env, 2, "cpu", 0)
     assert env.reset(1).shape == (2, env.spec.obs_dim)
     env.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "integrator", "substeps"),
+    [
+        ("pwm_48M_flow", "heun", 2),
+        ("pwm_48M_flow_v0_substeps1", "heun", 1),
+        ("pwm_48M_flow_v1_substeps2", "heun", 2),
+        ("pwm_48M_flow_v2_substeps4", "heun", 4),
+        ("pwm_48M_flow_v2_rk4", "rk4", 4),
+        ("pwm_48M_flow_v3_substeps8", "heun", 8),
+    ],
+)
+def test_documented_flow_presets_integrate_as_documented(name: str, integrator: str, substeps: int) -> None:
+    dynamics = compose_config([f"alg={name}"]).dynamics
+    assert (dynamics.name, dynamics.integrator, dynamics.substeps) == ("flow", integrator, substeps)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["alg=pwm_48M", "alg.use_flow_dynamics=true"], "flow"),
+        (["alg=pwm_48M_flow", "alg.use_flow_dynamics=True"], "flow"),
+        (["alg=pwm_48M_flow", "alg.use_flow_dynamics=false"], "mlp"),
+        (["alg=pwm_48M_flow_v3_substeps8", "alg.use_flow_dynamics=False"], "mlp"),
+        (["alg=pwm_small_residual", "alg.use_flow_dynamics=true"], "flow"),
+        (["alg=pwm_48M_flow_v2_rk4", "dynamics=residual"], "residual"),
+        (["alg=pwm_5M_flow", "dynamics=mlp", "alg.use_flow_dynamics=false"], "mlp"),
+    ],
+)
+def test_dynamics_of_a_preset_can_be_exchanged(overrides: list[str], name: str) -> None:
+    config = compose_config(overrides)
+    assert config.dynamics.name == name
+    width = compose_config(overrides[:1]).dynamics.units
+    assert config.dynamics.units == width
+
+
+def test_flow_keeps_what_its_preset_says_of_it() -> None:
+    config = compose_config(["alg=pwm_48M_flow_v2_rk4", "alg.use_flow_dynamics=true"])
+    assert (config.dynamics.integrator, config.dynamics.substeps) == ("rk4", 4)
 
 
 @pytest.mark.parametrize("kind", ["dynamics", "actor"])

@@ -23,6 +23,8 @@ PACKAGE = SRC / "pwm"
 LAYERS = ["envs", "data", "models", "algorithm", "training", "experiment", "interop", "analysis", "launch"]
 # Files of the package root that belong to no layer; `configs` holds YAML only.
 ROOT_MODULES = {"__init__", "components", "errors", "configs"}
+# Places that belong to the last layer: nothing imports from them.
+FRONT_DOORS = {"__main__", "utils"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 IMPORT_SECONDS = 0.3
@@ -100,8 +102,8 @@ def layer_of(name: str) -> str:
 
 
 def test_every_module_belongs_to_a_layer() -> None:
-    # `python -m pwm` is a front door of the launch layer.
-    known = {*LAYERS, *ROOT_MODULES, "__main__"}
+    # `python -m pwm` is a front door of the launch layer, `utils` one for code written for the original.
+    known = {*LAYERS, *ROOT_MODULES, *FRONT_DOORS}
     strangers = [where(p) for p in python_files("src/pwm") if layer_of(module_name(p)) not in known]
     report(f"a module lies in one of the folders {', '.join(LAYERS)}; these do not:", strangers)
 
@@ -109,7 +111,8 @@ def test_every_module_belongs_to_a_layer() -> None:
 def test_imports_follow_the_layers() -> None:
     problems = []
     for path in python_files("src/pwm"):
-        own = layer_of(module_name(path)).replace("__main__", "launch")
+        own = layer_of(module_name(path))
+        own = "launch" if own in FRONT_DOORS else own
         for name, node in imported_modules(path, parse(path)):
             if name.split(".")[0] != "pwm":
                 continue
@@ -153,8 +156,20 @@ def test_functions_are_short() -> None:
 
 def test_no_module_is_a_drawer() -> None:
     parts = [(p, set(p.relative_to(SRC).with_suffix("").parts)) for p in python_files("src/pwm")]
-    problems = [where(p) for p, names in parts if names & {"utils", "util", "misc"}]
+    named = [p for p, names in parts if names & {"utils", "util", "misc"}]
+    problems = [where(p) for p in named if p.parent != PACKAGE / "utils"]
     report("a module is named after its purpose:", problems)
+
+
+def test_the_originals_module_names_hold_nothing_of_their_own() -> None:
+    problems = []
+    for path in python_files("src/pwm/utils"):
+        for node in parse(path).body:
+            text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            names = isinstance(node, ast.Assign) and [dotted(t) for t in node.targets] == ["__all__"]
+            if not (text or names or isinstance(node, ast.ImportFrom)):
+                problems.append(where(path, node))
+    report("pwm/utils hands names on and defines none:", problems)
 
 
 # --- constructs -----------------------------------------------------------------------------------
@@ -371,6 +386,12 @@ def test_import_loads_no_heavy_package() -> None:
     assert done.returncode == 0, f"import pwm fails:\n{done.stderr}"
     loaded = sorted(heavy & set(done.stdout.split()))
     assert not loaded, f"import pwm loads {', '.join(loaded)}; import these where they are used"
+
+
+def test_the_originals_module_names_cost_nothing_until_they_are_used() -> None:
+    done = run_python("import sys, pwm.utils; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "matplotlib", "hydra"} & set(done.stdout.split())
 
 
 def test_import_leaves_torch_alone() -> None:

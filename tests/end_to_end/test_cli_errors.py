@@ -167,6 +167,42 @@ def test_training_state_is_no_policy(hopper_run: Path, capsys: pytest.CaptureFix
     assert "flow-pwm/policy" in message
 
 
+class Stranger:
+    """An object whose class no checkpoint may name."""
+
+
+FOREIGN = {
+    "an object": {"format": "flow-pwm/policy", "version": 1, "config": Stranger()},
+    "a network": torch.nn.Linear(2, 2),
+    "a class": {"format": "flow-pwm/policy", "version": 1, "config": Stranger},
+    "half a policy": {"format": "flow-pwm/policy", "version": 1, "config": {}},
+    "numbers": {"weight": torch.zeros(2)},
+    "a list": [1, 2],
+    "a program": None,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_a_foreign_file_is_refused_without_advice_to_trust_it(
+    name: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "foreign.pt"
+    if name == "a program":
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
+    else:
+        torch.save(FOREIGN[name], path)
+    if command == "train":
+        assert train(tmp_path / "logs", *ANALYTIC, f"general.checkpoint={path}") == 2
+    else:
+        assert main(["evaluate", str(path)]) == 2
+    message = the_message(capsys)
+    assert str(path) in message
+    assert len(message.splitlines()) == 1
+    assert "weights_only" not in message
+    assert "trust" not in message
+
+
 def test_damaged_state_leaves_the_run_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path, *ANALYTIC, "general.epochs=1") == 0
     folder = only_run(tmp_path)
@@ -213,7 +249,7 @@ def test_evaluate_checks_its_options(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["trian"], ["evaluate"], ["evaluate", "x", "--checkpoint", "worst"]]
+    "arguments", [[], ["trian"], ["evaluate", "x", "--sead", "1"], ["compare", "--measure", "worst"]]
 )
 def test_usage_errors_exit_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -11,6 +11,7 @@ from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import (
     imagination_gap,
     open_loop_error,
+    realised_rewards,
     returns_to_go,
     value_calibration,
     whole_windows,
@@ -68,6 +69,21 @@ def test_returns_to_go_stop_at_the_end_and_are_known_where_nothing_is_missing(re
     # gamma^k <= 0.05 from two steps before the cut on.
     assert known[:, 0].tolist() == [True] * 4 + [False] * 2
     assert known[:, 1].tolist() == [True] * 5 + [False]
+
+
+def test_rewards_of_the_next_steps_are_known_if_recorded_or_after_the_end(recorded: Recorded) -> None:
+    # Row 0 of each copy is flat index 0 and 1, row 1 is 2 and 3, and so on.
+    chosen, rewards = realised_rewards(recorded, 3)
+    found = dict(zip(chosen.tolist(), rewards.tolist(), strict=True))
+    ended = {0: [1, 2, 3], 2: [2, 3, 4], 4: [3, 4, 0]}
+    assert found == ended | {1: [1, 2, 3], 3: [2, 3, 4], 5: [3, 4, 5]}
+    # Cut by the time limit instead, the first copy has no three steps after its second.
+    cut = recorded._replace(terminated=torch.zeros_like(recorded.terminated))
+    assert realised_rewards(cut, 3)[0].tolist() == [0, 1, 3, 5]
+    for horizon in (6, 7):
+        assert not len(realised_rewards(recorded, horizon)[0])
+    # Of six steps only the first is followed by five more.
+    assert realised_rewards(recorded, 5)[0].tolist() == [0, 1]
 
 
 def test_nothing_is_known_of_episodes_cut_too_early(recorded: Recorded) -> None:

@@ -8,15 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pwm.algorithm.losses import world_model_loss
 from pwm.algorithm.returns import td_lambda, trajectory_objective
+from pwm.data.batch import Batch
 from pwm.errors import ConfigError
 from pwm.models.dynamics import flow, residual
 from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.encoder import build_encoder
 from pwm.models.integrators import euler_step
-from pwm.models.layers import SimNorm
+from pwm.models.layers import SimNorm, concat_inputs
 from pwm.models.scalar_heads import RegressionHead, ScalarHead, TwoHotHead, symexp, symlog
+from pwm.models.world_model import Options as WorldModelOptions
+from pwm.models.world_model import build_world_model
 
 GAMMA = 0.9
 
@@ -308,3 +312,61 @@ def test_encoder_of_centred_inputs_is_smooth_at_zero() -> None:
         step = torch.full((1, 4), 1e-2)
         jumps.append(float((encoder(step) - encoder(-step)).abs().mean().detach()))
     assert jumps[0] > 20 * jumps[1]
+
+
+def test_returns_leave_what_they_are_given_as_it_is() -> None:
+    window = Window(1, 5, 3, 0.3)
+    ends = window.ends.clone()
+    ends[-1] = False
+    given = [window.rewards.clone(), window.next_values.clone(), ends.clone()]
+    trajectory_objective(window.rewards, window.next_values, ends, GAMMA)
+    td_lambda(window.rewards, window.next_values, ends, GAMMA, 0.9)
+    for now, before in zip((window.rewards, window.next_values, ends), given, strict=True):
+        assert torch.equal(now, before)
+
+
+def test_a_teacher_forced_window_is_as_good_as_its_transitions_one_by_one() -> None:
+    options = flow.Options(units=[16], flow_source="teacher", tau_sampling="midpoint")
+    sizes = WorldModelOptions(latent_dim=16, encoder_units=[8], reward_units=[8], predict_termination=False)
+    torch.manual_seed(0)
+    model = build_world_model(sizes, options, 3, 2)
+    randomised(model)
+    generator = torch.Generator().manual_seed(8)
+    obs, action = torch.randn(5, 6, 3, generator=generator), torch.rand(4, 6, 2, generator=generator)
+    never = torch.zeros(4, 6, dtype=torch.bool)
+    window = Batch(obs, action, torch.randn(4, 6, generator=generator), never, ~never)
+    singles = Batch(
+        torch.stack([obs[:-1].flatten(0, 1), obs[1:].flatten(0, 1)]),
+        *(part.flatten(0, 1)[None] for part in window[1:]),
+    )
+    together, _ = world_model_loss(model, window, gamma=1.0)
+    one_by_one, _ = world_model_loss(model, singles, gamma=1.0)
+    torch.testing.assert_close(together, one_by_one)
+
+
+def test_an_embedding_of_each_entry_serves_all_its_steps() -> None:
+    steps, embedding = torch.randn(4, 5, 3), torch.randn(5, 2)
+    joined = concat_inputs(steps, None, embedding)
+    assert joined.shape == (4, 5, 5)
+    for row in joined:
+        torch.testing.assert_close(row[:, 3:], embedding)
+    torch.testing.assert_close(joined[..., :3], steps)
+    assert concat_inputs(steps, None) is steps
+
+
+def test_first_biases_of_a_centred_encoder_are_as_large_as_its_first_outputs() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(400, [2000], 16, SimNorm(8), centred_inputs=True)
+    first = encoder[0].linear
+    outputs = nn.functional.linear(torch.randn(50, 400), first.weight.detach())
+    torch.testing.assert_close(first.bias.detach().std(), outputs.std(), rtol=0.1, atol=0.0)
+    plain = build_encoder(400, [2000], 16, SimNorm(8), centred_inputs=False)
+    assert not plain[0].linear.bias.any()
+
+
+def test_an_untrained_model_predicts_no_reward_and_rare_terminations() -> None:
+    sizes = WorldModelOptions(latent_dim=16, encoder_units=[8], reward_units=[8])
+    model = build_world_model(sizes, flow.Options(units=[16]), 3, 2)
+    z, a = torch.rand(7, 16), torch.rand(7, 2)
+    assert not model.reward_head.decode(model.reward(z, a)).any()
+    assert torch.sigmoid(model.termination(z, a)).tolist() == pytest.approx([1 / 150] * 7, rel=0.02)

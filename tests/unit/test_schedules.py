@@ -51,11 +51,31 @@ def test_logged_rates_follow_the_schedule(
         assert [r[f"lr/{name}"] / initial for r in records] == pytest.approx(expected)
 
 
+def test_decay_may_start_after_so_many_epochs() -> None:
+    """As the share that the epochs are of the run, whose length may change."""
+    for epochs, start in ((200, 50), (100, 2), (30, 29)):
+        counted, shared = Options(lr_decay_start=start), Options(lr_decay_start=start / epochs)
+        found = [counted.decay(epoch, epochs) for epoch in range(epochs)]
+        assert found == [shared.decay(epoch, epochs) for epoch in range(epochs)]
+        assert found[: start + 1] == [0.0] * (start + 1)
+        assert all(0.0 < value < 1.0 for value in found[start + 1 :])
+    assert {Options(lr_decay_start=10_000).decay(epoch, 100) for epoch in range(100)} == {0.0}
+
+
+def test_a_run_shorter_than_its_decay_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+    with pytest.warns(RuntimeWarning, match=r"alg.lr_decay_start=10000.0 epochs.*2 epochs.*keep"):
+        folder = trained(tmp_path, *ANALYTIC, "general.epochs=2", "alg.lr_decay_start=10000")
+    assert {record["lr/wm"] for record in metrics(folder)[1:]} == {1e-3}
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
         ({"lr_schedule": "step"}, "linear, cosine, constant"),
-        ({"lr_decay_start": 1.0}, "alg.lr_decay_start=1.0"),
+        ({"lr_decay_start": 1.0}, "alg.lr_decay_start=1.0; .* a number of epochs above 1"),
+        ({"lr_decay_start": -0.1}, "alg.lr_decay_start=-0.1"),
+        ({"lr_decay_start": float("inf")}, "alg.lr_decay_start=inf"),
     ],
 )
 def test_bad_schedules_are_refused(changed: dict[str, object], named: str) -> None:

@@ -22,6 +22,7 @@ from pwm.algorithm.losses import (
 )
 from pwm.algorithm.updates import Updater, follow
 from pwm.data.batch import Batch
+from pwm.envs.base import restore_generator
 from pwm.errors import ConfigError
 from pwm.models.actors.base import Actor, load_actor
 from pwm.models.critic import CriticEnsemble
@@ -323,8 +324,8 @@ class Agent(nn.Module):
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Continue from ``state``, which may have been saved on another device."""
         self.load_state_dict(state["modules"])
         for name, updater in self.updaters.items():
             updater.load_state_dict(state["updaters"][name])
-        self.generator.set_state(state["generator"].cpu())
+        restore_generator(self.generator, state["generator"])

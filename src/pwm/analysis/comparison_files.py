@@ -16,11 +16,12 @@ from pwm.analysis.comparison_tables import (
 )
 from pwm.analysis.curves import check_smoothing
 from pwm.analysis.fairness import DECLARED, find_differences
-from pwm.analysis.runs import MARKS, write_table
+from pwm.analysis.runs import write_table
 from pwm.analysis.visualization import save
 from pwm.analysis.wording import count, minutes, spread
 from pwm.errors import ConfigError, DataError, StorageError
 from pwm.experiment.checkpoints import write_text
+from pwm.experiment.run_search import MARKS
 
 PROFILES = "performance_profiles.png"
 

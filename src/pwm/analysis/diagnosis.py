@@ -26,7 +26,8 @@ from pwm.errors import ConfigError, StorageError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.policies import load_policy
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes, find_policy
+from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes
+from pwm.experiment.policy_files import find_policy
 from pwm.experiment.run import build_env, pick_device
 from pwm.training.evaluation import Evaluation, Recording, evaluate
 

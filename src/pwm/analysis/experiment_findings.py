@@ -13,7 +13,8 @@ from pwm.analysis.parameter_parity import Parities, Parity, check_parity
 from pwm.analysis.report import Findings, write_report
 from pwm.analysis.runs import Key, Problem, RunTable, load_runs
 from pwm.errors import CheckpointError, DataError
-from pwm.experiment.policy_evaluation import CHECKPOINTS, held_out_returns
+from pwm.experiment.policy_evaluation import held_out_returns
+from pwm.experiment.policy_files import CHECKPOINTS
 
 # What a run that failed is called by its folder, which may know less than who started it.
 SUPERSEDED = ("missing", "partial", "failed")

@@ -17,11 +17,15 @@ from pwm.analysis.fairness import is_declared
 from pwm.analysis.parameter_parity import Parity, check_parity
 from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError
-from pwm.experiment.config import ExperimentConfig, General, compose_config, diff, split_override
+from pwm.experiment.config import ExperimentConfig, compose_config, diff
 from pwm.experiment.experiment_file import Experiment, known_thresholds
+from pwm.experiment.general import General
+from pwm.experiment.override_values import quote
+from pwm.experiment.overrides import last_of_each
 from pwm.experiment.reproducibility import device_name
 from pwm.experiment.run import pick_device, task_spec
-from pwm.experiment.run_folder import EXTENDS, run_path
+from pwm.experiment.run_changes import EXTENDS
+from pwm.experiment.run_folder import run_path
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
 
@@ -185,7 +189,7 @@ def make_plan(experiment: Experiment) -> Plan:
             threshold belongs to no task, or arms differ in what is not declared.
     """
     task, arm = experiment.tasks[0], experiment.baseline
-    general = _compose(arm, task, experiment.run_overrides(task, arm)).general
+    general = _compose(arm, task, last_of_each(experiment.run_overrides(task, arm))).general
     folder = Path(general.logdir) / "experiments" / experiment.name
     # One thread is the most efficient share of cores that other runs can use, too.
     threads = general.threads or 1
@@ -213,7 +217,7 @@ def require_parity(plan: Plan) -> None:
     lines += [f"{cell.arm} on {cell.task}\n{cell.parity.report()}" for cell in failed]
     mended = {cell.arm: cell.parity.override for cell in failed if cell.parity.override is not None}
     for arm, override in mended.items():
-        own = _last_of_each([*(plan.experiment.arms[arm] or []), override])
+        own = last_of_each([*(plan.experiment.arms[arm] or []), override])
         lines.append("add " + shlex.quote(f"arms.{arm}=[{','.join(map(_quoted, own))}]"))
     raise ConfigError("\n".join(lines))
 
@@ -235,14 +239,15 @@ def require_own_folders(plan: Plan) -> None:
 def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -> list[Cell]:
     """All arms on one task, the baseline first."""
     arms = experiment.ordered_arms()
-    env = _compose(experiment.baseline, task, experiment.run_overrides(task, experiment.baseline)).env
+    baseline_overrides = last_of_each(experiment.run_overrides(task, experiment.baseline))
+    env = _compose(experiment.baseline, task, baseline_overrides).env
     fixed = [f"general.logdir={folder}", f"general.threads={threads}", "general.progress=false"]
     # A simulator with threads of its own would take all cores; what the user asks for comes after this.
     speed = [f"env.num_threads={threads}"] if hasattr(env, "num_threads") else []
     overrides = {}
     for arm in arms:
         preset, *given = experiment.run_overrides(task, arm)
-        overrides[arm] = _last_of_each([preset, *speed, *given, f"general.name={arm}", *fixed])
+        overrides[arm] = last_of_each([preset, *speed, *given, f"general.name={arm}", *fixed])
     configs = {arm: _compose(arm, task, own) for arm, own in overrides.items()}
     baseline = configs[experiment.baseline]
     for arm, config in configs.items():
@@ -251,7 +256,7 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
     matched = {}
     for arm, other in experiment.compute_matched.items():
         matched[arm] = match_compute(configs[arm], configs[other], spec.obs_dim, spec.act_dim)
-        overrides[arm] = _last_of_each([*overrides[arm], *matched[arm].overrides])
+        overrides[arm] = last_of_each([*overrides[arm], *matched[arm].overrides])
         configs[arm] = _compose(arm, task, overrides[arm])
     for arm in arms:
         _check_declared(experiment, arm, baseline, configs[arm])
@@ -275,22 +280,9 @@ def _compose(arm: str, task: str, overrides: Sequence[str]) -> ExperimentConfig:
         raise ConfigError(f"arm {arm}, task {task}: {error}") from error
 
 
-def _last_of_each(overrides: Sequence[str]) -> list[str]:
-    """The overrides that count: of several of one key the last one, at its place."""
-    kept: dict[str, str] = {}
-    for override in overrides:
-        kept.pop(_key(override), None)
-        kept[_key(override)] = override
-    return list(kept.values())
-
-
 def _quoted(override: str) -> str:
-    """As an entry of a list in YAML."""
-    return json.dumps(override) if set(override) & set("[],{}") else override
-
-
-def _key(override: str) -> str:
-    return split_override(override)[0]
+    """As an entry of a list."""
+    return quote(override) if set(override) & set("[],{}'\"") else override
 
 
 def _check_declared(

@@ -10,6 +10,7 @@ has a dotted key, by which it can be declared:
     ``runs.tasks``             tasks that only one of the two arms has
     ``runs.seeds``             seeds of a task that only one of the two arms has
     ``runs.env_steps``         environment steps of training
+    ``runs.changed``           what was changed within a run, such as its planned length
 
 What a run was made with and does not tell, or tells no more of than that there were uncommitted changes, may
 differ, and counts as a difference.
@@ -26,7 +27,8 @@ from pathlib import Path
 from pwm.analysis.arms import Arm
 from pwm.analysis.run_files import read_manifest
 from pwm.analysis.runs import Run
-from pwm.experiment.config import ALIASES, flatten
+from pwm.experiment.config import flatten
+from pwm.experiment.predecessor_keys import ALIASES
 from pwm.experiment.reproducibility import names_code
 from pwm.experiment.run_diff import COMPARED
 
@@ -173,7 +175,7 @@ def _facts(run: Run) -> dict[str, str]:
     if (commit := manifest.get("manifest.git_commit")) and not all(map(names_code, commit.split(SITTINGS))):
         manifest["manifest.git_commit"] = f"{commit} {UNKNOWN}"
     reference = {f"reference.{name}": str(score) for name, score in run.reference.items()}
-    steps = {"runs.env_steps": str(run.evaluations[-1].env_steps)}
+    steps = {"runs.env_steps": str(run.evaluations[-1].env_steps), "runs.changed": run.changed}
     return _settings(run) | manifest | reference | steps
 
 
@@ -186,13 +188,14 @@ def _decides(pairs: Iterable[tuple[Run, Run]], key: str) -> bool:
 
 
 def _between_seeds(arm: Arm) -> Iterator[Difference]:
-    """Settings that decide results and are not the same for all seeds of a task: they are no repetitions."""
+    """What decides results and is not the same for all seeds of a task: they are no repetitions."""
     for task in arm.tasks:
         first, *others = arm.runs(task)
         for run in others:
             ours, theirs = _settings(first), _settings(run)
             deciding = first.config.identity().keys() | run.config.identity().keys()
-            for key in sorted(deciding & (ours.keys() | theirs.keys())):
+            ours["runs.changed"], theirs["runs.changed"] = first.changed, run.changed
+            for key in sorted((deciding | {"runs.changed"}) & (ours.keys() | theirs.keys())):
                 a, b = ours.get(key, ABSENT), theirs.get(key, ABSENT)
                 if a != b:
                     where = f"seeds {first.key[2]} and {run.key[2]} of {arm.label} on {task}"

@@ -19,7 +19,8 @@ from pwm.data.batch import Recorded
 from pwm.errors import ConfigError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.policies import load_policy
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED, find_policy
+from pwm.experiment.policy_evaluation import HELD_OUT_SEED
+from pwm.experiment.policy_files import find_policy
 from pwm.experiment.run import build_env, pick_device
 from pwm.models.dynamics.base import unroll
 from pwm.training.evaluation import Recording, evaluate

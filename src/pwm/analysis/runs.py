@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import glob
 import io
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,9 @@ from pwm.analysis.visualization import load_reference
 from pwm.errors import ConfigError, DataError
 from pwm.experiment.checkpoints import write_text
 from pwm.experiment.config import ExperimentConfig, diff
+from pwm.experiment.run_changes import NEVER, describe_changes
+from pwm.experiment.run_search import expand, run_folders
 
-# Files that make a folder a run folder, even a damaged one.
-MARKS = ("config.yaml", "status.json", "metrics.jsonl")
 STATES = ("running", "finished", "preempted", "failed")
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
@@ -45,6 +43,7 @@ class Run:
         commit: of the source tree; None where unknown.
         reference: returns of the zero-action and random-action policies, where known.
         evaluations: in the order of training, at least one.
+        changed: what was changed within the run that decides its numbers, in words; ``never`` without that.
     """
 
     path: Path
@@ -55,6 +54,7 @@ class Run:
     commit: str | None
     reference: dict[str, float]
     evaluations: tuple[Evaluation, ...]
+    changed: str = NEVER
 
     @property
     def key(self) -> Key:
@@ -73,7 +73,8 @@ class Problem:
 
     Attributes:
         kind: ``missing``, ``damaged``, ``failed``, ``partial``, ``duplicate``, ``inconsistent`` (another
-            configuration than the other seeds of its algorithm) or ``stopped early``.
+            configuration than the other seeds of its algorithm), ``stopped early`` or ``changed`` (trained
+            further than planned at first, or otherwise).
         reason: in words.
         path: the folder; None for a run that does not exist.
         key: task, algorithm and seed; None where they cannot be known.
@@ -168,6 +169,9 @@ def load_runs(
         except (ConfigError, DataError) as error:
             problems.append(Problem("damaged", str(error), folder, _key_if_readable(folder)))
     problems += [problem for run in readable if (problem := _unfinished(run)) is not None]
+    problems += [
+        Problem("changed", run.changed, run.path, run.key) for run in readable if run.changed != NEVER
+    ]
     states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
     chosen, twice = _one_per_key(run for run in readable if run.state in states)
     if up_to_common_step:
@@ -205,6 +209,7 @@ def read_run(folder: Path) -> Run:
         reason=str(status.get("reason", "")),
         parameters=made_with.get("parameters", {}),
         commit=made_with.get("git_commit"),
+        changed=describe_changes(made_with, config.alg),
         reference=load_reference(folder),
         evaluations=evaluations,
     )
@@ -254,28 +259,14 @@ def _row(run: Run, threshold: float | None) -> dict[str, Any]:
 def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
     folders: dict[Path, Path] = {}
     problems = []
-    for given in map(str, paths):
-        matches = [given] if os.path.exists(given) else glob.glob(given, recursive=True)
-        found = sorted(folder for match in matches for folder in _run_folders(match))
+    for given in paths:
+        found = sorted(folder for match in expand(given) for folder in run_folders(match))
         # The same folder reached in two ways is one run.
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
         if not found:
             problems.append(Problem("missing", f"no run folder in {given}", None, None))
     return sorted(folders.values()), problems
-
-
-def _run_folders(top: str) -> Iterator[Path]:
-    seen = set()
-    for folder, below, files in os.walk(top, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        if not set(MARKS).isdisjoint(files):
-            yield Path(folder)
-            # Services keep files of the same names inside a run folder.
-            below.clear()
 
 
 def _key_if_readable(folder: Path) -> Key | None:

@@ -22,7 +22,8 @@ from pwm.errors import ConfigError, EnvError
 from pwm.experiment.checkpoints import write_atomically
 from pwm.experiment.numbers import readable
 from pwm.experiment.policies import load_policy
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes, check_task, find_policy
+from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes, check_task
+from pwm.experiment.policy_files import find_policy
 from pwm.experiment.run import EVAL_ENVS, build_env, pick_device
 from pwm.training.evaluation import evaluate
 
@@ -95,7 +96,7 @@ def film_run(
     device_name: str,
     task: str | None,
 ) -> Film:
-    """Film the first of the episodes that ``evaluate_runs`` with the same arguments evaluates.
+    """Film the first of the episodes that ``evaluate_policies`` with the same arguments evaluates.
 
     Raises:
         ConfigError: several runs, no episode, or a file that cannot be written.

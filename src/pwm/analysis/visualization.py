@@ -51,6 +51,10 @@ class TrainingVisualizer:
         self.config = _load_config(self.run_dir / "config.yaml")
         self.reference = load_reference(self.run_dir)
 
+    def add_data(self, record: Mapping[str, float]) -> None:
+        """Draw one more record of metrics, which need not be in the file."""
+        self.records.append(dict(record))
+
     @property
     def title(self) -> str:
         """Task, preset and seed of the run, or the folder's name where no configuration is stored."""

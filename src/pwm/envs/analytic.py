@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pwm.envs.base import EnvSpec, StepResult, VectorEnv, check_action
+from pwm.envs.base import EnvSpec, StepResult, VectorEnv, check_action, restore_generator
 from pwm.errors import ConfigError, EnvError
 
 TASKS = ("lqr", "counting")
@@ -178,7 +178,7 @@ class LqrEnv:
         _check_state(state, self.spec.name, "state", self._state)
         self._state = state["state"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
-        self._generator.set_state(state["generator"].cpu())
+        restore_generator(self._generator, state["generator"])
 
     def close(self) -> None:
         """Nothing to free."""

@@ -9,7 +9,9 @@ observation of the next episode, and ``final_obs`` keeps the true last observati
 
 from __future__ import annotations
 
+import hashlib
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -122,6 +124,29 @@ class Renderable(Protocol):
             EnvError: ``start_rendering`` was not called.
         """
         ...
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Let ``generator`` go on from ``state`` (bytes, as ``get_state`` gave it).
+
+    CPU and GPU draw with different methods, whose states mean nothing to each other: ``generator`` then
+    begins a stream that ``state`` alone decides.
+
+    Warns:
+        RuntimeWarning: ``state`` is that of another kind of device.
+    """
+    state = state.cpu()
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state)
+        return
+    digest = hashlib.sha256(state.numpy().tobytes()).digest()
+    generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    warnings.warn(
+        "the state was saved on another kind of device: new random streams begin, so this run continues, but "
+        "not bit by bit the one it would have been",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:

@@ -20,6 +20,11 @@ from pwm.experiment.file_kinds import describe_damage
 POLICY_FORMAT = "flow-pwm/policy"
 STATE_FORMAT = "flow-pwm/state"
 VERSION = 1
+# What a whole file of a format holds.
+PARTS = {
+    POLICY_FORMAT: ("config", "spec", "modules", "progress"),
+    STATE_FORMAT: ("loop", "trainer", "replay"),
+}
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -110,6 +115,8 @@ def load(path: Path, kind: str | tuple[str, ...], device: torch.device | str = "
         raise CheckpointError(
             f"checkpoint {path} has version {content.get('version')}, this release reads {VERSION}"
         )
+    if missing := [part for part in PARTS.get(str(found), ()) if part not in content]:
+        raise CheckpointError(f"checkpoint {path} is incomplete: it has no {', '.join(missing)}")
     return content
 
 

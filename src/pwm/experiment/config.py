@@ -17,103 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
-from yaml import YAMLError
 
 from pwm import components
 from pwm.errors import ConfigError
 from pwm.experiment import wandb_logger
+from pwm.experiment.composition import compose_values
+from pwm.experiment.general import General
 from pwm.training import options
 
-# Override names of the predecessors' documentation, and where the value lives here.
-ALIASES = {
-    "alg.flow_integrator": "alg.dynamics.integrator",
-    "alg.flow_substeps": "alg.dynamics.substeps",
-    "alg.flow_tau_sampling": "alg.dynamics.tau_sampling",
-    "alg.flow_source": "alg.dynamics.flow_source",
-    "alg.velocity_head": "alg.dynamics.velocity_head",
-    "dynamics": "dynamics@alg.dynamics",
-    "actor": "actor@alg.actor",
-}
-GROUPS = ("env", "alg", "dynamics@alg.dynamics", "actor@alg.actor")
-
 T = TypeVar("T")
-
-
-@dataclass
-class General:
-    """Options of a run that do not belong to the algorithm.
-
-    Attributes:
-        seed: seed of every random stream of the run.
-        epochs: number of epochs; null takes ``alg.max_epochs``.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ...
-        threads: CPU threads of PyTorch; 0 keeps its default.
-        deterministic: let PyTorch use deterministic kernels only, which may be slower.
-        logdir: parent of all run folders.
-        name: run folder under ``logdir/<task>/``; null takes the name of the algorithm preset.
-        resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
-            an existing run folder, ``force`` continues even though the configuration changed.
-        checkpoint: policy, or world model of ``pwm convert``, to start from; null starts from scratch.
-        eval_every: epochs between evaluations.
-        eval_runs: episodes per evaluation.
-        patience: stop after this many evaluations without a new best return; null trains to the end.
-        save_interval: seconds between saves of the resumable state.
-        checkpoint_every: epochs between policies that are kept beside the best and the final one; null
-            keeps none.
-        keep_checkpoints: how many of those to keep, the latest ones.
-        esnr_every: epochs between measurements of the gradients' signal-to-noise ratio; 0 measures none.
-        progress: show a progress bar, or lines in a log file.
-        run_wandb: log to Weights & Biases, see the group ``wandb``.
-        tensorboard: write TensorBoard event files into the run folder.
-    """
-
-    seed: int = 42
-    epochs: int | None = None
-    device: str = "cpu"
-    threads: int = 0
-    deterministic: bool = False
-    logdir: str = "logs"
-    name: str | None = None
-    resume: str = "auto"
-    checkpoint: str | None = None
-    eval_every: int = 20
-    eval_runs: int = 16
-    patience: int | None = None
-    save_interval: float = 300.0
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 3
-    esnr_every: int = 100
-    progress: bool = True
-    run_wandb: bool = False
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.resume not in ("auto", "never", "force"):
-            raise ConfigError(f"general.resume={self.resume!r}; choose one of: auto, never, force")
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ConfigError(
-                f"general.name={self.name!r}; use letters, digits, '_', '-' and '.', and start with a letter"
-            )
-        if self.save_interval < 0:
-            raise ConfigError(f"general.save_interval={self.save_interval}; it must not be negative")
-        for key in ("eval_every", "eval_runs", "keep_checkpoints"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
-        for key in ("epochs", "patience", "checkpoint_every"):
-            if (value := getattr(self, key)) is not None and value < 1:
-                raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
-        if self.esnr_every < 0:
-            raise ConfigError(f"general.esnr_every={self.esnr_every}; it must not be negative (0: never)")
-        if self.seed < 0 or self.threads < 0:
-            raise ConfigError(
-                f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
-            )
-        if self.seed >= 2**64:
-            raise ConfigError(f"general.seed={self.seed}; it must be below 2**64")
 
 
 @dataclass
@@ -168,13 +83,15 @@ class ExperimentConfig:
             ConfigError: the file cannot be read, or holds what ``from_dict`` refuses.
         """
         try:
-            values = OmegaConf.to_container(OmegaConf.load(path))
-        except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read: {_one_line(error)}") from error
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} is not a configuration: it holds a list instead of groups of keys")
+            raise ConfigError(
+                f"{path} is not a configuration: it holds {type(values).__name__} instead of groups of keys"
+            )
         try:
-            return cls.from_dict(values)  # type: ignore[arg-type]
+            return cls.from_dict(values)
         except ConfigError as error:
             raise ConfigError(f"{path} is not a configuration of this release: {error}") from error
 
@@ -235,7 +152,7 @@ class ExperimentConfig:
 
     def to_yaml(self) -> str:
         """The complete configuration as YAML."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+        return yaml.safe_dump(self.to_dict(), allow_unicode=True, sort_keys=False)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -263,20 +180,9 @@ def compose_config(overrides: Sequence[str]) -> ExperimentConfig:
     """Configuration of the presets and ``key=value`` overrides, as typed on the command line.
 
     Raises:
-        ConfigError: an override cannot be parsed, or the result is not valid.
+        ConfigError: an override cannot be read, two contradict each other, or the result is not valid.
     """
-    parsed = [_normalize(o) for o in overrides]
-    try:
-        with initialize_config_module("pwm.configs", version_base="1.3"):
-            composed = compose("config", overrides=parsed, return_hydra_config=True)
-        choices = composed.hydra.runtime.choices
-        own = [str(key) for key in composed if key != "hydra"]
-        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, own), resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_one_line(error)) from error
-    assert isinstance(values, dict)
-    values["preset"] = str(choices["alg"])
-    return ExperimentConfig.from_dict(values)  # type: ignore[arg-type]
+    return ExperimentConfig.from_dict(compose_values(overrides))
 
 
 def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
@@ -287,7 +193,7 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     """
     _only_keys(values, [f.name for f in dataclasses.fields(cls)], f"{where}.")  # type: ignore[arg-type]
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), _literal(values)))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}.{error.full_key} must be given") from error
     except ConfigKeyError as error:
@@ -297,6 +203,17 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     except OmegaConfBaseException as error:
         key = f"{where}.{error.full_key}".rstrip(".")
         raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def _literal(value: Any) -> Any:
+    """``value`` in which OmegaConf finds no references to other values, whatever text it holds."""
+    if isinstance(value, dict):
+        return {key: _literal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_literal(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
 
 
 def _section(values: dict[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
@@ -322,26 +239,5 @@ def _only_keys(values: dict[str, Any], allowed: Sequence[str], prefix: str) -> N
             raise ConfigError(f"unknown key {prefix}{key}{hint}; allowed here: {', '.join(allowed)}")
 
 
-def split_override(override: str) -> tuple[str, str]:
-    """Key and value of ``key=value``; names of the predecessors become ours.
-
-    Raises:
-        ConfigError: there is no ``=``.
-    """
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"{override!r} is not an override; write key=value, e.g. general.seed=1")
-    key = key.lstrip("+")
-    return ALIASES.get(key, key), value
-
-
-def _normalize(override: str) -> str:
-    """Let values of keys that no preset mentions be set."""
-    key, value = split_override(override)
-    return f"{key}={value}" if key in GROUPS else f"++{key}={value}"
-
-
 def _one_line(error: Exception) -> str:
-    """Hydra's message on one line, without the search path it ends with."""
-    message = str(error).split("Config search path")[0]
-    return " ".join(line.strip() for line in message.splitlines() if line.strip())
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -2,35 +2,35 @@
 
 On the command line ``experiment=NAME`` chooses the file, keys of ``Experiment`` replace what it says
 (``seeds=[1,2]``, ``arms.flow=[dynamics=flow,alg.flow_substeps=2]``), ``env=...`` names a single task, and all
-other overrides go to every run.
+other overrides go to every run. Overrides are read as those of ``pwm train`` are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pwm.errors import ConfigError
-from pwm.experiment.config import GROUPS, build_options, split_override
+from pwm.experiment.composition import assign, type_at
+from pwm.experiment.config import build_options
+from pwm.experiment.override_values import as_typed, split_words
+from pwm.experiment.overrides import Override, parse_override, parse_overrides, preset_names
+from pwm.experiment.predecessor_keys import successor
 
 GROUP = "experiment"
 # Keys of a run that the experiment decides, and what to write instead.
 RESERVED = {"general.seed": "seeds=[...]", "general.name": "name=..."}
 NAME = re.compile(r"\w[\w.-]*")
-# An entry of a list that ends in ``key=[...]``.
-NESTED = re.compile(r"(?<=[\[,])(\s*)([^\[\],'\"]*=\[[^\[\]]*\])")
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Experiment:
         declared: configuration keys in which arms may differ, as patterns (``alg.dynamics.*``).
         overrides: of every run; those of the arms come after them.
         tasks: environment preset and overrides of each task, separated by spaces
-            (``gym env.id=Pendulum-v1``); ``overrides`` come after them.
+            (``gym env.id=Pendulum-v1``), those with spaces in quotes; ``overrides`` come after them.
         seeds: of the runs of every arm on every task.
         thresholds: returns that count as solved, by the name of the task.
         compute_matched: arms that get as many world-model updates, per epoch and in warm-up, as make them
@@ -88,6 +88,12 @@ class Experiment:
             _check_list(key, getattr(self, key))
         if not all(task.strip() for task in self.tasks):
             raise ConfigError(f"tasks={self.tasks}: a task is the name of an env preset, then its overrides")
+        for key, entries in (("tasks", map(task_overrides, self.tasks)), ("arms", self.arms.values())):
+            for overrides in entries:
+                try:
+                    parse_overrides(overrides or [])
+                except ConfigError as error:
+                    raise ConfigError(f"{key}: {error}") from error
         if bad := [seed for seed in self.seeds if seed < 0]:
             raise ConfigError(f"seeds={self.seeds}: {bad[0]} must not be negative")
 
@@ -97,8 +103,13 @@ class Experiment:
 
     def run_overrides(self, task: str, arm: str) -> list[str]:
         """Overrides of the runs of an arm on a task, but for seed, name and folder; later ones count."""
-        preset, *options = task.split()
-        return [f"env={preset}", *options, *self.overrides, *(self.arms[arm] or [])]
+        return [*task_overrides(task), *self.overrides, *(self.arms[arm] or [])]
+
+
+def task_overrides(task: str) -> list[str]:
+    """Overrides of ``pwm train`` that an entry of ``tasks`` stands for."""
+    preset, *options = split_words(task)
+    return [f"env={preset}", *options]
 
 
 def known_thresholds() -> set[str]:
@@ -108,8 +119,7 @@ def known_thresholds() -> set[str]:
 
 def experiment_names() -> list[str]:
     """Names of the experiment files."""
-    folder = resources.files("pwm.configs").joinpath(GROUP)
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return preset_names(GROUP)
 
 
 def load_experiment(overrides: Sequence[str]) -> Experiment:
@@ -120,56 +130,43 @@ def load_experiment(overrides: Sequence[str]) -> Experiment:
             override for every run sets what every arm or the experiment decides itself.
     """
     name, own, tasks, common = _sorted_out(overrides)
-    file = _load_file(name)
-    parsed = [_parse(override) for override in own]
-    try:
-        values = OmegaConf.to_container(OmegaConf.merge(file, *parsed))
-    except OmegaConfBaseException as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{' '.join(own)}: {first}; write for example seeds=[1,2,3]") from error
-    assert isinstance(values, dict)
+    values = _load_file(name)
+    assign(values, own, lambda path: type_at(Experiment, path), lambda: ())
     if tasks:
         values["tasks"] = tasks
-    experiment = build_options(Experiment, values, GROUP)  # type: ignore[arg-type]
+    experiment = build_options(Experiment, values, GROUP)
     _check_common(experiment, common)
     return dataclasses.replace(
         experiment, name=experiment.name or name, overrides=[*experiment.overrides, *common]
     )
 
 
-def _sorted_out(overrides: Sequence[str]) -> tuple[str, list[str], list[str], list[str]]:
+def _sorted_out(overrides: Sequence[str]) -> tuple[str, list[Override], list[str], list[str]]:
     """Name of the experiment, overrides of its own keys, the task of ``env=``, and overrides of all runs."""
-    name, own, tasks, common = "", [], [], []
+    name, tasks = "", []
+    own: list[Override] = []
+    common: list[str] = []
     keys = {f.name for f in dataclasses.fields(Experiment)}
-    for override in overrides:
-        key, value = split_override(override)
+    for override in parse_overrides(overrides):
+        key = override.key
         if key == GROUP:
-            name = value
+            name = as_typed(override.text)
         elif key == "env":
-            tasks = [value]
+            tasks = [as_typed(override.text)]
         elif key.split(".")[0] in keys:
-            own.append(f"{key}={value}")
-        elif "." not in key and key not in GROUPS:
+            own.append(override)
+        elif "." not in key and override.group is None:
+            if advice := successor(key):
+                raise ConfigError(f"unknown key {key}, a name of the original PWM; here: {advice}")
             raise ConfigError(
                 f"unknown key {key}; keys of an experiment are {GROUP}, env, {', '.join(sorted(keys))}, and "
                 "every key of `pwm train` goes to all runs"
             )
         else:
-            common.append(override)
-    if tasks and any(override.startswith("tasks") for override in own):
+            common.append(override.typed)
+    if tasks and any(override.key == "tasks" for override in own):
         raise ConfigError("give either env=..., which is a single task, or tasks=[...], not both")
     return name, own, tasks, common
-
-
-def _parse(override: str) -> DictConfig:
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, YAMLError) as error:
-        first = str(error).splitlines()[0]
-        hint = "write for example seeds=[1,2,3]"
-        if (quoted := NESTED.sub(r'\1"\2"', override)) != override:
-            hint = f"quote an entry that holds a list, and the whole for the shell: {shlex.quote(quoted)}"
-        raise ConfigError(f"{override}: {first}; {hint}") from error
 
 
 def _load_file(name: str) -> dict[str, Any]:
@@ -178,16 +175,18 @@ def _load_file(name: str) -> dict[str, Any]:
         raise ConfigError(f"{wrong}; write experiment=NAME with one of: {', '.join(names)}")
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
-            return dict(compose(f"{GROUP}/{name}")[GROUP])
+            values = OmegaConf.to_container(compose(f"{GROUP}/{name}")[GROUP])
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"experiment={name} cannot be read: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return values  # type: ignore[return-value]
 
 
 def _check_common(experiment: Experiment, common: Sequence[str]) -> None:
-    keys = [{split_override(override)[0] for override in own or []} for own in experiment.arms.values()]
+    keys = [{parse_override(override).key for override in own or []} for own in experiment.arms.values()]
     fixed = set.intersection(*keys)
     for override in common:
-        key, _ = split_override(override)
+        key = parse_override(override).key
         if instead := RESERVED.get(key):
             raise ConfigError(f"{override}: the experiment decides that itself; write {instead}")
         if key in fixed:

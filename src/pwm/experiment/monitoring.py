@@ -118,6 +118,10 @@ class TrainingMonitor:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
 
+    def start(self) -> None:
+        """Begin to measure time now; without this it begins when the monitor is made."""
+        self._updated = time.monotonic()
+
     def update(self, epoch: int, record: Mapping[str, float]) -> None:
         """Advance to ``epoch``; returns, speed and memory are taken from ``record`` where it has them."""
         if not self._enabled:

@@ -8,32 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
 from pwm.experiment.numbers import readable
 from pwm.experiment.policies import load_policy
+from pwm.experiment.policy_files import checkpoint_name, find_policy
 from pwm.experiment.run import EVAL_ENVS, build_env, pick_device
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED
-CHECKPOINTS = ("best", "final")
-
-
-def find_policy(run: Path, which: str) -> Path:
-    """Policy file of ``run``, which is a run folder or the file itself.
-
-    Raises:
-        CheckpointError: there is none; the message lists what the folder holds.
-    """
-    if run.is_file():
-        return run
-    path = run / f"{which}_policy.pt"
-    if not path.is_file():
-        found = ", ".join(sorted(p.name for p in run.glob("*.pt"))) if run.is_dir() else "no such folder"
-        raise CheckpointError(f"{run} has no {path.name} ({found or 'no checkpoints'})")
-    return path
 
 
 def check_task(path: Path, spec: EnvSpec, task: str | None) -> None:
@@ -46,6 +33,12 @@ def check_episodes(episodes: int) -> None:
     """Raise ConfigError unless there is something to evaluate."""
     if episodes < 1:
         raise ConfigError(f"episodes={episodes}; it must be at least 1")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that no random stream takes."""
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed={seed}; it must be at least 0 and below 2**64")
 
 
 def evaluate_policy(
@@ -68,8 +61,10 @@ def evaluate_policy(
     return {
         "policy": str(path),
         "policy_sha256": policy_digest(path),
+        "checkpoint": checkpoint_name(path),
         "task": spec.name,
         "algorithm": config.preset,
+        "name": config.run_name,
         "training_seed": config.general.seed,
         "evaluation_seed": seed,
         "progress": progress,
@@ -85,14 +80,15 @@ def policy_digest(path: Path) -> str:
 
 
 def results_path(policy: Path) -> Path:
-    """Where ``evaluate_runs`` puts the results of a policy file."""
+    """Where ``evaluate_policies`` puts the results of a policy file."""
     return policy.with_name(f"evaluation_{policy.stem}.json")
 
 
 def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
     """Stored returns of ``episodes`` held-out episodes of the policy that is in the run folder now, or None.
 
-    They were stored by ``evaluate_runs``; those of another policy, seed or number of episodes do not count.
+    They were stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not
+    count.
 
     Raises:
         CheckpointError: there is no such policy.
@@ -112,52 +108,52 @@ def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None
     return [float(value) for value in stored["returns"]]
 
 
-def evaluate_runs(
-    runs: Sequence[Path],
-    which: str,
-    episodes: int,
-    seed: int | None,
-    device: str,
-    task: str | None,
-    output: Path | None,
-) -> str:
-    """Evaluate every run, write ``evaluation_<which>.json`` beside each policy, return a table."""
+def evaluate_policies(
+    policies: Sequence[Path], episodes: int, seed: int | None, device: str, task: str | None
+) -> list[dict[str, Any]]:
+    """Evaluate every policy file, write ``evaluation_<name>.json`` beside each; see ``evaluate_policy``."""
     check_episodes(episodes)
-    # Find all files first: a typo in the last name must not cost the work on the others.
-    paths = [find_policy(run, which) for run in runs]
     seed = HELD_OUT_SEED if seed is None else seed
+    check_seed(seed)
+    # Read all files first: damage in the last one must not cost the work on the others.
+    for path in policies:
+        _, _, spec, _ = load_policy(path, torch.device("cpu"))
+        check_task(path, spec, task)
     results = []
-    for path in paths:
+    for path in policies:
         results.append(evaluate_policy(path, episodes, seed, device, task))
         checkpoints.write_json(results_path(path), results[-1])
-    if output is not None:
-        checkpoints.write_text(output, json.dumps(results, indent=2) + "\n")
-    return table(results)
+    return results
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Plain-text table of evaluation results."""
-    header = ("task", "algorithm", "seed", "return", "+-", "length", "episodes", "zero action", "random")
+    """Plain-text table of evaluation results; policies of the same name get their paths as a last column."""
+    header = ["task", "algorithm", "seed", "checkpoint", "return", "+-", "length", "episodes"]
+    header += ["zero action", "random"]
     rows = [
-        (
+        [
             r["task"],
-            r["algorithm"],
+            r["name"],
             str(r["training_seed"]),
+            r["checkpoint"],
             readable(r["mean"]),
             readable(r["std"]),
             f"{r['mean_length']:.0f}",
             str(r["episodes"]),
             readable(r["reference"]["zero_action"]),
             readable(r["reference"]["random_action"]),
-        )
+        ]
         for r in results
     ]
+    if len({tuple(row[:4]) for row in rows}) < len(rows):
+        header.append("policy")
+        rows = [[*row, r["policy"]] for row, r in zip(rows, results, strict=True)]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
+    to_the_left = ("task", "algorithm", "checkpoint", "policy")
+    return "\n".join(
         "  ".join(
-            cell.rjust(w) if i > 1 else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
+            cell.ljust(width) if title in to_the_left else cell.rjust(width)
+            for title, cell, width in zip(header, row, widths, strict=True)
+        ).rstrip()
         for row in [header, *rows]
-    ]
-    return "\n".join(lines)
+    )

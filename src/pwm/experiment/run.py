@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def train(config: ExperimentConfig) -> RunResult:
             failure while training, with what was saved before intact.
     """
     require_services(config)
+    _warn_of_no_decay(config)
     with PreemptionGuard() as guard:
         device = pick_device(config.general.device)
         if config.general.threads:
@@ -97,6 +99,17 @@ def train(config: ExperimentConfig) -> RunResult:
             folder = RunFolder(config, _build_trainer(config, env, device))
             with folder.locked():
                 return _train(folder, eval_env, guard.safe_point)
+
+
+def _warn_of_no_decay(config: ExperimentConfig) -> None:
+    start, epochs = config.alg.lr_decay_start, config.epochs
+    if start >= epochs > 1 and config.alg.lr_schedule != "constant":
+        warnings.warn(
+            f"alg.lr_decay_start={start} epochs lies beyond the run's {epochs} epochs: learning rates keep "
+            "their initial values",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device) -> OnlineTrainer:

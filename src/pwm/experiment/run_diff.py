@@ -10,6 +10,7 @@ from typing import Any
 from pwm.errors import DataError
 from pwm.experiment.config import ExperimentConfig, diff, flatten
 from pwm.experiment.reproducibility import names_code
+from pwm.experiment.run_changes import describe_changes
 
 # The parts of manifest.json that describe how a run was made; the command repeats the configuration.
 COMPARED = ("git_commit", "python", "versions", "device", "machine", "threads", "parameters")
@@ -23,11 +24,13 @@ class RunDescription:
         path: as given by the user.
         config: the resolved configuration.
         origin: compared part of ``manifest.json``, flattened; None without that file.
+        changed: what was changed within the run that decides its numbers, in words; None without that file.
     """
 
     path: Path
     config: ExperimentConfig
     origin: dict[str, Any] | None
+    changed: str | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class RunDifference:
     """Lines ``key: value in a -> value in b``.
 
     Attributes:
-        identity: configuration keys that decide the numbers a run produces.
+        identity: configuration keys that decide the numbers a run produces, and what was changed within it.
         operational: all other configuration keys.
         origin: what the runs were made with; None if one of them does not tell.
     """
@@ -53,19 +56,28 @@ def describe(path: Path) -> RunDescription:
         ConfigError: the configuration cannot be read or is not valid.
     """
     if path.is_file():
-        return RunDescription(path, ExperimentConfig.load(path), None)
+        return RunDescription(path, ExperimentConfig.load(path), None, None)
     stored = path / "config.yaml"
     if not stored.is_file():
         raise DataError(f"{path} is neither a run folder (with a config.yaml) nor a configuration file")
-    return RunDescription(path, ExperimentConfig.load(stored), _origin(path / "manifest.json"))
+    config, manifest = ExperimentConfig.load(stored), _manifest(path / "manifest.json")
+    if manifest is None:
+        return RunDescription(path, config, None, None)
+    origin = flatten({key: manifest[key] for key in COMPARED if key in manifest})
+    try:
+        return RunDescription(path, config, origin, describe_changes(manifest, config.alg))
+    except DataError as error:
+        raise DataError(f"{path / 'manifest.json'} is damaged: {error}") from error
 
 
 def compare(a: RunDescription, b: RunDescription) -> RunDifference:
     """Differences of two runs, by what they mean."""
     identity = diff(a.config.identity(), b.config.identity())
     everything = diff(flatten(a.config.to_dict()), flatten(b.config.to_dict()))
+    known = a.changed is not None and b.changed is not None
+    changed = diff({"within the run": a.changed}, {"within the run": b.changed}) if known else []
     return RunDifference(
-        identity=identity,
+        identity=[*identity, *changed],
         operational=[line for line in everything if line not in identity],
         origin=None if a.origin is None or b.origin is None else _origin_diff(a.origin, b.origin),
     )
@@ -98,7 +110,7 @@ def _origin_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return sorted([*diff(a, b), *unknown])
 
 
-def _origin(path: Path) -> dict[str, Any] | None:
+def _manifest(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
@@ -107,4 +119,4 @@ def _origin(path: Path) -> dict[str, Any] | None:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict):
         raise DataError(f"{path} is not a manifest: it holds {type(manifest).__name__} instead of an object")
-    return flatten({key: manifest[key] for key in COMPARED if key in manifest})
+    return manifest

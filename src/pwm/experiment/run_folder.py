@@ -18,13 +18,11 @@ from pwm.experiment import checkpoints
 from pwm.experiment.config import ExperimentConfig, diff, flatten
 from pwm.experiment.policies import save_policy
 from pwm.experiment.reproducibility import manifest
+from pwm.experiment.run_changes import EXTENDS, KEY, add_change, find_change
 from pwm.experiment.state_store import StateStore
 from pwm.experiment.status import StatusFile, ending, read_object
 from pwm.training.loop import LoopState
 from pwm.training.online import OnlineTrainer
-
-# What one changes to train a run further; everything else makes it another run.
-EXTENDS = ("general.epochs:", "general.patience:")
 
 
 class RunFolder:
@@ -238,9 +236,15 @@ class RunFolder:
             )
 
     def describe(self) -> None:
-        """Write ``config.yaml``, its hash, and ``manifest.json`` with what earlier sittings ran with."""
+        """Write ``config.yaml``, its hash, and ``manifest.json`` with what earlier sittings ran with.
+
+        The manifest comes first: it compares this sitting's configuration with the stored one of the last.
+        """
+        self._write_manifest()
         checkpoints.write_text(self.path / "config.yaml", self.config.to_yaml())
         checkpoints.write_text(self.path / "config.sha256", self.config.hash() + "\n")
+
+    def _write_manifest(self) -> None:
         agent = self.trainer.agent
         counts = {
             name: sum(p.numel() for p in module.parameters())
@@ -251,14 +255,21 @@ class RunFolder:
                 ("critic", agent.critic),
             )
         }
-        now = manifest(self.trainer.env.device, counts)
+        now = manifest(self.trainer.env.device, counts) | {"epochs": self.config.epochs}
         path = self.path / "manifest.json"
+        changes: list[dict[str, Any]] = []
         before = read_object(path)
         if before is None:
-            warnings.warn(f"{path} was damaged and is written anew", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{path} was damaged and is written anew", RuntimeWarning, stacklevel=3)
         elif before:
-            earlier = before.pop("earlier", [])
+            earlier, changes = before.pop("earlier", []), before.pop(KEY, [])
             now["earlier"] = earlier if before == now else [*earlier, before]
+        stored = self.path / "config.yaml"
+        if stored.exists():
+            change = find_change(ExperimentConfig.load(stored), self.config, self.trainer.epoch)
+            changes = add_change(changes if self.trainer.epoch else [], change)
+        if changes:
+            now[KEY] = changes
         checkpoints.write_json(path, now)
 
 

@@ -139,9 +139,25 @@ class WandBLogger:
         with self._fuse:
             row: dict[str, Any] = dict(record)
             if histograms_due(epoch):
-                for name, found in gradient_histograms(self._networks).items():
-                    row[name] = self._wandb.Histogram(np_histogram=(found.counts, found.edges))
+                row |= self._histograms(self._networks)
             self._run.log(row, step=epoch, commit=True)
+
+    def log_gradient_histogram(self, name: str, network: nn.Module, epoch: int) -> None:
+        """Send histograms of the present gradients of ``network`` with the next record, that of ``epoch``.
+
+        They are called ``gradients/<name>/<parameter>``. Networks given to the logger need no call: theirs
+        are sent when they are due.
+        """
+        if self._fuse.blown or epoch < self._next_epoch:
+            return
+        with self._fuse:
+            self._run.log(self._histograms({name: network}), step=epoch, commit=False)
+
+    def _histograms(self, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
+        return {
+            name: self._wandb.Histogram(np_histogram=(found.counts, found.edges))
+            for name, found in gradient_histograms(networks).items()
+        }
 
     def close(self) -> None:
         """Store the summary and wait, at most ``FINISH_TIMEOUT`` seconds, until everything is uploaded."""

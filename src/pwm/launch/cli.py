@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from pwm.errors import PwmError
-from pwm.launch import compare, convert, diagnose, experiment, inspection, parity
+from pwm import __version__
+from pwm.errors import ConfigError, PwmError
+from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -17,13 +18,18 @@ Train one agent. Overrides are key=value, for example:
   pwm train env=dflex_hopper alg=pwm_small_flow general.seed=1
   pwm train env=gym env.id=Pendulum-v1 alg=pwm_small general.epochs=100
 
-The same command again continues an interrupted run. Groups: env, alg, dynamics, actor.
+The same command again continues an interrupted run. Groups: env, alg, dynamics, actor. The original's names
+work, too: general=dflex_ant (env=), seed=42 (general.seed=), alg.flow_substeps=2, alg.use_flow_dynamics=true.
+
+Text is taken as it is typed, whatever it looks like (general.name=2024_05_01, 'general.logdir=~/runs [a=b]'),
+without quotes around it. Lists and mappings: alg.encoder_units=[256,256], 'env.kwargs={a: 1, b: "x"}'.
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The argument parser with all subcommands."""
     parser = argparse.ArgumentParser(prog="pwm", description="Policy learning with world models.")
+    parser.add_argument("--version", action="version", version=f"flow-pwm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     train = commands.add_parser(
@@ -32,31 +38,13 @@ def build_parser() -> argparse.ArgumentParser:
         description=TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("overrides", nargs="*", metavar="key=value")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
     train.set_defaults(run=run_train)
 
-    evaluate = commands.add_parser("evaluate", help="evaluate finished or running runs with real rewards")
-    evaluate.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder or policy file")
-    evaluate.add_argument("--checkpoint", choices=("best", "final"), default="best")
-    evaluate.add_argument("--episodes", type=int, default=32)
-    evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
-    evaluate.add_argument("--device", default="cpu")
-    evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
-    evaluate.add_argument(
-        "--output", type=Path, default=None, help="also write all results to this JSON file"
-    )
-    evaluate.add_argument(
-        "--video",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="film the first episode of one run into FILE.mp4 or FILE.gif",
-    )
-    evaluate.set_defaults(run=run_evaluate)
-
+    evaluate.add_command(commands)
     experiment.add_command(commands)
     compare.add_command(commands)
     inspection.add_commands(commands)
@@ -99,24 +87,6 @@ def run_train(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
-    """``pwm evaluate``."""
-    from pwm.experiment.policy_evaluation import evaluate_runs
-
-    # First: a machine that cannot draw says so before anything is evaluated.
-    if args.video is not None:
-        from pwm.analysis.video import film_run
-
-        print(
-            film_run(args.runs, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task)
-        )
-    print(
-        evaluate_runs(
-            args.runs, args.checkpoint, args.episodes, args.seed, args.device, args.task, args.output
-        )
-    )
-
-
 def run_bench(args: argparse.Namespace) -> None:
     """``pwm bench``."""
     from pwm.launch.bench import run_benchmarks
@@ -124,16 +94,42 @@ def run_bench(args: argparse.Namespace) -> None:
     run_benchmarks(args.parts, args.output)
 
 
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """What was typed; overrides may stand before, between and after options.
+
+    Raises:
+        ConfigError: an override is written as an option.
+    """
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if not rest:
+        return args
+    if not hasattr(args, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for option in rest:
+        if option.startswith("-"):
+            from pwm.experiment.overrides import option_advice
+
+            raise ConfigError(option_advice(option, argv[argv.index(option) + 1 :]))
+    args.overrides += rest
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: the command's own, or 2 after an error a user can fix."""
-    args = build_parser().parse_args(argv)
     # A warning is for the person who typed the command; file and line of its origin are not.
     warnings.formatwarning = lambda message, *_, **__: f"pwm: warning: {message}\n"
     try:
+        args = parse_arguments(list(sys.argv[1:] if argv is None else argv))
         return args.run(args) or 0
     except PwmError as error:
         print(f"pwm: {error}", file=sys.stderr)
-        return 2
+    except OSError as error:
+        # Without a name it is no matter of a file that the user could mend.
+        if error.filename is None:
+            raise
+        print(f"pwm: {error.filename}: {error.strerror}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description=EXPERIMENT_HELP % names,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    experiment.add_argument("overrides", nargs="*", metavar="key=value")
+    experiment.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     experiment.add_argument(
         "--dry-run", action="store_true", help="print the plan with its cost, and stop; nothing is written"
     )
@@ -120,7 +120,8 @@ class RunJob:
             CheckpointError: a policy that training should have left is missing.
         """
         from pwm.analysis.experiment_plan import FINISHED
-        from pwm.experiment.policy_evaluation import CHECKPOINTS, held_out_returns
+        from pwm.experiment.policy_evaluation import held_out_returns
+        from pwm.experiment.policy_files import CHECKPOINTS
 
         run = self.run
         if run.state().state != FINISHED:
@@ -154,7 +155,8 @@ class RunJob:
     def result(self) -> str:
         """What its policies scored on held-out episodes, in words."""
         from pwm.experiment.numbers import readable
-        from pwm.experiment.policy_evaluation import CHECKPOINTS, held_out_returns
+        from pwm.experiment.policy_evaluation import held_out_returns
+        from pwm.experiment.policy_files import CHECKPOINTS
 
         means = []
         for which in CHECKPOINTS:
@@ -219,7 +221,7 @@ def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.
 
 def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
     """How to do it again: the experiment as a whole, and step by step."""
-    from pwm.experiment.policy_evaluation import CHECKPOINTS
+    from pwm.experiment.policy_files import CHECKPOINTS
 
     episodes = [] if args.episodes == EPISODES else ["--episodes", str(args.episodes)]
     trained = [shlex.join(["pwm", "train", *run.overrides]) for run in plan.runs]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pwm.errors import ConfigError
+
 DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
 
@@ -41,7 +43,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     diff.set_defaults(run=run_diff)
 
     plot = commands.add_parser("plot", help="draw the pictures of finished or running runs again")
-    plot.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
+    plot.add_argument("runs", nargs="*", metavar="RUN", help="run folder or quoted pattern")
+    plot.add_argument(
+        "--log-dir", nargs="+", default=[], metavar="RUN", help="the same, as the original script names it"
+    )
     plot.set_defaults(run=run_plot)
 
     data = commands.add_parser("data", help="protect data folders against damage")
@@ -77,9 +82,14 @@ def run_diff(args: argparse.Namespace) -> int:
 def run_plot(args: argparse.Namespace) -> None:
     """``pwm plot``."""
     from pwm.analysis.visualization import TrainingVisualizer
+    from pwm.experiment.run_search import expand
 
+    given = [*args.runs, *args.log_dir]
+    runs = [run for text in given for run in expand(text) or [Path(text)]]
+    if not runs:
+        raise ConfigError("name a run folder, for example logs/dflex_hopper/pwm_small/seed42")
     # Read all runs first: a typo in the last name must not be found after the work on the others.
-    for visualizer in [TrainingVisualizer(run) for run in args.runs]:
+    for visualizer in [TrainingVisualizer(run) for run in runs]:
         for path in visualizer.generate_all_plots():
             print(path)
 

@@ -46,6 +46,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_parity(args: argparse.Namespace) -> int:
     """``pwm parity``; returns the exit code."""
+    from pwm.analysis.named_size import explain_size
     from pwm.analysis.parameter_parity import check_parity, task_sizes
     from pwm.experiment.config import compose_config
 
@@ -66,4 +67,6 @@ def run_parity(args: argparse.Namespace) -> int:
     print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
     print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.latent_dim}")
     print(parity.report())
+    if (size := explain_size(baseline, obs_dim, act_dim)) is not None:
+        print(size)
     return 0 if parity.passed else 1

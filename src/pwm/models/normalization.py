@@ -69,10 +69,6 @@ class RunningMeanStd(Statistics):
         """Centre and scale, clamped to [-5, 5]."""
         return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
 
-    def unnormalize(self, y: Tensor) -> Tensor:
-        """Undo ``normalize`` where it did not clamp."""
-        return y * self.std + self.mean
-
 
 class MovingMeanStd(Statistics):
     """Exponentially weighted mean and standard deviation of scalars.

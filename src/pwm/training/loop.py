@@ -151,7 +151,8 @@ class TrainingLoop:
             with hooks.timer("warmup"):
                 trainer.warm_up(self._between_warm_up_updates)
         start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
-        record = trainer.run_epoch(trainer.epoch / self.plan.epochs, hooks.timer, hooks.safe_point)
+        decay = trainer.options.decay(trainer.epoch, self.plan.epochs)
+        record = trainer.run_epoch(decay, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.
         if whole:
             record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)

@@ -27,7 +27,7 @@ from pwm.envs.base import StepResult, VectorEnv, check_observation, check_result
 from pwm.errors import ActionError, EnvError, NonFiniteError
 from pwm.training.episode_statistics import EpisodeStatistics
 from pwm.training.hooks import SafePoint, go_on
-from pwm.training.options import SCHEDULES, Options
+from pwm.training.options import Options
 
 COUNTERS = ("env_steps", "epoch", "velocity_evals", "warmup_updates")
 
@@ -87,18 +87,18 @@ class OnlineTrainer:
         total = math.ceil(opts.warmup_env_steps / n) + opts.warmup_updates
         return (self.env_steps // n + self.warmup_updates) / total if total else 1.0
 
-    def run_epoch(self, progress: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
+    def run_epoch(self, decay: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
         """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
 
         Args:
-            progress: share of the run that is done, for the learning-rate schedule.
+            decay: share of the way from the initial learning rates to the final one, see ``Options.decay``.
             timer: context-manager factory ``timer(name)`` for the phases sim, wm, actor and critic.
             safe_point: called before every update.
 
         Returns:
             Flat record of metrics.
         """
-        rates = self.agent.set_lr_fraction(self._decay(progress), self.options.lr_final)
+        rates = self.agent.set_lr_fraction(decay, self.options.lr_final)
         for part in self._parts()[len(self.done) :]:
             safe_point()
             self.done.append(part(timer))
@@ -259,11 +259,6 @@ class OnlineTrainer:
         return self.agent.update_world_model(
             self.replay.sample(self.options.wm_batch_size, self.agent.generator)
         )
-
-    def _decay(self, progress: float) -> float:
-        """Share of the way from the initial learning rates to the final one."""
-        start = self.options.lr_decay_start
-        return SCHEDULES[self.options.lr_schedule](max(progress - start, 0.0) / (1.0 - start))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay data that is needed to continue.

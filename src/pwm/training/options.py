@@ -39,7 +39,8 @@ class Options(agent.Options):
         warmup_updates: world-model updates after them, before the policy learns.
         lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
             ``constant``.
-        lr_decay_start: share of the run after which the decay begins.
+        lr_decay_start: when the decay begins: after this share of the run, or, above 1, after so many epochs.
+            A run of fewer epochs keeps its initial rates.
         lr_final: learning rate at the end of the decay.
     """
 
@@ -63,8 +64,12 @@ class Options(agent.Options):
             raise ConfigError(f"alg.collect={self.collect!r}; choose one of: {', '.join(COLLECT_MODES)}")
         if self.lr_schedule not in SCHEDULES:
             raise ConfigError(f"alg.lr_schedule={self.lr_schedule!r}; choose one of: {', '.join(SCHEDULES)}")
-        if not 0.0 <= self.lr_decay_start < 1.0:
-            raise ConfigError(f"alg.lr_decay_start={self.lr_decay_start}; it must lie in [0, 1)")
+        start = self.lr_decay_start
+        if not (0.0 <= start < 1.0 or 1.0 < start < math.inf):
+            raise ConfigError(
+                f"alg.lr_decay_start={start}; it must be a share of the run in [0, 1), or a number of epochs "
+                "above 1"
+            )
         for key in ("max_epochs", "num_envs", "actor_batch_size", "actor_iterations"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
@@ -118,6 +123,13 @@ class Options(agent.Options):
                 f"{', '.join(ignored)}: alg.collect=lockstep executes the one imagined rollout it learns "
                 f"from, where the environments stand; set {settings}, or alg.collect=closed_loop"
             )
+
+    def decay(self, epoch: int, epochs: int) -> float:
+        """Share of the way from the initial learning rates to ``lr_final`` after ``epoch`` of ``epochs``."""
+        start = self.lr_decay_start if self.lr_decay_start < 1.0 else self.lr_decay_start / epochs
+        if start >= 1.0:
+            return 0.0
+        return SCHEDULES[self.lr_schedule](max(epoch / epochs - start, 0.0) / (1.0 - start))
 
     @property
     def replayed_starts(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pwm.envs.base import EnvSpec, StepResult, check_action
+from pwm.envs.base import EnvSpec, StepResult, check_action, restore_generator
 from pwm.envs.dflex import ASSETS
 from pwm.envs.dflex.common import Task
 from pwm.errors import EnvError
@@ -146,7 +146,7 @@ class DflexEnv:
         self._steps = state["steps"].to(where, copy=True)
         self._last_action = state["last_action"].to(where, copy=True)
         self._obs = state["obs"].to(where, copy=True)
-        self._generator.set_state(state["generator"].cpu())
+        restore_generator(self._generator, state["generator"])
         self.invalid_states = int(state["invalid_states"])
 
     def start_rendering(self) -> None:

@@ -1,0 +1,84 @@
+"""Options of a run that do not belong to the algorithm."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pwm.errors import ConfigError
+
+
+@dataclass
+class General:
+    """Options of a run that do not belong to the algorithm.
+
+    Attributes:
+        seed: seed of every random stream of the run.
+        epochs: number of epochs; null takes ``alg.max_epochs``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...
+        threads: CPU threads of PyTorch; 0 keeps its default.
+        deterministic: let PyTorch use deterministic kernels only, which may be slower.
+        logdir: parent of all run folders.
+        name: run folder under ``logdir/<task>/``; empty takes the name of the algorithm preset.
+        resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
+            an existing run folder, ``force`` continues even though the configuration changed.
+        checkpoint: policy, or world model of ``pwm convert``, to start from; empty starts from scratch.
+        eval_every: epochs between evaluations.
+        eval_runs: episodes per evaluation.
+        patience: stop after this many evaluations without a new best return; null trains to the end.
+        save_interval: seconds between saves of the resumable state.
+        checkpoint_every: epochs between policies that are kept beside the best and the final one; null
+            keeps none.
+        keep_checkpoints: how many of those to keep, the latest ones.
+        esnr_every: epochs between measurements of the gradients' signal-to-noise ratio; 0 measures none.
+        progress: show a progress bar, or lines in a log file.
+        run_wandb: log to Weights & Biases, see the group ``wandb``.
+        tensorboard: write TensorBoard event files into the run folder.
+    """
+
+    seed: int = 42
+    epochs: int | None = None
+    device: str = "cpu"
+    threads: int = 0
+    deterministic: bool = False
+    logdir: str = "logs"
+    name: str | None = None
+    resume: str = "auto"
+    checkpoint: str | None = None
+    eval_every: int = 20
+    eval_runs: int = 16
+    patience: int | None = None
+    save_interval: float = 300.0
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 3
+    esnr_every: int = 100
+    progress: bool = True
+    run_wandb: bool = False
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("auto", "never", "force"):
+            raise ConfigError(f"general.resume={self.resume!r}; choose one of: auto, never, force")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigError(
+                f"general.name={self.name!r}; use letters, digits, '_', '-' and '.', and start with a letter "
+                "or a digit"
+            )
+        if not self.logdir:
+            raise ConfigError("general.logdir is empty; name a folder, or . for the working folder")
+        if self.save_interval < 0:
+            raise ConfigError(f"general.save_interval={self.save_interval}; it must not be negative")
+        for key in ("eval_every", "eval_runs", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
+        for key in ("epochs", "patience", "checkpoint_every"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
+        if self.esnr_every < 0:
+            raise ConfigError(f"general.esnr_every={self.esnr_every}; it must not be negative (0: never)")
+        if self.seed < 0 or self.threads < 0:
+            raise ConfigError(
+                f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
+            )
+        if self.seed >= 2**64:
+            raise ConfigError(f"general.seed={self.seed}; it must be below 2**64")
