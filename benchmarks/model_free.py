@@ -146,7 +146,8 @@ class Recorder:
         steps = self.agent.num_timesteps
         if steps % self.job.eval_every == 0:
             self.measure()
-        return steps < self.job.env_steps or self.training()[0] < 60.0 * self.job.minutes
+        # On-policy agents stop for ``False`` itself only, not for NumPy's.
+        return steps < self.job.env_steps or bool(self.training()[0] < 60.0 * self.job.minutes)
 
     def measure(self) -> None:
         """Evaluate the present policy, unless that was just done."""

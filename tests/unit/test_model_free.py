@@ -100,7 +100,8 @@ class Agent:
         while True:
             self.num_timesteps += 1
             self.policy.actor_state = self.num_timesteps
-            if not callback({}, {}):
+            # As on-policy agents ask.
+            if callback({}, {}) is False:
                 return
 
 

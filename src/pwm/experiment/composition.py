@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -75,9 +76,18 @@ def assign(
         path = tuple(override.key.split("."))
         hint = type_of(path)
         if hint is Unknown:
+            for length in range(1, len(path)):
+                if not _can_be_group(type_of(path[:length])):
+                    raise ConfigError(f"{override.typed}: {'.'.join(path[:length])} is a value, not a group")
             _refuse_known_names(override, known_keys)
         elif looks_like_sweep(override.text, hint):
             raise ConfigError(f"{override.typed}: {_several(override.key)}")
+        elif {str, type(None)} <= set(members(hint)) and override.text.lower() in ("null", "none"):
+            warnings.warn(
+                f"{override.typed} is the text {override.text!r}; {override.key}= leaves it out",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         try:
             value = parse_value(override.text, Any if hint is Unknown else hint)
         except ConfigError as error:
@@ -100,6 +110,12 @@ def type_at(hint: Any, path: Sequence[str]) -> Any:
         elif kind is not Any:
             return Unknown
     return hint
+
+
+def _can_be_group(hint: Any) -> bool:
+    kinds = members(hint)
+    groups = any(kind in (Any, Unknown) or dataclasses.is_dataclass(kind) for kind in kinds)
+    return groups or any(typing.get_origin(kind) is dict for kind in kinds)
 
 
 def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
@@ -193,12 +209,12 @@ def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
 
 
 def _put(values: dict[str, Any], path: Path, value: Any, override: Override) -> None:
-    for number, part in enumerate(path[:-1], start=1):
+    for part in path[:-1]:
         if values.get(part) is None:
             values[part] = {}
         values = values[part]
         if not isinstance(values, dict):
-            raise ConfigError(f"{override.typed}: {'.'.join(path[:number])} is a value, not a group of keys")
+            raise ConfigError(f"{override.typed}: {part} has another value, which is no group of keys")
     if not (value == {} and isinstance(values.get(path[-1]), dict)):
         values[path[-1]] = value
 

@@ -152,7 +152,11 @@ class ExperimentConfig:
 
     def to_yaml(self) -> str:
         """The complete configuration as YAML."""
-        return yaml.safe_dump(self.to_dict(), allow_unicode=True, sort_keys=False)
+        text = yaml.safe_dump(self.to_dict(), allow_unicode=True, sort_keys=False)
+        # These characters are read back as another line end unless they are escaped.
+        if not {"\x85", "\u2028", "\u2029"}.isdisjoint(text):
+            text = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return text
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,9 +14,9 @@ Evaluate policies with real rewards on episodes that training never saw.
   pwm evaluate --checkpoint 'logs/*/*/seed1/best_policy.pt'
 
 A RUN is a run folder, a folder above several of them, a policy file, or a quoted pattern of these. A
-checkpoint is best, final, all of a run (best, final and every kept one), a file in the run folder, or,
-without run folders, the path of a policy file or a quoted pattern. With `all` every run's peak is shown
-against its final policy.
+checkpoint is best, final, all of a run (best, final and every kept one), a file in the run folder, or, where
+no RUN is given, the path of a policy file or a quoted pattern. With `all` every run's peak is shown against
+its final policy.
 
 The results of each policy are stored beside it as evaluation_<policy>.json.
 """
