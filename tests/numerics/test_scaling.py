@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.losses import Imagined, critic_loss, reach_weights
+from pwm.algorithm.losses import Coefs, Imagined, critic_loss, reach_weights, world_model_loss
 from pwm.data.batch import Batch
 from pwm.experiment.config import compose_config
 from pwm.models.critic import CriticEnsemble
@@ -217,3 +217,22 @@ def test_learning_rates_fall_to_the_final_one_and_never_rise(final: float, expec
             assert rates[name] == pytest.approx(start + share * (end - start))
             used = [group["lr"] / group["scale"] for group in agent.updaters[name].optimizer.param_groups]
             assert used == pytest.approx([rates[name]] * len(used))
+
+
+def test_the_model_minimises_the_weighted_sum_of_its_losses() -> None:
+    agent = _small_agent()
+    batch, parts = _batch(agent), ("dynamics_loss", "reward_loss", "termination_loss")
+    for coefs in (None, Coefs(2.0, 3.0, 5.0)):
+        weights = (1.0, 1.0, 1.0) if coefs is None else coefs
+        given = {} if coefs is None else {"coefs": coefs}
+        loss, metrics = world_model_loss(agent.world_model, batch, **given)
+        assert min(metrics.values()) > 0
+        expected = sum(w * float(metrics[part]) for w, part in zip(weights, parts, strict=True))
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert torch.equal(metrics["loss"], loss.detach())
+
+
+def test_acting_builds_no_graph() -> None:
+    agent = _small_agent()
+    for deterministic in (True, False):
+        assert not agent.act(torch.randn(4, 3), deterministic).requires_grad
