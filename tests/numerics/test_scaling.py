@@ -196,6 +196,15 @@ def test_critics_learn_from_every_sample_by_its_weight() -> None:
     assert not torch.equal(learners[0].critic(z), before)
 
 
+def test_metrics_of_critics_are_means_over_their_steps() -> None:
+    agent = _small_agent("alg.critic_lr=1e-12", "alg.critic_iterations=3", "alg.value_rms=false")
+    z = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = critic_loss(agent.critic, z, z[:, 0])
+    metrics = agent.update_critic(z, z[:, 0], torch.ones(32))
+    torch.testing.assert_close(metrics["loss"], expected)
+
+
 def test_critics_follow_the_scale_of_their_targets() -> None:
     agent = _small_agent()
     z = torch.randn(256, 16, generator=torch.Generator().manual_seed(3))

@@ -158,13 +158,15 @@ def test_evaluations_that_give_no_number_are_refused() -> None:
 
 def test_warm_up_acts_uniformly_and_does_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of({"alg.warmup_env_steps": "100", "alg.warmup_updates": "5"})
-    actions, updates = [], []
+    actions, updates, looks = [], [], []
     step, update = trainer.env.step, trainer.agent.update_world_model
     monkeypatch.setattr(trainer.env, "step", lambda action: actions.append(action) or step(action))
     monkeypatch.setattr(
         trainer.agent, "update_world_model", lambda batch: updates.append(batch) or update(batch)
     )
-    trainer.warm_up()
+    trainer.warm_up(lambda: looks.append(0))
+    # It can be interrupted before every step and every update.
+    assert len(looks) == 34 + 5
     # The first multiple of the number of environments that is not below 100.
     assert trainer.env_steps == 102 == len(trainer.replay)
     assert trainer.warmup_updates == len(updates) == 5
