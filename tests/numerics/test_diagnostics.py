@@ -9,10 +9,12 @@ from torch import Tensor
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import (
+    SAMPLES,
     imagination_gap,
     open_loop_error,
     realised_rewards,
     returns_to_go,
+    spread_out,
     value_calibration,
     whole_windows,
     windows,
@@ -146,6 +148,37 @@ def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:
     assert found["imagined_reward"] == 0.0
     assert set(found) == {"imagined_reward", "realised_reward"} | {f"latent_error_k{k}" for k in (1, 4, 5)}
     env.close()
+
+
+def test_imagined_rewards_are_summed_over_the_horizon_in_the_units_of_the_environment() -> None:
+    agent, env = small_agent("alg.predict_termination=false")
+    env.close()
+    agent.reward_rms.var.fill_(9.0)
+    agent.world_model.reward_net[-1].bias.data.fill_(0.5)
+    never = torch.zeros(9, 2, dtype=torch.bool)
+    recorded = Recorded(torch.randn(10, 2, OBS), torch.zeros(9, 2, ACT), torch.ones(9, 2), never, ~never)
+    found = imagination_gap(agent, recorded)
+    assert found["imagined_reward"] == pytest.approx(H * 0.5 * 3.0, rel=1e-4)
+    assert found["realised_reward"] == H
+
+
+def test_one_critic_has_no_spread(recorded: Recorded) -> None:
+    agent, env = small_agent("alg.num_critics=1")
+    env.close()
+    assert value_calibration(agent, recorded)["critic_spread"] == 0.0
+
+
+@pytest.mark.parametrize("count", [0, 1, SAMPLES, SAMPLES + 1, 5000])
+def test_looked_at_states_are_spread_from_the_first_to_the_last(count: int) -> None:
+    mask = torch.zeros(2, 6000, dtype=torch.bool)
+    mask[1, :count] = True
+    chosen = spread_out(mask) - 6000
+    assert len(chosen) == len(chosen.unique()) == min(count, SAMPLES)
+    if count:
+        assert (int(chosen[0]), int(chosen[-1])) == (0, count - 1)
+    if len(chosen) > 1:
+        gaps = chosen.diff()
+        assert int(gaps.max() - gaps.min()) <= 1
 
 
 def test_recordings_keep_the_last_observation_of_every_episode() -> None:

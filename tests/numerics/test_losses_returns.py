@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,8 @@ from pwm.algorithm.losses import world_model_loss
 from pwm.algorithm.returns import td_lambda, trajectory_objective
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
-from pwm.models.dynamics import flow, residual
+from pwm.models import scalar_heads
+from pwm.models.dynamics import flow, mlp, residual
 from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.encoder import build_encoder
@@ -370,3 +373,24 @@ def test_an_untrained_model_predicts_no_reward_and_rare_terminations() -> None:
     z, a = torch.rand(7, 16), torch.rand(7, 2)
     assert not model.reward_head.decode(model.reward(z, a)).any()
     assert torch.sigmoid(model.termination(z, a)).tolist() == pytest.approx([1 / 150] * 7, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (lambda: mlp.Options(units=[0]), r"units=\[0\]"),
+        (lambda: residual.Options(units=[4, 0]), r"units=\[4, 0\]"),
+        (lambda: flow.Options(units=[-1]), r"units=\[-1\]"),
+        (lambda: flow.Options(substeps=0), "substeps=0"),
+        (lambda: flow.Options(velocity_head="other"), "velocity_head='other'; choose one of: linear"),
+        (lambda: flow.Options(flow_source="other"), "flow_source='other'; choose one of: rollout"),
+        (lambda: scalar_heads.Options(num_bins=1), "num_bins=1"),
+        (lambda: scalar_heads.Options(vmin=1.0, vmax=1.0), "vmin=1.0"),
+        (lambda: scalar_heads.Options(name="other"), "name='other'"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(options: Callable[[], object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        options()
+    assert scalar_heads.Options(num_bins=2).num_bins == 2
+    assert flow.Options(units=[1], substeps=1).substeps == 1

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.losses import Imagined, critic_loss, reach_weights
+from pwm.algorithm.losses import Coefs, Imagined, critic_loss, reach_weights, world_model_loss
 from pwm.data.batch import Batch
 from pwm.experiment.config import compose_config
 from pwm.models.critic import CriticEnsemble
@@ -196,6 +196,15 @@ def test_critics_learn_from_every_sample_by_its_weight() -> None:
     assert not torch.equal(learners[0].critic(z), before)
 
 
+def test_metrics_of_critics_are_means_over_their_steps() -> None:
+    agent = _small_agent("alg.critic_lr=1e-12", "alg.critic_iterations=3", "alg.value_rms=false")
+    z = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = critic_loss(agent.critic, z, z[:, 0])
+    metrics = agent.update_critic(z, z[:, 0], torch.ones(32))
+    torch.testing.assert_close(metrics["loss"], expected)
+
+
 def test_critics_follow_the_scale_of_their_targets() -> None:
     agent = _small_agent()
     z = torch.randn(256, 16, generator=torch.Generator().manual_seed(3))
@@ -217,3 +226,22 @@ def test_learning_rates_fall_to_the_final_one_and_never_rise(final: float, expec
             assert rates[name] == pytest.approx(start + share * (end - start))
             used = [group["lr"] / group["scale"] for group in agent.updaters[name].optimizer.param_groups]
             assert used == pytest.approx([rates[name]] * len(used))
+
+
+def test_the_model_minimises_the_weighted_sum_of_its_losses() -> None:
+    agent = _small_agent()
+    batch, parts = _batch(agent), ("dynamics_loss", "reward_loss", "termination_loss")
+    for coefs in (None, Coefs(2.0, 3.0, 5.0)):
+        weights = (1.0, 1.0, 1.0) if coefs is None else coefs
+        given = {} if coefs is None else {"coefs": coefs}
+        loss, metrics = world_model_loss(agent.world_model, batch, **given)
+        assert min(metrics.values()) > 0
+        expected = sum(w * float(metrics[part]) for w, part in zip(weights, parts, strict=True))
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert torch.equal(metrics["loss"], loss.detach())
+
+
+def test_acting_builds_no_graph() -> None:
+    agent = _small_agent()
+    for deterministic in (True, False):
+        assert not agent.act(torch.randn(4, 3), deterministic).requires_grad

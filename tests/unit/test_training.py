@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import statistics
@@ -19,6 +20,7 @@ from pwm.experiment.config import compose_config
 from pwm.experiment.monitoring import PhaseTimer
 from pwm.experiment.policies import build_agent
 from pwm.experiment.run import build_env
+from pwm.training import online
 from pwm.training.episode_statistics import EpisodeStatistics
 from pwm.training.evaluation import Recording, evaluate, random_policy, reference_scores, zero_policy
 from pwm.training.hooks import Preempted, SafePoint, go_on
@@ -156,13 +158,15 @@ def test_evaluations_that_give_no_number_are_refused() -> None:
 
 def test_warm_up_acts_uniformly_and_does_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of({"alg.warmup_env_steps": "100", "alg.warmup_updates": "5"})
-    actions, updates = [], []
+    actions, updates, looks = [], [], []
     step, update = trainer.env.step, trainer.agent.update_world_model
     monkeypatch.setattr(trainer.env, "step", lambda action: actions.append(action) or step(action))
     monkeypatch.setattr(
         trainer.agent, "update_world_model", lambda batch: updates.append(batch) or update(batch)
     )
-    trainer.warm_up()
+    trainer.warm_up(lambda: looks.append(0))
+    # It can be interrupted before every step and every update.
+    assert len(looks) == 34 + 5
     # The first multiple of the number of environments that is not below 100.
     assert trainer.env_steps == 102 == len(trainer.replay)
     assert trainer.warmup_updates == len(updates) == 5
@@ -235,6 +239,7 @@ def test_lockstep_executes_the_rollout_it_learns_from(monkeypatch: pytest.Monkey
         return result
 
     def spying_step(action: Tensor) -> StepResult:
+        assert not action.requires_grad
         result = step(action)
         steps.append((action, result, agent.world_model.encode(result.obs).detach()))
         return result
@@ -261,6 +266,71 @@ def test_lockstep_executes_the_rollout_it_learns_from(monkeypatch: pytest.Monkey
     torch.testing.assert_close(rollouts[1].latents[0], steps[HORIZON - 1][2])
 
 
+@pytest.mark.parametrize("collect", [{}, LOCKSTEP], ids=["closed_loop", "lockstep"])
+def test_what_is_stored_is_what_the_environments_went_through(collect: dict[str, str]) -> None:
+    trainer = trainer_of(COUNTING | collect)
+    for _ in range(3):
+        trainer.run_epoch(0.0, PhaseTimer())
+    stored = trainer.replay.gather(torch.arange(len(trainer.replay)))
+    number, step, episode = stored.obs[..., :3].unbind(-1)
+    lengths = torch.tensor([2, 3, 5])[number[0].long()]
+    # A window follows one episode to its end, or to the latest step.
+    assert torch.equal(number, number[:1].expand_as(number))
+    assert torch.equal(episode, episode[:1].expand_as(episode))
+    assert torch.equal(step[1:] - step[:-1], stored.valid.float())
+    assert torch.equal(stored.reward, step[:-1] * stored.valid)
+    assert (step <= lengths).all()
+    ended = stored.valid & (step[1:] == lengths)
+    kind = (number[:-1] + episode[:-1]) % 2 == 0
+    assert torch.equal(stored.terminated, ended & kind)
+    assert ended.any(0)[step[0] == lengths - 1].all()
+    assert -1 <= stored.action.min() < stored.action.max() <= 1
+
+
+@pytest.mark.parametrize("collect", [{}, LOCKSTEP], ids=["closed_loop", "lockstep"])
+def test_a_saved_trainer_goes_on_as_the_one_it_was_saved_from(collect: dict[str, str]) -> None:
+    trainer, other = (trainer_of(COUNTING | collect | {"general.seed": seed}) for seed in ("1", "2"))
+    trainer.run_epoch(0.0, PhaseTimer())
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(2)
+    # A state refers to the trainer that it is of; a run writes it to a file at once.
+    state, replay = copy.deepcopy(trainer.state_dict()), trainer.replay.state_dict()
+    went_on = trainer.run_epoch(0.5, PhaseTimer())
+    other.replay.load_state_dict(replay)
+    other.load_state_dict(state)
+    assert int(other.agent.updaters["wm"].skipped_in_row) == 2
+    assert other.run_epoch(0.5, PhaseTimer()) == went_on
+
+
+def test_a_trainer_whose_environment_cannot_be_saved_begins_new_episodes() -> None:
+    trainer, other = trainer_of(COUNTING), trainer_of(COUNTING)
+    trainer.run_epoch(0.0, PhaseTimer())
+    other.replay.load_state_dict(trainer.replay.state_dict())
+    with pytest.warns(RuntimeWarning, match="new episodes begin"):
+        other.load_state_dict(trainer.state_dict() | {"env": None})
+    other.run_epoch(0.0, PhaseTimer())
+    stored = other.replay.gather(torch.arange(len(other.replay)))
+    # No window joins the step before to the one after.
+    assert torch.equal(stored.obs[1:, :, 1] - stored.obs[:-1, :, 1], stored.valid.float())
+
+
+@pytest.mark.parametrize(("collect", "states"), [({}, 8), (LOCKSTEP, ENVS)], ids=["closed_loop", "lockstep"])
+def test_gradients_are_measured_on_batches_of_the_size_of_training(
+    collect: dict[str, str], states: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, starts, batches = trainer_of(collect), [], []
+    trainer.run_epoch(0.0, PhaseTimer())
+    actor, model = online.actor_gradient, online.model_gradient
+    monkeypatch.setattr(online, "actor_gradient", lambda a, z, g: starts.append(z) or actor(a, z, g))
+    monkeypatch.setattr(online, "model_gradient", lambda a, b, g: batches.append(b) or model(a, b, g))
+    trainer.gradient_quality()
+    assert {z.shape for z in starts} == {(states, trainer.options.latent_dim)}
+    assert {b.reward.shape for b in batches} == {(HORIZON, 8)}
+    # Every state that was met: stored transitions start there.
+    met = trainer.agent.world_model.encode(trainer.replay.gather(torch.arange(len(trainer.replay))).obs[0])
+    for z in starts:
+        assert (z[:, None] - met).norm(dim=-1).min(1).values.max() < 1e-5
+
+
 def test_observations_that_are_not_numbers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for part, named in (("reward", "reward"), ("final_obs", "final_obs"), ("obs", "obs")):
         trainer = trainer_of({})
@@ -283,7 +353,8 @@ def test_updates_that_keep_failing_end_warm_up_and_epoch() -> None:
     trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates - 1)
     trainer.warm_up()
     trainer.run_epoch(0.0, PhaseTimer())
-    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates)
+    # Counts are looked at once in an epoch, so there may be more.
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates + 3)
     with pytest.raises(NonFiniteError, match="world-model"):
         trainer.warm_up()
     with pytest.raises(NonFiniteError, match="world-model"):
@@ -360,6 +431,10 @@ def test_a_loop_evaluates_keeps_the_best_and_writes_every_epoch() -> None:
     assert 0 < times[0] < times[-1] <= kept.states[0]["wall_time"]
     for record in kept.records:
         assert record["memory/rss"] == 7.0
+        errors = {key for key in record if key.startswith("wm/latent_error")}
+        # Of 1, 4 and the horizon; nothing is stored before the first epoch.
+        evaluated = record["epoch"] in (2, 4, 5)
+        assert errors == ({"wm/latent_error_k1", "wm/latent_error_k4"} if evaluated else set())
         assert ("fps" in record) == (record["epoch"] > 0)
     assert "time/warmup" in kept.records[1]
     assert not any("time/warmup" in r for r in kept.records[2:])

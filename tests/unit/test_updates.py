@@ -157,10 +157,14 @@ def test_state_continues_bit_identically() -> None:
     resumed = updater(other)
     resumed.load_state_dict(copy.deepcopy(step.state_dict()))
     assert int(resumed.skipped) == int(resumed.skipped_in_row) == 1
+    kept = step.state_dict()
     for x in data[3:]:
         step.step(loss_of(net, x))
         resumed.step(loss_of(other, x))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    # What was saved stays as it was.
+    step.step(loss_of(net, data[0]) * float("nan"))
+    assert [int(kept["skipped"]), int(kept["skipped_in_row"])] == [1, 1]
 
 
 def test_state_brings_moments_and_leaves_rates_and_betas_as_configured() -> None:
@@ -308,3 +312,4 @@ def test_noise_is_scaled_by_the_standard_deviation() -> None:
 def test_start_below_the_bound_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"init_log_std=-2\.0 is below"):
         gaussian.Options(init_log_std=-2.0)
+    assert gaussian.Options(init_log_std=-2.0, min_log_std=-2.0).init_log_std == -2.0
