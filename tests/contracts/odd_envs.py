@@ -289,6 +289,30 @@ class Drawing(Odd):
         return self.draw() > 0.9, False
 
 
+class Reseeding(Odd):
+    """Seeds generators with whatever it was given, which is nothing when an episode follows another."""
+
+    SEEDS = {
+        "python": lambda seed: random.seed(seed) or random.random(),
+        "python, by name": lambda seed: random.seed(a=seed) or random.random(),
+        "numpy": lambda seed: np.random.seed(seed) or np.random.random(),  # noqa: NPY002
+        "numpy, new": lambda seed: np.random.default_rng(seed).random(),
+        "gymnasium": lambda seed: spaces.Box(0.0, 1.0, (), seed=seed).sample(),
+    }
+
+    def __init__(self, kind: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.draw = self.SEEDS[kind]
+        self.size = self.draw(None) + self.np_random.normal()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        self.goal = float(self.draw(seed))
+        return super().reset(seed=seed)
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.size, self.goal, self.np_random.random()])
+
+
 class Dying(Odd):
     """Takes its whole process along."""
 
@@ -316,6 +340,7 @@ for _class in (
     Faulty,
     Returns,
     Drawing,
+    Reseeding,
     Dying,
     Changing,
     Parent,

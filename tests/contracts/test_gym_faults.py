@@ -8,10 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tests.contracts.odd_envs import LENGTH, Drawing
+from tests.contracts.odd_envs import LENGTH, Drawing, Reseeding
 from tests.contracts.odd_rollouts import N, make, rollout, same
 
 from pwm.envs import gym
+from pwm.envs.gym.random_streams import CopyStream
 from pwm.errors import EnvError
 
 # --- faults of the environment --------------------------------------------------------------------
@@ -125,6 +126,31 @@ def test_the_same_seed_gives_the_same_numbers_from_any_generator(draw: str, othe
     assert len({float(value) for step in runs[0] for value in step.obs[:, 1]}) > LENGTH
 
 
+@pytest.mark.parametrize("kind", Reseeding.SEEDS)
+def test_the_same_seed_gives_the_same_numbers_where_no_seed_is_handed_on(kind: str) -> None:
+    runs = []
+    for mode in ("sync", "async", "sync"):
+        env = make("Reseeding", mode, seed=5, kind=kind)
+        runs.append(rollout(env, 3 * LENGTH))
+        env.close()
+    assert same(runs[0], runs[1])
+    assert same(runs[0], runs[2])
+    assert not same(runs[0], rollout(make("Reseeding", seed=6, kind=kind), 3 * LENGTH))
+    goals = torch.stack([step.obs[:, 1] for step in runs[0]])
+    # Three episodes of three copies: everyone has a goal of its own.
+    assert len(goals.unique()) >= 9
+
+
+def test_functions_that_take_seeds_are_as_before() -> None:
+    before = [random.seed, np.random.seed, np.random.default_rng]
+    env = make("Reseeding", kind="numpy")
+    rollout(env)
+    assert [random.seed, np.random.seed, np.random.default_rng] == before
+    with pytest.raises(EnvError, match="size must be"):
+        rollout(make("Faulty", where="step", error="text"))
+    assert [random.seed, np.random.seed, np.random.default_rng] == before
+
+
 @pytest.mark.parametrize("draw", ["python", "numpy", "torch"])
 def test_copies_do_not_depend_on_how_many_there_are(draw: str) -> None:
     few, many = make("Drawing", draw=draw, num_envs=1), make("Drawing", draw=draw, num_envs=5)
@@ -151,6 +177,14 @@ def test_the_process_keeps_its_own_streams(draw: str) -> None:
     found.append(drawn())
     rollout(env)
     assert [*found, drawn()] == expected
+
+
+def test_the_stream_of_a_copy_is_part_of_its_state() -> None:
+    env, other = (gym.build(gym.Options("Pendulum-v1"), 2, "cpu", seed) for seed in (1, 2))
+    other.load_state_dict(env.state_dict())
+    for mine, its in zip(env._env.streams, other._env.streams, strict=True):
+        assert mine.state() == its.state()
+        assert mine.state() != CopyStream(0).state()
 
 
 def test_environments_of_gymnasium_are_not_asked_for_global_draws() -> None:

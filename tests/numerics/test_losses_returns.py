@@ -236,6 +236,8 @@ def test_one_euler_step_trained_at_its_node_is_regression_of_the_next_latent() -
     found = dynamics.loss(z, action, target, weights)
     error = (dynamics.next(found.latents, action) - target).square()
     torch.testing.assert_close(found.loss, (weights.unsqueeze(-1) * error).mean())
+    # Paths start from the model's own predictions.
+    torch.testing.assert_close(found.latents, unroll(dynamics, z[0], action[:-1]))
 
 
 def test_flow_times_at_nodes_are_those_of_the_integrator() -> None:
@@ -295,13 +297,14 @@ def test_output_gain_scales_the_predicted_change(name: str) -> None:
     z = SimNorm(8)(torch.randn(5, 24))
     a = torch.rand(5, 2)
     changes = []
-    for gain in (1.0, 0.25):
+    for gain in (1.0, 0.25, 2.0):
         torch.manual_seed(3)
         dynamics = randomised(
             module.build(module.Options(units=[16], output_gain=gain), 24, 2, 0, SimNorm(8))
         )
         changes.append(dynamics.next(z, a) - z)
     torch.testing.assert_close(changes[1], 0.25 * changes[0])
+    torch.testing.assert_close(changes[2], 2.0 * changes[0])
     with pytest.raises(ConfigError, match="output_gain=0"):
         module.Options(output_gain=0.0)
 
