@@ -6,14 +6,14 @@
 
 Every run is a plain ``pwm train`` on one CPU thread, as many at a time as the machine has cores.
 Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite`` (or
-``results/ablations``): ``runs.csv`` (one row per run), ``curves/`` (its evaluations) and ``summary.csv``.
+``results/ablations``): ``runs.csv`` (one row per run), ``curves/`` (its evaluations), ``summary.csv`` and
+``equal_budgets.csv``. The last two and the pictures show the runs of ``model_free.py`` beside those of the
+suite.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 import os
@@ -27,9 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from equal_budgets import at_equal_budgets
 from numpy.typing import NDArray
 from plot_study import Curves, load, plot_study
 from scipy import stats
+from study_files import CURVE, csv_text, load_rows, merge
 
 from pwm.analysis.visualization import load_records, load_reference
 from pwm.envs.engines.mujoco_cpu import usable_cores
@@ -103,32 +105,14 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
         "many_envs": ("alg.num_envs=128",),
     }.items()
 }
+# Folder of the results of ``model_free.py``, which the suite shows beside its own.
+BASELINES = "model_free"
 STUDIES = {"cpu_suite": ALGORITHMS, "ablations": ABLATIONS}
 SEEDS = (1, 2, 3)
 EVALUATIONS = 50
 HELD_OUT_EPISODES = 64
-CURVE = (
-    "epoch",
-    "env_steps",
-    "wall_time",
-    "eval/episode_return",
-    "eval/episode_return_std",
-    "eval/episode_length",
-    "eval/value",
-    "eval/realised_value",
-    "eval/critic_spread",
-    "eval/imagined_reward",
-    "eval/realised_reward",
-    "eval/latent_error_k1",
-    "eval/latent_error_k4",
-    "eval/latent_error_k16",
-    "actor/saturation",
-    "actor/grad_norm",
-    "critic/grad_norm",
-    "wm/grad_norm",
-    "replay/size",
-    "replay/age",
-)
+# Phases of a run that only look at it.
+MEASURING = ("eval", "gradients")
 
 
 @dataclass(frozen=True)
@@ -213,38 +197,13 @@ def row(run: Run, folder: Path, command: str) -> dict[str, Any]:
 
 def write_curve(run: Run, folder: Path) -> list[dict[str, float]]:
     """Write ``CURVE`` of the epochs that were evaluated, empty where not recorded; returns their records."""
-    evaluated = [r for r in load_records(folder) if "eval/episode_return" in r]
-    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", _csv(CURVE, evaluated))
+    records, measuring = load_records(folder), 0.0
+    for r in records:
+        measuring += sum(r.get(f"time/{phase}", 0.0) for phase in MEASURING)
+        r["train_time"] = r["wall_time"] - measuring
+    evaluated = [r for r in records if "eval/episode_return" in r]
+    write_text(RESULTS / run.study / "curves" / f"{run.name}.csv", csv_text(CURVE, evaluated))
     return evaluated
-
-
-def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) and k in CURVE else v for k, v in r.items()} for r in rows
-    )
-    return text.getvalue()
-
-
-def load_rows(study: str) -> list[dict[str, Any]]:
-    """Rows of the study's ``runs.csv`` (empty if there is none yet)."""
-    path = RESULTS / study / "runs.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def merge(study: str, new: dict[str, Any]) -> None:
-    """Put ``new`` into ``runs.csv`` in place of an older row of the same run."""
-
-    def key(r: dict[str, Any]) -> tuple[str, str, int]:
-        return (r["task"], r["algorithm"], int(r["seed"]))
-
-    rows = {key(r): r for r in load_rows(study)} | {key(new): new}
-    write_text(RESULTS / study / "runs.csv", _csv(list(new), [rows[k] for k in sorted(rows)]))
 
 
 def summarise(
@@ -332,13 +291,26 @@ def _difference_interval(a: list[float], b: list[float]) -> tuple[float | str, f
     return round(float(found.low), 1), round(float(found.high), 1)
 
 
-def report(study: str) -> str:
-    """Write ``summary.csv`` and the pictures from the stored rows and curves; returns the summary."""
+def stored(study: str) -> tuple[list[dict[str, Any]], Curves, list[str]]:
+    """Rows and curves of the study, those of the baselines beside the suite, and all their algorithms."""
     rows, curves = load(RESULTS / study)
-    table = summarise(rows, curves, STUDIES[study])
-    summary = _csv(list(table[0]), table)
+    algorithms = list(STUDIES[study])
+    if study == "cpu_suite" and load_rows(RESULTS / BASELINES):
+        others, more = load(RESULTS / BASELINES)
+        rows, curves = rows + others, curves | more
+        algorithms += sorted({r["algorithm"] for r in others})
+    return rows, curves, algorithms
+
+
+def report(study: str) -> str:
+    """Write the tables and the pictures from the stored rows and curves; returns the summary."""
+    rows, curves, algorithms = stored(study)
+    table = summarise(rows, curves, algorithms)
+    summary = csv_text(list(table[0]), table)
     write_text(RESULTS / study / "summary.csv", summary)
-    plot_study(RESULTS / study, STUDIES[study])
+    budgets = at_equal_budgets(curves, algorithms)
+    write_text(RESULTS / study / "equal_budgets.csv", csv_text(list(budgets[0]), budgets))
+    plot_study(RESULTS / study, rows, curves, algorithms)
     return summary
 
 
@@ -373,13 +345,13 @@ def main() -> None:
                 failed += 1
                 print(f"[{number}/{len(runs)}] FAILED {error}", flush=True)
                 continue
-            merge(study, new)
+            merge(RESULTS / study, new)
             print(
                 f"[{number}/{len(runs)}] {run.name}: peak {new['peak']}, last 10 {new['last10']}, "
                 f"{new['wall_time'] / 60:.1f} min",
                 flush=True,
             )
-    if load_rows(study):
+    if load_rows(RESULTS / study):
         print(report(study))
     sys.exit(1 if failed else 0)
 

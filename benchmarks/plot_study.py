@@ -2,10 +2,11 @@
 
     python benchmarks/plot_study.py results/cpu_suite
 
-Writes into the folder: ``curves.png`` (evaluated return, median and range over seeds, one panel per task)
-and ``diagnostics.png`` (one row per task: relative latent errors, imagined against real reward, value
-against real return, critic spread, saturation, gradient norms). More algorithms than curves can be told
-apart give ``changes.png`` instead: where every run ended.
+Writes into the folder: ``curves.png`` and ``curves_minutes.png`` (evaluated return over environment steps or
+minutes of training, median and range over seeds, one panel per task) and, of algorithms with a world model,
+``diagnostics.png`` (a row per task: relative latent errors, imagined against real reward, value against real
+return, critic spread, saturation, gradient norms). More algorithms than curves can be told apart give
+``changes.png`` instead: where every run ended.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
+from study_files import curve_path
 
 from pwm.analysis.visualization import COLOURS, draw_references, save
 
@@ -42,6 +44,8 @@ PANELS = {
     "gradient norm, critic": ("critic/grad_norm",),
     "gradient norm, world model": ("wm/grad_norm",),
 }
+# Columns a curve is drawn over: label of the axis, and how many of the column's units make one of the axis.
+AXES = {"env_steps": ("environment steps", 1.0), "train_time": ("minutes of training", 60.0)}
 LOGARITHMIC = ("latent error", "critic spread", "gradient norm")
 
 
@@ -51,28 +55,37 @@ def load(folder: Path) -> tuple[list[dict[str, str]], Curves]:
         rows = list(csv.DictReader(file))
     curves: Curves = {}
     for row in rows:
-        name = f"{row['task']}_{row['algorithm']}_seed{row['seed']}.csv"
-        with (folder / "curves" / name).open(newline="") as file:
+        with curve_path(folder, row["task"], row["algorithm"], row["seed"]).open(newline="") as file:
             records = list(csv.DictReader(file))
         curve = {key: np.array([float(r[key] or "nan") for r in records]) for key in records[0]}
         curves.setdefault((row["task"], row["algorithm"]), []).append(curve)
     return rows, curves
 
 
-def draw(axes: Axes, curves: Iterable[Curve], key: str, colour: Any, label: str, style: str = "-") -> None:
-    """Median over seeds with the range between the lowest and the highest seed."""
-    runs = list(curves)
-    length = min(len(run[key]) for run in runs)
-    steps = runs[0]["env_steps"][:length]
-    values = np.stack([run[key][:length] for run in runs])
-    seen = ~np.isnan(values).all(0)
-    if not seen.any():
+def draw(
+    axes: Axes,
+    curves: Iterable[Curve],
+    key: str,
+    colour: Any,
+    label: str,
+    style: str = "-",
+    over: str = "env_steps",
+) -> None:
+    """Median over seeds with the range between the lowest and the highest seed, as far as all seeds go.
+
+    Seeds that were evaluated elsewhere than the first one are interpolated; those without the columns are
+    left out.
+    """
+    recorded = [run for run in curves if over in run and key in run]
+    seen = [(run[over][known], run[key][known]) for run in recorded if (known := ~np.isnan(run[key])).any()]
+    if not seen:
         return
-    steps, values = steps[seen], values[:, seen]
-    axes.plot(steps, np.nanmedian(values, 0), style, color=colour, linewidth=1.6, label=label)
-    axes.fill_between(
-        steps, np.nanmin(values, 0), np.nanmax(values, 0), color=colour, alpha=0.15, linewidth=0
-    )
+    first = seen[0][0]
+    places = first[(first >= max(x[0] for x, _ in seen)) & (first <= min(x[-1] for x, _ in seen))]
+    values = np.stack([np.interp(places, x, y) for x, y in seen])
+    places = places / AXES[over][1]
+    axes.plot(places, np.median(values, 0), style, color=colour, linewidth=1.6, label=label)
+    axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
 def _grid(
@@ -85,16 +98,18 @@ def _grid(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _dress(axes: Axes, title: str, over: str = "env_steps") -> None:
     axes.set_title(title, fontsize=9)
-    axes.set_xlabel("environment steps", fontsize=8)
+    axes.set_xlabel(AXES[over][0], fontsize=8)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_returns(rows: list[dict[str, str]], curves: Curves, colours: dict[str, Any]) -> Figure:
+def draw_returns(
+    rows: list[dict[str, str]], curves: Curves, colours: dict[str, Any], over: str = "env_steps"
+) -> Figure:
     """Evaluated return beside the scores of zero and random actions, one panel per task."""
     tasks = sorted({row["task"] for row in rows})
     columns = min(3, len(tasks))
@@ -103,10 +118,10 @@ def draw_returns(rows: list[dict[str, str]], curves: Curves, colours: dict[str, 
     for task, axes in zip(tasks, panels.flat, strict=False):
         for algorithm, colour in colours.items():
             if runs := curves.get((task, algorithm)):
-                draw(axes, runs, "eval/episode_return", colour, algorithm)
+                draw(axes, runs, "eval/episode_return", colour, algorithm, over=over)
         first = next(row for row in rows if row["task"] == task)
         draw_references(axes, {key: float(first[key]) for key in ("zero_action", "random_action")})
-        _dress(axes, task)
+        _dress(axes, task, over)
         axes.legend(fontsize=7)
     for spare in panels.flat[len(tasks) :]:
         spare.axis("off")
@@ -162,21 +177,35 @@ def draw_changes(rows: list[dict[str, str]], algorithms: list[str]) -> Figure:
     return figure
 
 
-def plot_study(folder: Path, algorithms: Iterable[str]) -> list[Path]:
-    """Draw the pictures of those of the algorithms that were run; returns their paths."""
-    rows, curves = load(folder)
+def _diagnosed(curves: Curves, algorithm: str) -> bool:
+    """Whether any run of the algorithm recorded something that ``PANELS`` shows."""
+    keys = {key for panel in PANELS.values() for key in panel}
+    runs = [run for (_, name), seeds in curves.items() if name == algorithm for run in seeds]
+    return any(not np.isnan(run[key]).all() for run in runs for key in keys & run.keys())
+
+
+def plot_study(
+    folder: Path, rows: list[dict[str, str]], curves: Curves, algorithms: Iterable[str]
+) -> list[Path]:
+    """Draw the pictures of those of the algorithms that were run into ``folder``; returns their paths."""
     known = {row["algorithm"] for row in rows}
     shown = [name for name in algorithms if name in known]
     if len(shown) > len(COLOURS):
         return [save(draw_changes(rows, shown), folder / "changes.png")]
     colours = dict(zip(shown, COLOURS, strict=False))
-    return [
-        save(draw_returns(rows, curves, colours), folder / "curves.png"),
-        save(draw_diagnostics(curves, colours), folder / "diagnostics.png"),
-    ]
+    models = {name: colour for name, colour in colours.items() if _diagnosed(curves, name)}
+    inner = {key: runs for key, runs in curves.items() if key[1] in models}
+    pictures = {
+        "curves.png": draw_returns(rows, curves, colours),
+        "curves_minutes.png": draw_returns(rows, curves, colours, "train_time"),
+    }
+    if inner:
+        pictures["diagnostics.png"] = draw_diagnostics(inner, models)
+    return [save(picture, folder / name) for name, picture in pictures.items()]
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for path in plot_study(folder, dict.fromkeys(row["algorithm"] for row in load(folder)[0])):
+    found = load(folder)
+    for path in plot_study(folder, *found, dict.fromkeys(row["algorithm"] for row in found[0])):
         print(path)

@@ -15,6 +15,7 @@ import torch
 
 from pwm.analysis.visualization import plot_comparison
 from pwm.experiment.config import ExperimentConfig, compose_config
+from pwm.experiment.numbers import readable
 from pwm.experiment.policies import build_agent
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
 from pwm.experiment.run import build_env, train
@@ -78,8 +79,8 @@ def main() -> None:
         rows.append(
             (
                 label,
-                f"{untrained_return(config):.0f}",
-                f"{result['mean']:.0f} +- {result['std']:.0f}",
+                readable(untrained_return(config), 0),
+                f"{readable(result['mean'], 0)} +- {readable(result['std'], 0)}",
                 f"{json.loads(records[-1])['wall_time']:.0f}",
                 f"{manifest['parameters']['world_model']}",
             )
@@ -87,7 +88,8 @@ def main() -> None:
     picture = args.output / "learning_curves.png"
     plot_comparison(folders, picture, f"{TASK}, seed {args.seed}", reference)
     print(f"\n{TASK}: mean return of {EPISODES} held-out episodes, deterministic policy, real rewards")
-    print(f"doing nothing scores {reference['zero_action']:.0f}, random {reference['random_action']:.0f}\n")
+    floor = {name: readable(score, 0) for name, score in reference.items()}
+    print(f"doing nothing scores {floor['zero_action']}, random {floor['random_action']}\n")
     widths = (9, 10, 14, 8, 22)
     header = ("dynamics", "untrained", "trained", "seconds", "world-model parameters")
     for row in [header, *rows]:

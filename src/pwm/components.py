@@ -2,7 +2,9 @@
 
 The folder is the registry: a component of kind ``dynamics`` called ``flow`` is the module
 ``pwm.models.dynamics.flow``. Such a module defines an ``Options`` dataclass (its configuration,
-validated in ``__post_init__``) and ``build(options, ...)``. Adding one is adding one file.
+validated in ``__post_init__``) and ``build(options, ...)``, an integrator its ``TABLEAU``; modules of the
+folder that define nothing of the kind are shared parts. Adding a component is adding one file. Options of
+environments also have a property ``task_name``, the name of the task without building it.
 """
 
 from __future__ import annotations
@@ -13,20 +15,18 @@ from types import ModuleType
 
 from pwm.errors import UnknownComponentError
 
-PACKAGES = {
-    "env": "pwm.envs",
-    "dynamics": "pwm.models.dynamics",
-    "integrator": "pwm.models.integrators",
-    "actor": "pwm.models.actors",
+# Package of each kind, and what makes one of its modules a component.
+KINDS = {
+    "env": ("pwm.envs", "build"),
+    "dynamics": ("pwm.models.dynamics", "build"),
+    "integrator": ("pwm.models.integrators", "TABLEAU"),
+    "actor": ("pwm.models.actors", "build"),
 }
-# Modules of a component package that hold shared parts instead of a component.
-NOT_COMPONENTS = {"base", "common", "explicit_rk", "engines"}
 
 
 def names(kind: str) -> list[str]:
     """Return the sorted names of all components of ``kind``."""
-    package = importlib.import_module(PACKAGES[kind])
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in NOT_COMPONENTS)
+    return sorted(name for name in _modules(kind) if _component(kind, name) is not None)
 
 
 def load(kind: str, name: str) -> ModuleType:
@@ -35,7 +35,19 @@ def load(kind: str, name: str) -> ModuleType:
     Raises:
         UnknownComponentError: no such component; the message lists the valid names.
     """
-    valid = names(kind)
-    if name not in valid:
-        raise UnknownComponentError(f"unknown {kind} {name!r}; choose one of: {', '.join(valid)}")
-    return importlib.import_module(f"{PACKAGES[kind]}.{name}")
+    module = _component(kind, name) if name in _modules(kind) else None
+    if module is None:
+        raise UnknownComponentError(f"unknown {kind} {name!r}; choose one of: {', '.join(names(kind))}")
+    return module
+
+
+def _modules(kind: str) -> list[str]:
+    package = importlib.import_module(KINDS[kind][0])
+    return [module.name for module in pkgutil.iter_modules(package.__path__)]
+
+
+def _component(kind: str, name: str) -> ModuleType | None:
+    """Module ``name`` of the folder of ``kind``, or None if it holds shared parts."""
+    package, mark = KINDS[kind]
+    module = importlib.import_module(f"{package}.{name}")
+    return module if hasattr(module, mark) else None

@@ -61,7 +61,8 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from pwm.launch.cli import main
 import demo
 
-demo.COMMON += json.loads(sys.argv[3])
+tiny = dict(override.split("=", 1) for override in demo.COMMON + json.loads(sys.argv[3]))
+demo.COMMON[:] = [f"{key}={value}" for key, value in tiny.items()]
 
 def run(name, arguments):
     if name == "demo":

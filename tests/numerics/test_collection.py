@@ -1,4 +1,4 @@
-"""What the policy is shown while experience is collected: encoded observations or imagined latents."""
+"""What the policy is shown while experience is collected, and from which of it imagination starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pwm.experiment.run import build_env
 from pwm.training.online import OnlineTrainer
 
 CPU = torch.device("cpu")
-ENVS, HORIZON = 6, 5
+ENVS, HORIZON, BATCH = 6, 5, 8
 SIZES = [
     "alg=pwm_small_flow",
     "env=analytic",
@@ -26,7 +26,7 @@ SIZES = [
     "env.ends=[terminated,truncated]",
     f"alg.num_envs={ENVS}",
     f"alg.horizon={HORIZON}",
-    "alg.actor_batch_size=8",
+    f"alg.actor_batch_size={BATCH}",
     "alg.wm_batch_size=8",
     "alg.buffer_size=2000",
     "alg.warmup_env_steps=0",
@@ -66,8 +66,9 @@ def collect(trainer: OnlineTrainer, monkeypatch: pytest.MonkeyPatch) -> list[See
     return [Seen(*latents, end) for latents, end in zip(shown, ended, strict=True)]
 
 
-def build(share: float) -> OnlineTrainer:
-    config = compose_config([*SIZES, f"alg.open_loop_share={share}"])
+def build(share: float, *changes: str) -> OnlineTrainer:
+    chosen = dict(change.split("=", 1) for change in [*SIZES, *changes])
+    config = compose_config([f"{k}={v}" for k, v in chosen.items()] + [f"alg.open_loop_share={share}"])
     env = build_env(config, ENVS, 0, CPU)
     return OnlineTrainer(config.alg, env, build_agent(config, env.spec, CPU))
 
@@ -116,3 +117,31 @@ def test_without_open_loop_environments_only_the_policy_draws_random_numbers(
     for _ in range(HORIZON):
         torch.randn(ENVS, trainer.agent.actor.noise_dim, generator=expected)
     assert torch.equal(trainer.agent.generator.get_state(), expected.get_state())
+
+
+@pytest.mark.parametrize("replayed", [0.0, 0.5])
+def test_start_states_are_a_uniform_draw_without_replacement(
+    replayed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs, repeats, fresh = 20, 8, round((1 - replayed) * BATCH)
+    draws = [f"alg.replay_starts={replayed}", f"alg.actor_iterations={repeats}", "alg.wm_iterations=0"]
+    trainer, batches = build(0.0, "env.task=lqr", *draws), []
+    monkeypatch.setattr(trainer, "_update_policy", lambda timer, z: batches.append(z) or {})
+    for _ in range(3):
+        # Older experience, so that most states from the replay buffer can be told from those just visited.
+        trainer.run_epoch(0.0, PhaseTimer())
+    drawn = torch.zeros(HORIZON * ENVS)
+    for _ in range(epochs):
+        batches.clear()
+        trainer.run_epoch(0.0, PhaseTimer())
+        visited = trainer.agent.world_model.encode(trainer.visited)
+        assert len(batches) == repeats
+        for z in batches:
+            assert z.shape == (BATCH, trainer.options.latent_dim)
+            distance, index = (z[:, None] - visited).norm(dim=-1).min(1)
+            chosen = index[distance < 1e-5][:fresh]
+            assert len(chosen.unique()) == fresh
+            drawn[chosen] += 1
+    # Every state has the same chance, whatever its time and environment: within five standard deviations.
+    expected = epochs * repeats * fresh / len(drawn)
+    assert (drawn - expected).abs().max() < 5 * expected**0.5

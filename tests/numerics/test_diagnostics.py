@@ -9,9 +9,12 @@ from torch import Tensor
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import (
+    SAMPLES,
     imagination_gap,
     open_loop_error,
+    realised_rewards,
     returns_to_go,
+    spread_out,
     value_calibration,
     whole_windows,
     windows,
@@ -68,6 +71,21 @@ def test_returns_to_go_stop_at_the_end_and_are_known_where_nothing_is_missing(re
     # gamma^k <= 0.05 from two steps before the cut on.
     assert known[:, 0].tolist() == [True] * 4 + [False] * 2
     assert known[:, 1].tolist() == [True] * 5 + [False]
+
+
+def test_rewards_of_the_next_steps_are_known_if_recorded_or_after_the_end(recorded: Recorded) -> None:
+    # Row 0 of each copy is flat index 0 and 1, row 1 is 2 and 3, and so on.
+    chosen, rewards = realised_rewards(recorded, 3)
+    found = dict(zip(chosen.tolist(), rewards.tolist(), strict=True))
+    ended = {0: [1, 2, 3], 2: [2, 3, 4], 4: [3, 4, 0]}
+    assert found == ended | {1: [1, 2, 3], 3: [2, 3, 4], 5: [3, 4, 5]}
+    # Cut by the time limit instead, the first copy has no three steps after its second.
+    cut = recorded._replace(terminated=torch.zeros_like(recorded.terminated))
+    assert realised_rewards(cut, 3)[0].tolist() == [0, 1, 3, 5]
+    for horizon in (6, 7):
+        assert not len(realised_rewards(recorded, horizon)[0])
+    # Of six steps only the first is followed by five more.
+    assert realised_rewards(recorded, 5)[0].tolist() == [0, 1]
 
 
 def test_nothing_is_known_of_episodes_cut_too_early(recorded: Recorded) -> None:
@@ -130,6 +148,37 @@ def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:
     assert found["imagined_reward"] == 0.0
     assert set(found) == {"imagined_reward", "realised_reward"} | {f"latent_error_k{k}" for k in (1, 4, 5)}
     env.close()
+
+
+def test_imagined_rewards_are_summed_over_the_horizon_in_the_units_of_the_environment() -> None:
+    agent, env = small_agent("alg.predict_termination=false")
+    env.close()
+    agent.reward_rms.var.fill_(9.0)
+    agent.world_model.reward_net[-1].bias.data.fill_(0.5)
+    never = torch.zeros(9, 2, dtype=torch.bool)
+    recorded = Recorded(torch.randn(10, 2, OBS), torch.zeros(9, 2, ACT), torch.ones(9, 2), never, ~never)
+    found = imagination_gap(agent, recorded)
+    assert found["imagined_reward"] == pytest.approx(H * 0.5 * 3.0, rel=1e-4)
+    assert found["realised_reward"] == H
+
+
+def test_one_critic_has_no_spread(recorded: Recorded) -> None:
+    agent, env = small_agent("alg.num_critics=1")
+    env.close()
+    assert value_calibration(agent, recorded)["critic_spread"] == 0.0
+
+
+@pytest.mark.parametrize("count", [0, 1, SAMPLES, SAMPLES + 1, 5000])
+def test_looked_at_states_are_spread_from_the_first_to_the_last(count: int) -> None:
+    mask = torch.zeros(2, 6000, dtype=torch.bool)
+    mask[1, :count] = True
+    chosen = spread_out(mask) - 6000
+    assert len(chosen) == len(chosen.unique()) == min(count, SAMPLES)
+    if count:
+        assert (int(chosen[0]), int(chosen[-1])) == (0, count - 1)
+    if len(chosen) > 1:
+        gaps = chosen.diff()
+        assert int(gaps.max() - gaps.min()) <= 1
 
 
 def test_recordings_keep_the_last_observation_of_every_episode() -> None:

@@ -187,6 +187,13 @@ def test_a_turned_gradient_has_the_known_direction_and_cosine() -> None:
     assert np.mean([r.cosine for r in results]) == pytest.approx(cosine, rel=0.05)
 
 
+def test_the_bound_lies_two_standard_errors_above_the_squared_bias() -> None:
+    found = GradientBias(0.01, 0.02, 1.0, 1.0, 1.0, 1.0)
+    assert (found.bias, found.bias_bound) == (pytest.approx(0.1), pytest.approx(0.05**0.5))
+    unseen = GradientBias(-0.03, 0.01, 1.0, 1.0, 1.0, 1.0)
+    assert (unseen.bias, unseen.bias_bound) == (0.0, 0.0)
+
+
 def test_a_reference_of_pure_noise_gives_no_number() -> None:
     nothing = torch.zeros(DIM).double()
     found = [gradient_bias(Noisy(nothing, SCALE, 1, s), Noisy(nothing, SCALE, 64, s + 99)) for s in range(8)]

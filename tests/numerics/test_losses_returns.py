@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from pwm.algorithm.losses import world_model_loss
 from pwm.algorithm.returns import td_lambda, trajectory_objective
+from pwm.data.batch import Batch
 from pwm.errors import ConfigError
-from pwm.models.dynamics import flow, residual
+from pwm.models import scalar_heads
+from pwm.models.dynamics import flow, mlp, residual
 from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.encoder import build_encoder
 from pwm.models.integrators import euler_step
-from pwm.models.layers import SimNorm
+from pwm.models.layers import SimNorm, concat_inputs
 from pwm.models.scalar_heads import RegressionHead, ScalarHead, TwoHotHead, symexp, symlog
+from pwm.models.world_model import Options as WorldModelOptions
+from pwm.models.world_model import build_world_model
 
 GAMMA = 0.9
 
@@ -229,6 +236,8 @@ def test_one_euler_step_trained_at_its_node_is_regression_of_the_next_latent() -
     found = dynamics.loss(z, action, target, weights)
     error = (dynamics.next(found.latents, action) - target).square()
     torch.testing.assert_close(found.loss, (weights.unsqueeze(-1) * error).mean())
+    # Paths start from the model's own predictions.
+    torch.testing.assert_close(found.latents, unroll(dynamics, z[0], action[:-1]))
 
 
 def test_flow_times_at_nodes_are_those_of_the_integrator() -> None:
@@ -288,13 +297,14 @@ def test_output_gain_scales_the_predicted_change(name: str) -> None:
     z = SimNorm(8)(torch.randn(5, 24))
     a = torch.rand(5, 2)
     changes = []
-    for gain in (1.0, 0.25):
+    for gain in (1.0, 0.25, 2.0):
         torch.manual_seed(3)
         dynamics = randomised(
             module.build(module.Options(units=[16], output_gain=gain), 24, 2, 0, SimNorm(8))
         )
         changes.append(dynamics.next(z, a) - z)
     torch.testing.assert_close(changes[1], 0.25 * changes[0])
+    torch.testing.assert_close(changes[2], 2.0 * changes[0])
     with pytest.raises(ConfigError, match="output_gain=0"):
         module.Options(output_gain=0.0)
 
@@ -308,3 +318,82 @@ def test_encoder_of_centred_inputs_is_smooth_at_zero() -> None:
         step = torch.full((1, 4), 1e-2)
         jumps.append(float((encoder(step) - encoder(-step)).abs().mean().detach()))
     assert jumps[0] > 20 * jumps[1]
+
+
+def test_returns_leave_what_they_are_given_as_it_is() -> None:
+    window = Window(1, 5, 3, 0.3)
+    ends = window.ends.clone()
+    ends[-1] = False
+    given = [window.rewards.clone(), window.next_values.clone(), ends.clone()]
+    trajectory_objective(window.rewards, window.next_values, ends, GAMMA)
+    td_lambda(window.rewards, window.next_values, ends, GAMMA, 0.9)
+    for now, before in zip((window.rewards, window.next_values, ends), given, strict=True):
+        assert torch.equal(now, before)
+
+
+def test_a_teacher_forced_window_is_as_good_as_its_transitions_one_by_one() -> None:
+    options = flow.Options(units=[16], flow_source="teacher", tau_sampling="midpoint")
+    sizes = WorldModelOptions(latent_dim=16, encoder_units=[8], reward_units=[8], predict_termination=False)
+    torch.manual_seed(0)
+    model = build_world_model(sizes, options, 3, 2)
+    randomised(model)
+    generator = torch.Generator().manual_seed(8)
+    obs, action = torch.randn(5, 6, 3, generator=generator), torch.rand(4, 6, 2, generator=generator)
+    never = torch.zeros(4, 6, dtype=torch.bool)
+    window = Batch(obs, action, torch.randn(4, 6, generator=generator), never, ~never)
+    singles = Batch(
+        torch.stack([obs[:-1].flatten(0, 1), obs[1:].flatten(0, 1)]),
+        *(part.flatten(0, 1)[None] for part in window[1:]),
+    )
+    together, _ = world_model_loss(model, window, gamma=1.0)
+    one_by_one, _ = world_model_loss(model, singles, gamma=1.0)
+    torch.testing.assert_close(together, one_by_one)
+
+
+def test_an_embedding_of_each_entry_serves_all_its_steps() -> None:
+    steps, embedding = torch.randn(4, 5, 3), torch.randn(5, 2)
+    joined = concat_inputs(steps, None, embedding)
+    assert joined.shape == (4, 5, 5)
+    for row in joined:
+        torch.testing.assert_close(row[:, 3:], embedding)
+    torch.testing.assert_close(joined[..., :3], steps)
+    assert concat_inputs(steps, None) is steps
+
+
+def test_first_biases_of_a_centred_encoder_are_as_large_as_its_first_outputs() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(400, [2000], 16, SimNorm(8), centred_inputs=True)
+    first = encoder[0].linear
+    outputs = nn.functional.linear(torch.randn(50, 400), first.weight.detach())
+    torch.testing.assert_close(first.bias.detach().std(), outputs.std(), rtol=0.1, atol=0.0)
+    plain = build_encoder(400, [2000], 16, SimNorm(8), centred_inputs=False)
+    assert not plain[0].linear.bias.any()
+
+
+def test_an_untrained_model_predicts_no_reward_and_rare_terminations() -> None:
+    sizes = WorldModelOptions(latent_dim=16, encoder_units=[8], reward_units=[8])
+    model = build_world_model(sizes, flow.Options(units=[16]), 3, 2)
+    z, a = torch.rand(7, 16), torch.rand(7, 2)
+    assert not model.reward_head.decode(model.reward(z, a)).any()
+    assert torch.sigmoid(model.termination(z, a)).tolist() == pytest.approx([1 / 150] * 7, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (lambda: mlp.Options(units=[0]), r"units=\[0\]"),
+        (lambda: residual.Options(units=[4, 0]), r"units=\[4, 0\]"),
+        (lambda: flow.Options(units=[-1]), r"units=\[-1\]"),
+        (lambda: flow.Options(substeps=0), "substeps=0"),
+        (lambda: flow.Options(velocity_head="other"), "velocity_head='other'; choose one of: linear"),
+        (lambda: flow.Options(flow_source="other"), "flow_source='other'; choose one of: rollout"),
+        (lambda: scalar_heads.Options(num_bins=1), "num_bins=1"),
+        (lambda: scalar_heads.Options(vmin=1.0, vmax=1.0), "vmin=1.0"),
+        (lambda: scalar_heads.Options(name="other"), "name='other'"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(options: Callable[[], object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        options()
+    assert scalar_heads.Options(num_bins=2).num_bins == 2
+    assert flow.Options(units=[1], substeps=1).substeps == 1

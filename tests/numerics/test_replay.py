@@ -418,11 +418,6 @@ def test_state_is_a_trimmed_snapshot() -> None:
     assert all(torch.equal(state[k], v) for k, v in kept.items())
 
 
-def test_memory_is_counted() -> None:
-    buffer = ReplayBuffer(100, 4, OBS_DIM, ACT_DIM, 3)
-    assert buffer.nbytes >= 100 * (OBS_DIM + ACT_DIM + 2) * 4
-
-
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -453,6 +448,18 @@ def test_sampling_what_is_not_there_is_refused() -> None:
     for rank in (-1, 2):
         with pytest.raises(DataError, match="2 transitions are stored"):
             buffer.gather(torch.tensor([rank]))
+        with pytest.raises(DataError, match="2 transitions are stored"):
+            buffer.gather(torch.tensor([0, rank]))
+    assert buffer.gather(torch.tensor([1, 1])).action.shape == (3, 2, ACT_DIM)
+
+
+def test_ages_count_the_steps_since_a_transition_was_stored() -> None:
+    naive = Naive(2, 2, 7)
+    buffer = _buffer(naive)
+    for step in range(20):
+        buffer.add(**naive.advance([GOES_ON, GOES_ON]))
+        # One of the seven rows is that of the observation reached last.
+        assert buffer.mean_age == (min(step + 1, 6) - 1) / 2
 
 
 @pytest.mark.parametrize("key", ["obs", "action", "reward", "terminated", "truncated", "final_obs"])
@@ -490,4 +497,12 @@ def test_damaged_state_is_refused_and_changes_nothing() -> None:
         buffer.load_state_dict({k: v for k, v in state.items() if k != "cursor"})
     with pytest.raises(DataError, match="inconsistent"):
         buffer.load_state_dict({**state, "cursor": state["cursor"][:-1]})
+    # One row more than fit, in one of the two environments.
+    longer = {
+        "first": state["first"] - torch.tensor([1, 0]),
+        "rows": torch.cat([state["rows"][:1], state["rows"]]),
+        "is_transition": torch.cat([state["is_transition"][:1], state["is_transition"]]),
+    }
+    with pytest.raises(DataError, match="inconsistent"):
+        buffer.load_state_dict({**state, **longer})
     assert _stored(buffer) == before

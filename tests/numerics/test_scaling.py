@@ -1,12 +1,17 @@
-"""Critic weights, value scaling and the fast activations against plain formulas."""
+"""Weights, scales and invariances of the losses, and the fast activations, against plain formulas."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from pwm.algorithm.losses import Imagined, critic_loss, reach_weights
+from pwm.algorithm.agent import Agent
+from pwm.algorithm.losses import Coefs, Imagined, critic_loss, reach_weights, world_model_loss
+from pwm.data.batch import Batch
+from pwm.experiment.config import compose_config
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import SimNorm, mish
 from pwm.models.normalization import MovingMeanStd
@@ -15,7 +20,7 @@ from pwm.models.normalization import MovingMeanStd
 def test_reach_weights_shift_survival_by_one_step() -> None:
     rewards, survival = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0))
     latents = torch.zeros(6, 5, 2)
-    rollout = Imagined(latents, latents, latents, rewards, None, None, survival)
+    rollout = Imagined(latents, latents, latents, latents, rewards, None, None, survival)
     weights = reach_weights(rollout)
     assert (weights[0] == 1).all()
     torch.testing.assert_close(weights[3], survival[0] * survival[1] * survival[2])
@@ -76,3 +81,167 @@ def test_simnorm_is_a_softmax_in_consecutive_groups() -> None:
     expected = torch.cat([torch.softmax(group, -1) for group in x.split(8, -1)], -1)
     torch.testing.assert_close(SimNorm(8)(x), expected)
     torch.testing.assert_close(SimNorm(8, 8.0)(x), 8 * expected)
+
+
+def _small_agent(*changes: str) -> Agent:
+    torch.manual_seed(0)
+    config = compose_config(["alg=pwm_small", "alg.latent_dim=16", "alg.horizon=4", *changes])
+    return Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
+
+
+def _step_with_rewards_times(factor: float, ret_rms: bool) -> dict[str, torch.Tensor]:
+    """Metrics of one actor step in a world whose rewards and values are ``factor`` times larger."""
+    agent = _small_agent(f"alg.ret_rms={ret_rms}")
+    reward = agent.world_model.reward_net[-1]
+    with torch.no_grad():
+        reward.weight.copy_(factor * torch.randn(reward.weight.shape))
+        reward.bias.mul_(factor)
+        agent.target_critic.std.mul_(factor)
+    z = agent.world_model.encode(torch.randn(64, 3)).detach()
+    return agent.update_actor(z)[2]
+
+
+@pytest.mark.parametrize("factor", [0.1, 30.0])
+def test_rewards_of_any_size_give_the_actor_the_same_gradient(factor: float) -> None:
+    plain, scaled = _step_with_rewards_times(1.0, True), _step_with_rewards_times(factor, True)
+    torch.testing.assert_close(scaled["imagined_return"], factor * plain["imagined_return"])
+    # A variance of 1e-5 is added to that of the returns.
+    for name in ("loss", "grad_norm", "saturation"):
+        torch.testing.assert_close(scaled[name], plain[name], rtol=1e-3, atol=1e-6)
+    unscaled = _step_with_rewards_times(factor, False)["grad_norm"]
+    torch.testing.assert_close(unscaled, factor * _step_with_rewards_times(1.0, False)["grad_norm"])
+
+
+def _batch(agent: Agent) -> Batch:
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=agent.generator)
+
+    terminated = torch.zeros(4, 32, dtype=torch.bool)
+    terminated[-1, ::5] = True
+    return Batch(draw(5, 32, 3), draw(4, 32, 2).tanh(), draw(4, 32), terminated, torch.ones_like(terminated))
+
+
+@pytest.mark.parametrize("rew_rms", [True, False])
+def test_the_model_learns_rewards_in_units_of_their_spread(rew_rms: bool) -> None:
+    agent = _small_agent(f"alg.rew_rms={rew_rms}")
+    batch, rewards = _batch(agent), 5 + 20 * torch.randn(1000)
+    agent.observe(torch.randn(1000, 3), rewards)
+    scale = float(rewards.std(correction=0)) if rew_rms else 1.0
+    assert float(agent.reward_scale) == pytest.approx(scale, rel=1e-3)
+    # An untrained model predicts 0, so its reward loss is the weighted mean of the squared targets.
+    weights = agent.options.gamma ** torch.arange(4.0)[:, None]
+    _, metrics = agent.model_loss(batch, agent.generator)
+    expected = (weights * (batch.reward / scale).square()).mean()
+    torch.testing.assert_close(metrics["reward_loss"], expected, rtol=2e-3, atol=0.0)
+
+
+def test_the_order_of_windows_and_start_states_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = _small_agent("alg.saturation_coef=0.1")
+    batch, order = _batch(agent), torch.randperm(32, generator=agent.generator)
+    shuffled = Batch(*(part[:, order] for part in batch))
+    losses = [agent.model_loss(b, agent.generator)[0] for b in (batch, shuffled)]
+    torch.testing.assert_close(losses[0], losses[1])
+    noise, z = torch.randn(4, 32, 2), agent.world_model.encode(batch.obs[0]).detach()
+    results = []
+    for index in (torch.arange(32), order):
+        learner = copy.deepcopy(agent)
+        monkeypatch.setattr(learner, "noise", lambda *shape, index=index: noise[:, index])
+        _, targets, metrics = learner.update_actor(z[index])
+        results.append((targets[:, index.argsort()], metrics))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_only_actions_that_saturate_are_penalised_by_the_square_of_their_excess() -> None:
+    free, penalised = _small_agent("alg.saturation_coef=0"), _small_agent("alg.saturation_coef=0.5")
+    zeros, entries = torch.zeros(1, 4, 1), torch.ones(4)
+    location = torch.tensor([[[0.9, -1.0], [1.0, 0.0], [3.0, -2.0], [-1.5, 0.5]]])
+    rollout = Imagined(zeros, zeros, location, location, zeros[..., 0], None, None, None)
+    added = penalised.policy_loss(rollout, entries) - free.policy_loss(rollout, entries)
+    assert float(added) == pytest.approx(0.5 * (4 + 1 + 0.25) / 8)
+
+
+def test_critics_learn_from_every_sample_by_its_weight() -> None:
+    """Samples of weight 0 do not count, and the passes take every other one."""
+    changes = [
+        "alg.value_rms=false",
+        "alg.critic_iterations=3",
+        "alg.critic_batches=4",
+        "alg.target_rate=0.5",
+    ]
+    z = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    targets, weights = z[:, 0].clone(), torch.ones(32)
+    weights[::2] = 0.0
+    disturbed = torch.where(weights == 0, 1e3, targets)
+    learners = [_small_agent(*changes) for _ in range(3)]
+    before = learners[0].critic(z)
+    metrics = [
+        a.update_critic(z, t, weights) for a, t in zip(learners[:2], (targets, disturbed), strict=True)
+    ]
+    for name, value in learners[0].state_dict().items():
+        assert torch.equal(value, learners[1].state_dict()[name]), name
+    assert torch.equal(metrics[0]["loss"], metrics[1]["loss"])
+    assert float(metrics[1]["target_mean"]) == pytest.approx(float(disturbed.mean()))
+    assert float(metrics[1]["target_std"]) == pytest.approx(float(disturbed.std()))
+    # Three passes of four batches: twelve steps, which the slow copy follows by half of the way.
+    steps = {int(s["step"]) for s in learners[0].updaters["critic"].optimizer.state.values()}
+    assert steps == {12}
+    last = learners[2]
+    few = z[:2]
+    last.options.critic_iterations = last.options.critic_batches = 1
+    last.update_critic(few, few[:, 0], torch.ones(2))
+    for slow, fast, start in zip(
+        last.target_critic.parameters(), last.critic.parameters(), _small_agent(*changes).critic.parameters()
+    ):
+        torch.testing.assert_close(slow, (fast + start) / 2)
+    assert not torch.equal(learners[0].critic(z), before)
+
+
+def test_metrics_of_critics_are_means_over_their_steps() -> None:
+    agent = _small_agent("alg.critic_lr=1e-12", "alg.critic_iterations=3", "alg.value_rms=false")
+    z = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = critic_loss(agent.critic, z, z[:, 0])
+    metrics = agent.update_critic(z, z[:, 0], torch.ones(32))
+    torch.testing.assert_close(metrics["loss"], expected)
+
+
+def test_critics_follow_the_scale_of_their_targets() -> None:
+    agent = _small_agent()
+    z = torch.randn(256, 16, generator=torch.Generator().manual_seed(3))
+    targets = 50 + 7 * torch.randn(256, generator=torch.Generator().manual_seed(4))
+    agent.update_critic(z, targets, torch.ones(256))
+    for critic in (agent.critic, agent.target_critic):
+        torch.testing.assert_close(critic.mean, targets.mean())
+        torch.testing.assert_close(critic.std, targets.std(correction=0))
+
+
+@pytest.mark.parametrize(("final", "expected"), [(1e-5, 1e-5), (1.0, None)])
+def test_learning_rates_fall_to_the_final_one_and_never_rise(final: float, expected: float | None) -> None:
+    agent = _small_agent("alg.model_lr=1e-3", "alg.actor_lr=2e-3", "alg.critic_lr=4e-3")
+    initial = {"wm": 1e-3, "actor": 2e-3, "critic": 4e-3}
+    for share in (0.0, 0.25, 1.0):
+        rates = agent.set_lr_fraction(share, final)
+        for name, start in initial.items():
+            end = start if expected is None else expected
+            assert rates[name] == pytest.approx(start + share * (end - start))
+            used = [group["lr"] / group["scale"] for group in agent.updaters[name].optimizer.param_groups]
+            assert used == pytest.approx([rates[name]] * len(used))
+
+
+def test_the_model_minimises_the_weighted_sum_of_its_losses() -> None:
+    agent = _small_agent()
+    batch, parts = _batch(agent), ("dynamics_loss", "reward_loss", "termination_loss")
+    for coefs in (None, Coefs(2.0, 3.0, 5.0)):
+        weights = (1.0, 1.0, 1.0) if coefs is None else coefs
+        given = {} if coefs is None else {"coefs": coefs}
+        loss, metrics = world_model_loss(agent.world_model, batch, **given)
+        assert min(metrics.values()) > 0
+        expected = sum(w * float(metrics[part]) for w, part in zip(weights, parts, strict=True))
+        assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
+        assert torch.equal(metrics["loss"], loss.detach())
+
+
+def test_acting_builds_no_graph() -> None:
+    agent = _small_agent()
+    for deterministic in (True, False):
+        assert not agent.act(torch.randn(4, 3), deterministic).requires_grad

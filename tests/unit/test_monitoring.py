@@ -14,6 +14,7 @@ import torch
 
 from pwm.experiment import monitoring
 from pwm.experiment.monitoring import EpochTime, TrainingMonitor, memory_usage
+from pwm.experiment.numbers import readable
 
 RECORD = {
     "eval/episode_return": 1203.4,
@@ -191,3 +192,37 @@ def test_training_goes_on_where_nobody_reads_stderr(monkeypatch: pytest.MonkeyPa
     for epoch in (1, 2, 3):
         monitor.update(epoch, {})
     monitor.close()
+
+
+def test_reward_per_step_stands_in_until_an_episode_of_training_ends(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = TrainingMonitor(3, interval=0.0)
+    monitor.update(1, {"train/reward": 2.5e-6, "fps": 700.0})
+    monitor.update(2, {"train/reward": 3.0, "train/episode_return": 0.0312})
+    monitor.update(3, {"train/reward": 4.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert "reward 2.5e-06/step  fps 700" in lines[0]
+    assert "train 0.0312  fps 700" in lines[1]
+    assert "train 0.0312  fps 700" in lines[2]
+    assert not any("/step" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (1203.44, 1, "1203.4"),
+        (-3.14159, 1, "-3.1"),
+        (0.25, 1, "0.25"),
+        (3e-6, 1, "3e-06"),
+        (-1.23456e-4, 1, "-0.000123"),
+        (0.0, 1, "0.0"),
+        (-0.0, 1, "0.0"),
+        (979.8, 0, "980"),
+        (-5.0, 0, "-5"),
+        (0.001, 0, "0.001"),
+        (float("nan"), 1, "nan"),
+    ],
+)
+def test_numbers_keep_their_digits_whatever_their_size(value: float, decimals: int, text: str) -> None:
+    assert readable(value, decimals) == text

@@ -40,15 +40,16 @@ def row(algorithm: str, seed: int, peak: float, last10: float) -> dict[str, obje
 def curve(values: list[float], keys: tuple[str, ...]) -> str:
     lines = [",".join(keys)]
     for step, value in enumerate(values):
-        filled = {"epoch": step, "env_steps": 512 * step, "eval/episode_return": value}
+        filled = {"epoch": step, "env_steps": 512 * step, "train_time": 60 * step}
+        filled |= {"eval/episode_return": value, "eval/latent_error_k1": 0.5}
         lines.append(",".join(str(filled.get(key, "")) for key in keys))
     return "\n".join(lines) + "\n"
 
 
 def test_a_repeated_run_replaces_its_row(suite: ModuleType) -> None:
     for new in (row("pwm_small", 2, 10, 9), row("pwm_small", 1, 20, 18), row("pwm_small", 2, 30, 27)):
-        suite.merge("cpu_suite", new)
-    rows = suite.load_rows("cpu_suite")
+        suite.merge(suite.RESULTS / "cpu_suite", new)
+    rows = suite.load_rows(suite.RESULTS / "cpu_suite")
     assert [(int(r["seed"]), float(r["peak"])) for r in rows] == [(1, 20.0), (2, 30.0)]
 
 
@@ -105,14 +106,84 @@ def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_pat
     (folder / "curves").mkdir(parents=True)
     for algorithm in ("pwm_small", "pwm_small_flow"):
         for seed in (1, 2):
-            suite.merge("cpu_suite", row(algorithm, seed, 300, 250))
+            suite.merge(suite.RESULTS / "cpu_suite", row(algorithm, seed, 300, 250))
             path = folder / "curves" / f"dflex_hopper_{algorithm}_seed{seed}.csv"
             path.write_text(curve([1.0, 300.0, 250.0], suite.CURVE))
     suite.report("cpu_suite")
     with (folder / "summary.csv").open(newline="") as file:
         assert [r["worst_drawdown"] for r in csv.DictReader(file)] == ["0.25", "0.25"]
-    for picture in ("curves.png", "diagnostics.png"):
+    for picture in ("curves.png", "curves_minutes.png", "diagnostics.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_baselines_stand_beside_the_suite(suite: ModuleType, tmp_path: Path) -> None:
+    recorded = {
+        ("cpu_suite", "pwm_small_flow"): suite.CURVE,
+        ("model_free", "sac"): ("env_steps", "train_time", "eval/episode_return"),
+    }
+    for (study, algorithm), columns in recorded.items():
+        suite.merge(tmp_path / study, row(algorithm, 1, 300, 250))
+        (tmp_path / study / "curves").mkdir()
+        path = tmp_path / study / "curves" / f"dflex_hopper_{algorithm}_seed1.csv"
+        path.write_text(curve([1.0, 300.0, 250.0], columns))
+    rows, curves, algorithms = suite.stored("cpu_suite")
+    assert algorithms == [*suite.ALGORITHMS, "sac"]
+    assert [r["algorithm"] for r in rows] == ["pwm_small_flow", "sac"]
+    suite.report("cpu_suite")
+    with (tmp_path / "cpu_suite" / "summary.csv").open(newline="") as file:
+        assert [r["algorithm"] for r in csv.DictReader(file)] == ["pwm_small_flow", "sac"]
+    study = importlib.import_module("plot_study")
+    colours = dict.fromkeys(algorithms, "C0")
+    drawn = {}
+    for over in study.AXES:
+        (axes,) = study.draw_returns(rows, curves, colours, over).axes
+        drawn[over] = axes.lines[1].get_xdata().tolist()
+        assert [line.get_label() for line in axes.lines[:2]] == ["pwm_small_flow", "sac"]
+    assert drawn == {"env_steps": [0, 512, 1024], "train_time": [0, 1, 2]}
+
+
+def test_seeds_evaluated_at_different_times_are_interpolated(suite: ModuleType) -> None:
+    study = importlib.import_module("plot_study")
+    seeds = [
+        {"train_time": np.array([0.0, 60, 120, 180]), "eval/episode_return": np.array([0.0, 10, 20, 30])},
+        {"train_time": np.array([6.0, 66, 126]), "eval/episode_return": np.array([100.0, 110, 120])},
+        {"env_steps": np.array([0.0, 1]), "eval/episode_return": np.array([7.0, 7])},
+    ]
+    axes = study.Figure().subplots()
+    study.draw(axes, seeds, "eval/episode_return", "C0", "", over="train_time")
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [1, 2]
+    assert line.get_ydata() == pytest.approx([(10 + 109) / 2, (20 + 119) / 2])
+
+
+def test_equal_budgets_count_the_seeds_that_got_so_far(suite: ModuleType) -> None:
+    budgets = importlib.import_module("equal_budgets")
+
+    def seed(steps: int, minutes: float) -> dict[str, np.ndarray]:
+        share = np.array([0.0, 0.5, 1.0])
+        return {
+            "env_steps": steps * share,
+            "train_time": 60 * minutes * share,
+            "eval/episode_return": np.array([0.0, 100.0, 300.0]),
+        }
+
+    curves = {("dflex_hopper", "sac"): [seed(100_000, 20), seed(40_000, 8)], ("dflex_hopper", "other"): []}
+    table = budgets.at_equal_budgets(curves, ["sac", "other"])
+    found = {
+        (r["unit"], r["budget"]): (r["seeds"], r["median"], r["lowest"], r["highest"])
+        for r in table
+        if r["algorithm"] == "sac"
+    }
+    assert found == {
+        # Half of the first run, and five eighths of the second.
+        ("env_steps", 25_000): (2, 100.0, 50.0, 150.0),
+        ("env_steps", 50_000): (1, 100.0, 100.0, 100.0),
+        ("env_steps", 100_000): (1, 300.0, 300.0, 300.0),
+        ("minutes", 5): (2, 100.0, 50.0, 150.0),
+        ("minutes", 10): (1, 100.0, 100.0, 100.0),
+        ("minutes", 20): (1, 300.0, 300.0, 300.0),
+    }
+    assert [(r["seeds"], r["median"]) for r in table if r["algorithm"] == "other"] == [(0, "")] * 6
 
 
 def test_many_algorithms_are_drawn_by_where_they_ended(suite: ModuleType) -> None:
@@ -147,13 +218,24 @@ def test_every_panel_says_what_it_shows_and_whose_lines(suite: ModuleType) -> No
 
 def test_curves_keep_what_was_recorded_and_leave_the_rest_empty(suite: ModuleType, tmp_path: Path) -> None:
     records = [
-        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5},
-        {"epoch": 1, "env_steps": 512},
-        {"epoch": 2, "env_steps": 1024, "eval/episode_return": 2.5, "wm/grad_norm": 3.0, "replay/age": 7.5},
+        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5, "wall_time": 2.0, "time/eval": 2.0},
+        {"epoch": 1, "env_steps": 512, "wall_time": 7.0, "time/sim": 3.0, "time/gradients": 1.0},
+        {
+            "epoch": 2,
+            "env_steps": 1024,
+            "eval/episode_return": 2.5,
+            "wm/grad_norm": 3.0,
+            "replay/age": 7.5,
+            "wall_time": 14.0,
+            "time/eval": 3.0,
+        },
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     run = suite.Run("cpu_suite", "dflex_hopper", "pwm_small", 1)
-    assert suite.write_curve(run, tmp_path) == [records[0], records[2]]
+    assert suite.write_curve(run, tmp_path) == [
+        records[0] | {"train_time": 0.0},
+        records[2] | {"train_time": 8.0},
+    ]
     with (tmp_path / "cpu_suite" / "curves" / f"{run.name}.csv").open(newline="") as file:
         first, last = csv.DictReader(file)
     assert (first["wm/grad_norm"], last["wm/grad_norm"], last["replay/age"]) == ("", "3", "7.5")

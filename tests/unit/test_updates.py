@@ -157,10 +157,15 @@ def test_state_continues_bit_identically() -> None:
     resumed = updater(other)
     resumed.load_state_dict(copy.deepcopy(step.state_dict()))
     assert int(resumed.skipped) == int(resumed.skipped_in_row) == 1
+    kept = step.state_dict()
     for x in data[3:]:
         step.step(loss_of(net, x))
         resumed.step(loss_of(other, x))
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+    # What was saved stays as it was.
+    for _ in range(3):
+        step.step(loss_of(net, data[0]) * float("nan"))
+    assert [int(kept["skipped"]), int(kept["skipped_in_row"])] == [1, 1]
 
 
 def test_state_brings_moments_and_leaves_rates_and_betas_as_configured() -> None:
@@ -268,11 +273,12 @@ def test_flat_batch_counts_as_samples_of_one_number() -> None:
     assert flat.mean.shape == (1,)
 
 
-def test_unnormalize_undoes_normalize_and_outliers_are_clamped() -> None:
-    running = RunningMeanStd()
-    running.update(torch.linspace(-2, 5, 40))
-    x = torch.tensor([-1.0, 0.0, 4.0])
-    torch.testing.assert_close(running.unnormalize(running.normalize(x)), x)
+def test_normalised_data_are_centred_with_unit_spread_and_outliers_are_clamped() -> None:
+    running, data = RunningMeanStd(), torch.linspace(-2, 5, 40)
+    running.update(data)
+    var, mean = torch.var_mean(running.normalize(data), correction=0)
+    torch.testing.assert_close(torch.stack([mean, var]), torch.tensor([0.0, 1.0]), atol=1e-4, rtol=1e-4)
+    assert running.normalize(torch.tensor([-1e6])).item() == -5.0
     assert running.normalize(torch.tensor([1e6])).item() == 5.0
 
 
@@ -307,3 +313,4 @@ def test_noise_is_scaled_by_the_standard_deviation() -> None:
 def test_start_below_the_bound_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"init_log_std=-2\.0 is below"):
         gaussian.Options(init_log_std=-2.0)
+    assert gaussian.Options(init_log_std=-2.0, min_log_std=-2.0).init_log_std == -2.0

@@ -31,6 +31,11 @@ from pwm.models.normalization import MovingMeanStd, RunningMeanStd
 from pwm.models.world_model import Options as WorldModelOptions
 from pwm.models.world_model import build_world_model
 
+# Least standard deviation of rewards and of imagined returns as a share of their mean. A reward that is
+# always the same thus becomes 10, which the model learns quickly, and not a number without bounds.
+CONSTANT_REWARD = 0.1
+CONSTANT_RETURN = 0.01
+
 
 @dataclass
 class Options(WorldModelOptions):
@@ -154,8 +159,9 @@ class Agent(nn.Module):
             activation_first=options.activation_first,
         )
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.reward_rms = RunningMeanStd()
-        self.return_rms = RunningMeanStd()
+        # Without prior counts, which have a size of their own: environments pay millions or millionths.
+        self.reward_rms = RunningMeanStd(epsilon=0.0)
+        self.return_rms = RunningMeanStd(epsilon=0.0)
         self.value_rms = MovingMeanStd()
         self.to(device)
         betas = (options.adam_betas[0], options.adam_betas[1])
@@ -205,7 +211,9 @@ class Agent(nn.Module):
     @property
     def reward_scale(self) -> Tensor:
         """What one unit of the model's reward is worth in environment reward, shape [1]."""
-        return self.reward_rms.std if self.options.rew_rms else torch.ones_like(self.reward_rms.var)
+        if not self.options.rew_rms:
+            return torch.ones_like(self.reward_rms.var)
+        return self.reward_rms.relative_std(CONSTANT_REWARD)
 
     def observe(self, obs: Tensor, rewards: Tensor) -> None:
         """Fold new observations [n, obs_dim] and environment rewards [n] into the running statistics."""
@@ -231,7 +239,7 @@ class Agent(nn.Module):
         """What the actor minimises: the scaled mean of ``per_entry`` [B] (``actor_loss``) and its penalty."""
         opts = self.options
         if opts.ret_rms:
-            loss = (per_entry / self.return_rms.std).mean()
+            loss = (per_entry / self.return_rms.relative_std(CONSTANT_RETURN)).mean()
         else:
             loss = per_entry.mean() / opts.horizon
         if opts.saturation_coef:

@@ -10,6 +10,7 @@ from typing import Any
 from pwm.analysis.runs import write_table
 from pwm.errors import ConfigError
 from pwm.experiment.checkpoints import write_text
+from pwm.experiment.numbers import readable
 from pwm.experiment.policy_files import KEPT
 
 FINAL = "final"
@@ -71,14 +72,14 @@ def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
     for run, group in _runs(results).items():
         peak = max(group, key=lambda r: float(r["mean"]))
         name = f"  {peak['task']} {peak['name']} seed {peak['training_seed']} ({run})"
-        best = f"peak {peak['mean']:.1f} ({peak['checkpoint']})"
+        best = f"peak {readable(peak['mean'])} ({peak['checkpoint']})"
         ends = [(r, share) for r, share in zip(group, _of_peak(group)) if r["checkpoint"] == FINAL]
         if not ends:
             lines.append(f"{name}: {best}, no final policy yet")
             continue
         final, share = ends[0]
         left = "never above the floor" if share is None else f"{share:.0%} of the peak is left"
-        lines.append(f"{name}: {best}, final {final['mean']:.1f}, {left}")
+        lines.append(f"{name}: {best}, final {readable(final['mean'])}, {left}")
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ from pwm.analysis.visualization import (
     series,
 )
 from pwm.errors import DataError
+from pwm.experiment.numbers import readable
 
 # Inches; two panels in a row are still readable on a phone held upright.
 PANEL = (3.7, 2.8)
@@ -114,7 +115,7 @@ def task_bars(arms: Sequence[Arm], measure: str = "final") -> Figure:
             axes.scatter(place + spread, values, s=14, color=style["color"], edgecolor="black", linewidth=0.5)
         if floor is not None:
             axes.axhline(floor, color="black", linestyle=REFERENCES["zero_action"][1], linewidth=1)
-        _dress(axes, task, "" if floor is None else f"dashed: zero action {floor:.1f}")
+        _dress(axes, task, "" if floor is None else f"dashed: zero action {readable(floor)}")
         axes.set_xlim(-0.6, len(arms) - 0.4)
         axes.set_xticks(range(len(arms)), [""] * len(arms))
     caption = "bars: mean over seeds; dots: single runs"
@@ -297,7 +298,7 @@ def _draw_zero_action(axes: Axes, arms: Sequence[Arm], task: str) -> None:
     name, style = REFERENCES["zero_action"]
     axes.axhline(score, color="black", linestyle=style, linewidth=1)
     axes.annotate(
-        f"{name} {score:.1f}",
+        f"{name} {readable(score)}",
         (1, score),
         xycoords=("axes fraction", "data"),
         xytext=(-2, 2),

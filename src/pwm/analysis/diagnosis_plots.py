@@ -14,6 +14,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from pwm.analysis.diagnosis_text import SECTIONS
 from pwm.analysis.visualization import COLOURS, GREY, save
+from pwm.experiment.numbers import readable
 
 Numbers = Mapping[str, Any]
 REAL, IMAGINED, OTHER = "black", COLOURS[1], COLOURS[0]
@@ -199,7 +200,7 @@ def _figure(rows: int, columns: int, numbers: Numbers) -> tuple[Figure, list[Axe
     episodes = numbers["episodes"]
     figure.suptitle(
         f"{numbers['task']}  {numbers['algorithm']}  seed {numbers['training_seed']}: return "
-        f"{episodes['mean']:.1f} in {episodes['episodes']} episodes",
+        f"{readable(episodes['mean'])} in {episodes['episodes']} episodes",
         fontsize=11,
     )
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pwm.experiment.numbers import readable
+
 Numbers = Mapping[str, Any]
 
 WIDTH = 18
@@ -14,13 +16,13 @@ COLUMN = 9
 def describe(numbers: Numbers) -> str:
     """Text about everything measured."""
     episodes = numbers["episodes"]
+    mean, std = readable(episodes["mean"]), readable(episodes["std"])
     epoch = numbers["progress"].get("epoch")
     when = "" if epoch is None else f", epoch {epoch:.0f}"
     lines = [
         f"{numbers['task']}  {numbers['algorithm']} ({numbers['dynamics']})  "
         f"seed {numbers['training_seed']}{when}: {numbers['policy']}",
-        f"{episodes['episodes']} real episodes: return {episodes['mean']:.1f} +- {episodes['std']:.1f}, "
-        f"{episodes['mean_length']:.0f} steps",
+        f"{episodes['episodes']} real episodes: return {mean} +- {std}, {episodes['mean_length']:.0f} steps",
     ]
     for name, section in SECTIONS.items():
         found = numbers[name]

@@ -226,9 +226,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def key_of(config: ExperimentConfig) -> Key:
     """Task, algorithm (the run's name) and seed; the task is the environment's ``EnvSpec.name``."""
-    kind = getattr(config.env, "id", None) or getattr(config.env, "task", None)
-    task = f"{config.env_name}_{kind}" if kind else config.env_name
-    return task, config.run_name, config.general.seed
+    return config.env.task_name, config.run_name, config.general.seed
 
 
 def describe_key(key: Key) -> str:

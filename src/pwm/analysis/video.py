@@ -20,6 +20,7 @@ from pwm.algorithm.agent import Agent
 from pwm.envs.base import Renderable, StepResult
 from pwm.errors import ConfigError, EnvError
 from pwm.experiment.checkpoints import write_atomically
+from pwm.experiment.numbers import readable
 from pwm.experiment.policies import load_policy
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes, check_task
 from pwm.experiment.policy_files import find_policy
@@ -58,7 +59,7 @@ class Film:
     def __str__(self) -> str:
         return (
             f"{self.path}: {self.frames} frames at {self.fps:.4g} per second; "
-            f"episode of {self.length} steps, return {self.episode_return:.1f}"
+            f"episode of {self.length} steps, return {readable(self.episode_return)}"
         )
 
 
@@ -163,7 +164,11 @@ class Crew:
         reward = float(result.reward[0])
         self.total += reward
         if self._picture is not None and self.append is not None:
-            lines = [f"step   {self.length:8d}", f"reward {reward:8.2f}", f"return {self.total:8.1f}"]
+            lines = [
+                f"step   {self.length:8d}",
+                f"reward {readable(reward, 2):>8}",
+                f"return {readable(self.total):>8}",
+            ]
             self.append(captioned(self._picture, lines))
             self.frames += 1
         self.length += 1

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from pwm.errors import DataError
 from pwm.experiment.checkpoints import write_atomically
 from pwm.experiment.loggers import read_metrics
+from pwm.experiment.numbers import readable
 
 Records = Sequence[Mapping[str, float | None]]
 
@@ -157,11 +158,11 @@ class TrainingVisualizer:
         rows += [("wall time (minutes)", _last(self.records, "wall_time", ".1f", MINUTE))]
         if returns:
             best = max(range(len(returns)), key=returns.__getitem__)
-            rows += [("best evaluated return", f"{returns[best]:.1f} at {steps[best]:,.0f} steps")]
-            rows += [("last evaluated return", f"{returns[-1]:.1f}")]
+            rows += [("best evaluated return", f"{readable(returns[best])} at {steps[best]:,.0f} steps")]
+            rows += [("last evaluated return", readable(returns[-1]))]
         else:
             rows += [("evaluated return", "not logged")]
-        rows += [(f"{REFERENCES[name][0]} scores", f"{value:.1f}") for name, value in self.reference.items()]
+        rows += [(f"{REFERENCES[name][0]} scores", readable(value)) for name, value in self.reference.items()]
         rows += [("velocity evaluations", _last(self.records, "velocity_evals", ",.0f"))]
         rows += [("skipped updates", _last(self.records, "skipped_updates", ",.0f"))]
         rows += [("peak memory (MB)", _last(self.records, "memory/rss_peak", ",.0f"))]
@@ -325,7 +326,7 @@ def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:
         if name not in reference:
             continue
         score = reference[name]
-        axes.axhline(score, color="black", linestyle=style, linewidth=1, label=f"{label} ({score:.1f})")
+        axes.axhline(score, color="black", linestyle=style, linewidth=1, label=f"{label} ({readable(score)})")
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -11,13 +11,20 @@ from pwm.analysis.statistics import Estimate, Summary
 
 UNKNOWN = "–"
 MINUS = "−"
+# Below it there are more zeros behind the point than the eye counts.
+SMALL = 1e-5
 
 
 def number(value: float | None, like: float | None = None, sign: bool = False) -> str:
-    """``value`` with about three digits, or as many decimals as ``like`` gets; ``sign`` also shows a plus."""
+    """``value`` with about three digits, or as many decimals as ``like`` gets; ``sign`` also shows a plus.
+
+    Where decimals would be too many to count, it is a power of ten, for example ``2.5e-07``.
+    """
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    text = f"{value:{'+' if sign else ''},.{_decimals(value if like is None else like)}f}"
+    form, size = "+" if sign else "", value if like is None else like
+    small = 0 < abs(size) < SMALL
+    text = f"{value:{form}.2g}" if small else f"{value:{form},.{_decimals(size)}f}"
     # A value that is rounded to zero has no sign.
     return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-+")
 
@@ -100,4 +107,4 @@ def _decimals(value: float) -> int:
         return 1
     if size >= 0.0995:
         return 2
-    return min(8, 1 - math.floor(math.log10(size)))
+    return 1 - math.floor(math.log10(size))

@@ -314,11 +314,6 @@ class ReplayBuffer:
         return float((stored * (stored - 1)).sum() / (2 * stored.sum()))
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of device memory held by the stored data."""
-        return sum(t.numel() * t.element_size() for t in (self._rows, self._is_transition, self._queue))
-
-    @property
     def cursor(self) -> Tensor:
         """Copy of the number of the row that takes each environment's next transition, [N] int64."""
         return self._cursor.clone()

@@ -76,6 +76,11 @@ class Options:
         if not self.ends or any(end not in ENDS for end in self.ends):
             raise ConfigError(f"env.ends={self.ends!r}: must be a non-empty list of {' / '.join(ENDS)}")
 
+    @property
+    def task_name(self) -> str:
+        """``EnvSpec.name`` of the environment."""
+        return f"analytic_{self.task}"
+
 
 class LqrEnv:
     """N linear-quadratic systems ``x' = A x + B u`` with reward ``1 - x.Q x - u.R u``.
@@ -102,7 +107,7 @@ class LqrEnv:
             ConfigError: the optimal feedback would leave [-1, 1].
         """
         n, length = options.state_dim, options.episode_length
-        self.spec = EnvSpec("analytic_lqr", n, n // 2, length, LQR_DT)
+        self.spec = EnvSpec(options.task_name, n, n // 2, length, LQR_DT)
         self.num_envs = num_envs
         self.device = device
         self.A, self.B = lqr_matrices(n)
@@ -230,7 +235,7 @@ class CountingEnv:
     def __init__(self, options: Options, num_envs: int, device: torch.device, seed: int) -> None:
         """Build and reset; ``seed`` changes nothing, because nothing is random."""
         lengths = options.episode_lengths or [options.episode_length]
-        self.spec = EnvSpec("analytic_counting", options.obs_dim, options.act_dim, max(lengths), 0.0)
+        self.spec = EnvSpec(options.task_name, options.obs_dim, options.act_dim, max(lengths), 0.0)
         self.num_envs = num_envs
         self.device = device
         self._ids = torch.arange(num_envs, device=device)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pwm.errors import ActionError
+from pwm.errors import ActionError, EnvError
 
 
 @dataclass(frozen=True)
@@ -157,3 +157,27 @@ def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:
     if not math.isfinite(action.sum().item()):
         bad = (~torch.isfinite(action)).any(-1).nonzero().flatten().tolist()
         raise ActionError(f"action of environment(s) {bad[:8]} is not finite; actions must lie in [-1, 1]")
+
+
+def check_observation(name: str, obs: Tensor, when: str) -> None:
+    """Raise EnvError unless ``obs`` [N, obs_dim] of task ``name`` is finite; ``when`` ends the message."""
+    if not math.isfinite(obs.sum().item()):
+        _refuse_non_finite(name, {"observation": obs}, when)
+
+
+def check_result(name: str, result: StepResult, when: str) -> None:
+    """Raise EnvError unless rewards and observations of a step are finite; see ``check_observation``."""
+    # As for actions: one number to look at instead of all.
+    if not math.isfinite((result.final_obs.sum() + result.obs.sum() + result.reward.sum()).item()):
+        values = {"reward": result.reward, "final_obs": result.final_obs, "obs": result.obs}
+        _refuse_non_finite(name, values, when)
+
+
+def _refuse_non_finite(name: str, values: dict[str, Tensor], when: str) -> None:
+    """Raise EnvError if an entry is not finite; else they were only too large to be added up."""
+    for key, value in values.items():
+        bad = (~torch.isfinite(value)).view(len(value), -1)
+        if bad.any():
+            index = int(bad.any(1).nonzero()[0])
+            entries = bad[index].nonzero().flatten().tolist()[:8]
+            raise EnvError(f"{name}: {key} of environment {index} is not finite (entries {entries}) {when}")

@@ -12,10 +12,13 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from pwm.experiment.numbers import readable
+
 # Metric, what it is called while training, and its unit.
 SHOWN = (
     ("eval/episode_return", "eval", ""),
     ("train/episode_return", "train", ""),
+    ("train/reward", "reward", "/step"),
     ("fps", "fps", ""),
     ("memory/rss", "rss", " MB"),
 )
@@ -74,8 +77,9 @@ class EpochTime:
 class TrainingMonitor:
     """Shows on stderr how far training is: a bar on a terminal, else a line every ``interval`` seconds.
 
-    Both show the latest returns, environment steps per second, resident memory and the time left; before the
-    first epoch, how much of the warm-up is done.
+    Both show the latest returns (the mean reward per step as long as no episode of training has ended),
+    environment steps per second, resident memory and the time left; before the first epoch, how much of the
+    warm-up is done.
 
     Args:
         epochs: epochs of the whole run.
@@ -160,9 +164,10 @@ class TrainingMonitor:
 
     def _figures(self) -> dict[str, str]:
         """What is shown behind the epoch, by its label."""
-        figures = {
-            label: f"{self._latest[key]:.0f}{unit}" for key, label, unit in SHOWN if key in self._latest
-        }
+        known = dict(self._latest)
+        if "train/episode_return" in known:
+            known.pop("train/reward", None)
+        figures = {label: f"{readable(known[key], 0)}{unit}" for key, label, unit in SHOWN if key in known}
         left = self._time.left(self.epochs - self.epoch)
         return figures if left is None else figures | {"eta": tqdm.format_interval(round(left))}
 

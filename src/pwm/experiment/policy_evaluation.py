@@ -13,6 +13,7 @@ import torch
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError
 from pwm.experiment import checkpoints
+from pwm.experiment.numbers import readable
 from pwm.experiment.policies import load_policy
 from pwm.experiment.policy_files import checkpoint_name, find_policy
 from pwm.experiment.run import EVAL_ENVS, build_env, pick_device
@@ -135,12 +136,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             r["name"],
             str(r["training_seed"]),
             r["checkpoint"],
-            f"{r['mean']:.1f}",
-            f"{r['std']:.1f}",
+            readable(r["mean"]),
+            readable(r["std"]),
             f"{r['mean_length']:.0f}",
             str(r["episodes"]),
-            f"{r['reference']['zero_action']:.1f}",
-            f"{r['reference']['random_action']:.1f}",
+            readable(r["reference"]["zero_action"]),
+            readable(r["reference"]["random_action"]),
         ]
         for r in results
     ]

@@ -14,6 +14,7 @@ from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import ConfigError
 from pwm.experiment import reference
 from pwm.experiment.config import ExperimentConfig
+from pwm.experiment.memory import check_memory
 from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.experiment.policies import build_agent
 from pwm.experiment.preemption import PreemptionGuard
@@ -94,6 +95,7 @@ def train(config: ExperimentConfig) -> RunResult:
         env = build_env(config, config.alg.num_envs, stream_seed(seed, "env"), device)
         eval_env = build_env(config, min(EVAL_ENVS, config.general.eval_runs), EVALUATION_SEED, device)
         with contextlib.closing(env), contextlib.closing(eval_env):
+            check_memory(config, env, eval_env)
             folder = RunFolder(config, _build_trainer(config, env, device))
             with folder.locked():
                 return _train(folder, eval_env, guard.safe_point)

@@ -71,6 +71,7 @@ def run_train(args: argparse.Namespace) -> int:
         return 0
     from pwm.analysis.visualization import TrainingVisualizer
     from pwm.experiment import preemption
+    from pwm.experiment.numbers import readable
     from pwm.experiment.run import train
 
     result = train(config)
@@ -80,7 +81,9 @@ def run_train(args: argparse.Namespace) -> int:
     if result.outcome == "already finished":
         print(f"{result.folder} is already finished; raise general.epochs to train it further")
     TrainingVisualizer(result.folder).generate_all_plots()
-    print(f"best evaluated return {result.best_return:.1f} at epoch {result.best_epoch}: {result.folder}")
+    print(
+        f"best evaluated return {readable(result.best_return)} at epoch {result.best_epoch}: {result.folder}"
+    )
     return 0
 
 

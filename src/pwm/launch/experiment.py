@@ -154,13 +154,14 @@ class RunJob:
 
     def result(self) -> str:
         """What its policies scored on held-out episodes, in words."""
+        from pwm.experiment.numbers import readable
         from pwm.experiment.policy_evaluation import held_out_returns
         from pwm.experiment.policy_files import CHECKPOINTS
 
         means = []
         for which in CHECKPOINTS:
             returns = held_out_returns(self.run.folder, which, self._episodes) or [float("nan")]
-            means.append(f"{which} policy {sum(returns) / len(returns):.1f}")
+            means.append(f"{which} policy {readable(sum(returns) / len(returns))}")
         return ", ".join(means)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pwm.models.layers import activation
+from pwm.models.layers import mish
 
 
 class EnsembleLinear(nn.Module):
@@ -55,8 +55,7 @@ class CriticEnsemble(nn.Module):
         latent_dim: width of z.
         units: hidden widths.
         members: number of value functions.
-        act: activation name.
-        activation_first: activation before LayerNorm, as in the published PWM.
+        activation_first: Mish before LayerNorm, as in the published PWM.
 
     The networks predict (V - mean) / std, with buffers ``mean`` 0 and ``std`` 1 unless ``rescale`` moves
     them (PopArt, van Hasselt et al. 2016).
@@ -70,7 +69,6 @@ class CriticEnsemble(nn.Module):
         latent_dim: int,
         units: Sequence[int],
         members: int = 3,
-        act: str = "mish",
         activation_first: bool = False,
     ) -> None:
         super().__init__()
@@ -80,14 +78,13 @@ class CriticEnsemble(nn.Module):
         self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
-        self.act = activation(act)
         self.activation_first = activation_first
 
     def forward(self, z: Tensor) -> Tensor:
         """Values [M, ...] of latents [..., latent_dim]."""
         x = self.first.forward_shared(z.reshape(-1, z.shape[-1]))
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = norm(self.act(x)) if self.activation_first else self.act(norm(x))
+            x = norm(mish(x)) if self.activation_first else mish(norm(x))
             x = layer(x)
         return torch.addcmul(self.mean, x, self.std).view(-1, *z.shape[:-1])
 

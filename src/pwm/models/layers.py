@@ -96,10 +96,6 @@ class SimNorm(nn.Module):
             shares = torch.softmax(groups.mT.contiguous(), dim=-2).mT.flatten(-2)
         return shares if self.scale == 1.0 else self.scale * shares
 
-    def extra_repr(self) -> str:
-        """Show the group size and the scale."""
-        return f"dim={self.dim}, scale={self.scale}"
-
 
 class NormedLinear(nn.Module):
     """Linear, LayerNorm, activation.

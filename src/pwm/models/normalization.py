@@ -26,7 +26,7 @@ class RunningMeanStd(Statistics):
 
     Args:
         shape: shape of one sample; a batch is [n, *shape], or [n] for shape (1,).
-        epsilon: pseudo-count of the initial mean 0 and variance 1.
+        epsilon: pseudo-count of the initial mean 0 and variance 1; with 0 the first batch replaces them.
     """
 
     mean: Tensor
@@ -55,13 +55,19 @@ class RunningMeanStd(Statistics):
         """sqrt(var + 1e-5), shape ``shape``."""
         return torch.sqrt(self.var + 1e-5)
 
+    def relative_std(self, share: float) -> Tensor:
+        """Standard deviation of data of any size, shape ``shape``.
+
+        It is at least ``share`` of |mean|, so that data that hardly vary are not blown up, and 1 where all
+        data were zero. Nothing else is added: data that are a million times smaller give a standard deviation
+        that is a million times smaller, if ``epsilon`` is 0.
+        """
+        std = torch.maximum(self.var.sqrt(), share * self.mean.abs())
+        return torch.where(std > 0, std, torch.ones_like(std))
+
     def normalize(self, x: Tensor) -> Tensor:
         """Centre and scale, clamped to [-5, 5]."""
         return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
-
-    def unnormalize(self, y: Tensor) -> Tensor:
-        """Undo ``normalize`` where it did not clamp."""
-        return y * self.std + self.mean
 
 
 class MovingMeanStd(Statistics):
@@ -98,5 +104,7 @@ class MovingMeanStd(Statistics):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation (double precision), at least 0.01."""
-        return (self.square - self.mean.square()).clamp(min=1e-4).sqrt()
+        """Standard deviation (double precision), at least a millionth of |mean|, and at least 1e-8."""
+        squared_mean = self.mean.square()
+        floor = (1e-12 * squared_mean).clamp(min=1e-16)
+        return torch.maximum(self.square - squared_mean, floor).sqrt()

@@ -15,10 +15,14 @@ class EpisodeStatistics:
         self.running_return = torch.zeros(num_envs, device=device)
         self.running_length = torch.zeros(num_envs, device=device)
         self.sums = torch.zeros(3, device=device)
+        # Rewards of all steps since the last ``flush``, and their number.
+        self.rewards = torch.zeros(2, device=device)
 
     def add(self, result: StepResult) -> None:
         """Count one step of every environment."""
         done = result.terminated | result.truncated
+        self.rewards[0] += result.reward.sum()
+        self.rewards[1] += len(result.reward)
         self.running_return += result.reward
         self.running_length += 1
         finished = done.to(self.sums.dtype)
@@ -30,20 +34,27 @@ class EpisodeStatistics:
 
     def state_dict(self) -> list[Tensor]:
         """Unfinished episodes, and sums since the last ``flush``."""
-        return [self.running_return.clone(), self.running_length.clone(), self.sums.clone()]
+        return [tensor.clone() for tensor in self._tensors()]
 
     def load_state_dict(self, state: list[Tensor]) -> None:
         """Continue from ``state``."""
-        for own, saved in zip((self.running_return, self.running_length, self.sums), state, strict=True):
+        # States of earlier releases lack the last tensor; it is that of one epoch.
+        for own, saved in zip(self._tensors(), state, strict=False):
             own.copy_(saved)
 
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.running_return, self.running_length, self.sums, self.rewards
+
     def flush(self) -> dict[str, float]:
-        """Means over the episodes finished since the last call; empty if none finished."""
+        """Means over the steps since the last call, and over the episodes finished in it, if any did."""
         total_return, total_length, count = self.sums.tolist()
+        reward, steps = self.rewards.tolist()
         self.sums.zero_()
+        self.rewards.zero_()
+        found = {"train/reward": reward / steps} if steps else {}
         if not count:
-            return {}
-        return {
+            return found
+        return found | {
             "train/episode_return": total_return / count,
             "train/episode_length": total_length / count,
             "train/episodes": count,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pwm.data.batch import Recorded
-from pwm.envs.base import StepResult, VectorEnv
+from pwm.envs.base import StepResult, VectorEnv, check_observation
 from pwm.errors import ConfigError, EnvError
 from pwm.training.hooks import SafePoint, go_on
 
@@ -112,7 +112,7 @@ def evaluate(
 
     Raises:
         ConfigError: ``episodes`` is smaller than 1.
-        EnvError: a return is not finite.
+        EnvError: a return or an observation is not finite.
     """
     if episodes < 1:
         raise ConfigError(f"episodes={episodes}; it must be at least 1")
@@ -121,6 +121,7 @@ def evaluate(
     rounds = -(-episodes // env.num_envs)
     for r in range(rounds):
         obs = env.reset(seed + r)
+        check_observation(env.spec.name, obs, "at reset")
         running = torch.ones(env.num_envs, dtype=torch.bool, device=obs.device)
         total = torch.zeros(env.num_envs, dtype=torch.float64, device=obs.device)
         steps = torch.zeros(env.num_envs, dtype=torch.int64, device=obs.device)
@@ -133,6 +134,7 @@ def evaluate(
             steps += running
             running &= ~(result.terminated | result.truncated)
             obs = result.obs
+            check_observation(env.spec.name, obs, "in an evaluation")
         if bad := (~torch.isfinite(total)).nonzero().flatten().tolist():
             raise EnvError(
                 f"{env.spec.name}: the return of an evaluation episode is not finite (environments {bad}): "

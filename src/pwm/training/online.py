@@ -23,7 +23,7 @@ from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_
 from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
 from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
-from pwm.envs.base import StepResult, VectorEnv
+from pwm.envs.base import StepResult, VectorEnv, check_observation, check_result
 from pwm.errors import ActionError, EnvError, NonFiniteError
 from pwm.training.episode_statistics import EpisodeStatistics
 from pwm.training.hooks import SafePoint, go_on
@@ -56,6 +56,7 @@ class OnlineTrainer:
         )
         self.episodes = EpisodeStatistics(env.num_envs, env.device)
         self.obs = env.reset()
+        check_observation(env.spec.name, self.obs, "at reset")
         self.env_steps = 0
         self.epoch = 0
         self.velocity_evals = 0
@@ -162,9 +163,7 @@ class OnlineTrainer:
     def _step(self, action: Tensor) -> StepResult:
         with named_divergence():
             result = self.env.step(action)
-        # A NaN or infinity anywhere makes the sum non-finite: one number to look at instead of all.
-        if not math.isfinite(float(result.final_obs.sum() + result.obs.sum() + result.reward.sum())):
-            raise EnvError(f"{self.env.spec.name}: {_not_finite(result)} after {self.env_steps} steps")
+        check_result(self.env.spec.name, result, f"after {self.env_steps} steps")
         self.replay.add(
             self.obs, action, result.reward, result.terminated, result.truncated, result.final_obs
         )
@@ -318,18 +317,6 @@ def named_divergence() -> Iterator[None]:
             f"training diverged, the policy no longer gives numbers: {error}; lower alg.actor_lr, "
             "alg.critic_lr or alg.model_lr"
         ) from error
-
-
-def _not_finite(result: StepResult) -> str:
-    for name in ("reward", "final_obs", "obs"):
-        values: Tensor = getattr(result, name)
-        bad = (~torch.isfinite(values)).view(len(values), -1)
-        if bad.any():
-            env = int(bad.any(1).nonzero()[0])
-            return (
-                f"{name} of environment {env} is not finite (entries {bad[env].nonzero().flatten().tolist()})"
-            )
-    return "observations or rewards are too large to add up"
 
 
 def _named(phase: str, metrics: Metrics) -> Metrics:

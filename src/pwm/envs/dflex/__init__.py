@@ -60,6 +60,11 @@ class Options:
                 f"env.num_threads={self.num_threads!r}: must be an integer of at least 0 (0 = all cores)"
             )
 
+    @property
+    def task_name(self) -> str:
+        """``EnvSpec.name`` of the environment."""
+        return f"dflex_{self.task}"
+
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,227 @@
+"""Copies of one environment, stepped one after the other in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pwm.envs.gym.creation import make
+from pwm.envs.gym.faults import Blame, WrongReturn
+from pwm.envs.gym.options import Options
+from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
+from pwm.envs.gym.spaces import ObservationLayout
+from pwm.envs.gym.time_limit import limited
+from pwm.errors import EnvError
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the copies of an environment have in common.
+
+    Attributes:
+        action_space: Gymnasium's space of one action.
+        observation_space: that of one observation, as the environment returns it.
+        episode_length: steps after which an episode is truncated at the latest.
+        declared: whether the environment, or the configuration, states that limit.
+        control_dt: seconds per control step where the environment states them, else 0.
+        render_modes: the ways in which it can be drawn.
+    """
+
+    action_space: Any
+    observation_space: Any
+    episode_length: int
+    declared: bool
+    control_dt: float
+    render_modes: tuple[str, ...]
+
+
+def common(name: str, facts: Sequence[Facts]) -> Facts:
+    """The facts of all copies of ``name``.
+
+    Raises:
+        EnvError: two copies differ.
+    """
+    first = facts[0]
+    for other in facts[1:]:
+        for key in ("action_space", "observation_space", "episode_length"):
+            mine, its = getattr(first, key), getattr(other, key)
+            if mine != its:
+                raise EnvError(f"{name}: the {key} of its copies differs, {mine} and {its}")
+    return first
+
+
+class Step(NamedTuple):
+    """One step of n copies.
+
+    Attributes:
+        obs: [n, obs_dim], what to act on next: the first of a new episode where one ended.
+        final_obs: [n, obs_dim], the observation that the step led to.
+        reward: [n] float64.
+        terminated, truncated: [n] bool; never both, termination wins.
+    """
+
+    obs: np.ndarray
+    final_obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
+class Copies:
+    """Copies of an environment with same-step auto-reset. What they say beside the five values is dropped.
+
+    Args:
+        options: what to make.
+        first: number of the first copy here among all, for messages.
+        seeds: one for every copy; they start the streams of the global generators.
+
+    Raises:
+        EnvError: a copy cannot be made or has spaces that are not supported, or two copies differ.
+    """
+
+    def __init__(self, options: Options, first: int, seeds: Sequence[int]) -> None:
+        self.envs: list[Any] = []
+        self.streams = [CopyStream(seed) for seed in seeds]
+        self._name = options.id
+        copies = range(first, first + len(seeds))
+        self._resets = [Blame(f"{options.id}: reset of environment {i}") for i in copies]
+        self._steps = [Blame(f"{options.id}: step of environment {i}") for i in copies]
+        try:
+            with borrowed_globals():
+                facts = [self._add(options, stream) for stream in self.streams]
+            self.facts = common(options.id, facts)
+            self._layout = ObservationLayout(options.id, self.facts.observation_space)
+        except EnvError:
+            self.close()
+            raise
+        self._draws = any(may_draw_from_globals(env) for env in self.envs)
+
+    def _add(self, options: Options, stream: CopyStream) -> Facts:
+        stream.seed_globals()
+        env = make(options)
+        self.envs.append(env)
+        with Blame(f"{options.id}: its constructor"):
+            _own_spaces(env.unwrapped)
+            env, length, declared = limited(options.id, env, options.episode_length)
+            self.envs[-1] = env
+            dt = getattr(env.unwrapped, "dt", 0.0)
+            return Facts(
+                env.action_space,
+                env.observation_space,
+                length,
+                declared,
+                float(dt) if isinstance(dt, (int, float)) else 0.0,
+                tuple(env.metadata.get("render_modes") or ()),
+            )
+
+    def reset(self, seeds: Sequence[int] | None) -> np.ndarray:
+        """Begin new episodes, with new random streams if there are seeds; returns obs [n, obs_dim]."""
+        obs = self._rows()
+        with self._globals():
+            for i, stream in enumerate(self.streams):
+                if seeds is not None:
+                    stream.restart(seeds[i])
+                self._begin(i, obs[i], None if seeds is None else seeds[i])
+        return obs
+
+    def step(self, actions: np.ndarray) -> Step:
+        """Advance every copy by its action [n, *shape] of the action space."""
+        n = len(self.envs)
+        obs, reward = self._rows(), np.empty(n)
+        terminated, truncated = np.zeros((2, n), dtype=bool)
+        with self._globals():
+            for i in range(n):
+                # Not actions[i], which is no array where actions are scalars.
+                reward[i], terminated[i], truncated[i] = self._advance(i, actions[i, ...], obs[i])
+            truncated &= ~terminated
+            final_obs = obs.copy()
+            for done in np.flatnonzero(terminated | truncated):
+                self._begin(int(done), obs[done], None)
+        return Step(obs, final_obs, reward, terminated, truncated)
+
+    def close(self) -> None:
+        """Close every copy; what one raises then is only a warning, for its work is done."""
+        for env in self.envs:
+            try:
+                with Blame(f"{self._name}: close"):
+                    env.close()
+            except EnvError as error:
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+
+    def _rows(self) -> np.ndarray:
+        return np.empty((len(self.envs), self._layout.dim), dtype=self._layout.dtype)
+
+    def _globals(self) -> contextlib.AbstractContextManager[None]:
+        return borrowed_globals() if self._draws else contextlib.nullcontext()
+
+    def _begin(self, index: int, row: np.ndarray, seed: int | None) -> None:
+        """Reset one copy; its first observation goes into ``row``."""
+        env = self.envs[index]
+        with self._resets[index]:
+            if self._draws:
+                self.streams[index].seed_globals()
+                if seed is not None:
+                    env.unwrapped.observation_space.seed(seed)
+                    env.unwrapped.action_space.seed(seed)
+            found = env.reset(seed=seed)
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise WrongReturn(f"{_described(found)} instead of (observation, info)")
+            self._layout.write(found[0], row)
+
+    def _advance(self, index: int, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
+        """Step one copy; what it observes goes into ``row``. Returns reward, terminated, truncated."""
+        with self._steps[index]:
+            if self._draws:
+                self.streams[index].seed_globals()
+            observation, reward, terminated, truncated, _ = self.envs[index].step(action)
+            self._layout.write(observation, row)
+            return _number(reward), _flag("terminated", terminated), _flag("truncated", truncated)
+        raise AssertionError("a Blame never swallows an exception")
+
+
+def _own_spaces(core: Any) -> None:
+    """Give an environment spaces of its own.
+
+    Spaces draw samples from generators of theirs, and are often attributes of the class, which all copies of
+    an environment share.
+    """
+    for name in ("observation_space", "action_space"):
+        # Where it is a property, every copy has made its own.
+        if not isinstance(getattr(type(core), name, None), property):
+            setattr(core, name, copy.deepcopy(getattr(core, name)))
+
+
+def _number(reward: Any) -> float:
+    """A reward given as any number, or as an array of one."""
+    if isinstance(reward, (float, int, np.number, np.bool_)):
+        return float(reward)
+    found = np.asarray(reward)
+    if found.size != 1 or not np.can_cast(found.dtype, np.float64, "same_kind"):
+        raise WrongReturn(f"the reward {_described(reward)} instead of one number")
+    return float(found.reshape(()))
+
+
+def _flag(name: str, value: Any) -> bool:
+    """A flag given as a truth value, or as an array of one."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    found = np.asarray(value)
+    if found.size != 1 or found.dtype == object:
+        raise WrongReturn(f"{name} {_described(value)} instead of one truth value")
+    return bool(found.reshape(()))
+
+
+def _described(value: Any) -> str:
+    """The kind of a returned value, for messages."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."

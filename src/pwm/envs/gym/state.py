@@ -1,0 +1,112 @@
+"""The state of one copy, saved so that it continues bit-identically."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from torch import Tensor
+
+from pwm.envs.gym.random_streams import CopyStream
+from pwm.envs.gym.time_limit import layers
+from pwm.errors import EnvError
+
+# Wrappers that hold no state besides the time limit's counter, so that saving an environment is exact.
+PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
+
+
+def save(env: Any, stream: CopyStream) -> dict[str, Any]:
+    """State of ``env`` and of the global generators it meets: tensors, numbers and text.
+
+    Raises:
+        EnvError: it is neither a MuJoCo nor a classic-control environment of Gymnasium.
+    """
+    family, core = _family(env), env.unwrapped
+    saved: dict[str, Any] = {
+        "family": family,
+        # Text: the generator's 128-bit integers exceed what tensors hold.
+        "random": json.dumps(core.np_random.bit_generator.state),
+        "stream": stream.state(),
+        "elapsed": max((int(limit._elapsed_steps or 0) for limit in _time_limits(env)), default=0),
+    }
+    if family == "classic_control":
+        saved["state"] = torch.as_tensor(np.array(core.state, dtype=np.float64))
+        saved["dtype"] = str(np.asarray(core.state).dtype)
+    else:
+        saved["physics"] = _physics(core)
+        saved["arrays"] = {name: torch.from_numpy(array.copy()) for name, array in _arrays(core.data)}
+    return saved
+
+
+def load(env: Any, stream: CopyStream, saved: dict[str, Any]) -> None:
+    """Put ``env`` and its stream into the state that ``save`` returned.
+
+    Raises:
+        EnvError: the state is of another kind of environment, or this one cannot be restored.
+    """
+    family, core = _family(env), env.unwrapped
+    if saved["family"] != family:
+        raise EnvError(f"saved state is of family {saved['family']!r}, the environment of {family!r}")
+    core.np_random.bit_generator.state = json.loads(saved["random"])
+    # States of earlier releases have none; environments that can be saved do not draw from it.
+    if "stream" in saved:
+        stream.load(saved["stream"])
+    for limit in _time_limits(env):
+        limit._elapsed_steps = saved["elapsed"]
+    if family == "classic_control":
+        core.state = saved["state"].numpy().astype(saved["dtype"])
+        return
+    import mujoco
+
+    state = saved["physics"].numpy()
+    mujoco.mj_setState(core.model, core.data, state, int(mujoco.mjtState.mjSTATE_INTEGRATION))
+    mujoco.mj_forward(core.model, core.data)
+    # Rewards and observations also read quantities that lag the state by one substep (body
+    # positions, contact forces); mj_forward would replace them by fresh ones.
+    for name, array in _arrays(core.data):
+        array[...] = saved["arrays"][name].numpy()
+
+
+def _family(env: Any) -> str:
+    """Return ``mujoco`` or ``classic_control``; raise EnvError where saving would not be exact."""
+    *wrappers, core = layers(env)
+    for wrapper in wrappers:
+        if type(wrapper) not in PLAIN_WRAPPERS:
+            raise EnvError(f"state saving does not know the wrapper {type(wrapper).__name__}")
+    module = type(core).__module__
+    for family in ("mujoco", "classic_control"):
+        if module.startswith(f"gymnasium.envs.{family}."):
+            return family
+    raise EnvError(
+        f"the state of {type(core).__name__} cannot be saved; only Gymnasium's MuJoCo and "
+        "classic-control environments can"
+    )
+
+
+def _time_limits(env: Any) -> list[Any]:
+    """The wrappers that count steps."""
+    return [layer for layer in layers(env) if isinstance(layer, TimeLimit)]
+
+
+def _physics(core: Any) -> Tensor:
+    import mujoco
+
+    kind = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+    state = np.zeros(mujoco.mj_stateSize(core.model, kind))
+    mujoco.mj_getState(core.model, core.data, state, kind)
+    return torch.from_numpy(state)
+
+
+def _arrays(data: Any) -> list[tuple[str, np.ndarray]]:
+    """Return every floating-point array of the simulation whose size the model fixes."""
+    found = []
+    for name in sorted(dir(data)):
+        if name.startswith(("_", "efc_", "iefc_", "contact")):
+            continue
+        value = getattr(data, name)
+        if isinstance(value, np.ndarray) and value.dtype == np.float64 and value.flags.writeable:
+            found.append((name, value))
+    return found

@@ -1,0 +1,64 @@
+"""The time limit of an environment, in whichever way it is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium.wrappers import TimeLimit
+
+from pwm.envs.gym.options import MAX_EPISODE_LENGTH
+from pwm.errors import EnvError
+
+# Steps of an episode where nothing declares a limit.
+DEFAULT_EPISODE_LENGTH = 1000
+# How environments call a limit that they keep by themselves.
+ATTRIBUTES = ("_max_episode_steps", "max_episode_steps")
+
+
+def layers(env: Any) -> Iterator[Any]:
+    """The wrappers of ``env`` from the outermost in, then the environment itself."""
+    yield env
+    while env is not env.unwrapped:
+        env = env.env
+        yield env
+
+
+def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
+    """``env`` with a time limit, the limit, and whether it was declared or is the default.
+
+    An environment that ends its episodes earlier by itself is left to do so.
+
+    Args:
+        name: id of the environment, for messages.
+        env: as Gymnasium makes it.
+        wanted: replaces what is declared, if given.
+
+    Raises:
+        EnvError: the declared limit is longer than evaluations, which run whole episodes, can be.
+    """
+    wrappers = [layer for layer in layers(env) if isinstance(layer, TimeLimit)]
+    attributes = [(layer, key, value) for layer in layers(env) for key, value in _attributes(layer)]
+    if wanted is not None:
+        for layer, key, _ in attributes:
+            setattr(layer, key, wanted)
+        length, declared = wanted, True
+    else:
+        found = [layer._max_episode_steps for layer in wrappers] or [value for *_, value in attributes]
+        length, declared = min(found, default=DEFAULT_EPISODE_LENGTH), bool(found)
+    if length > MAX_EPISODE_LENGTH:
+        raise EnvError(
+            f"{name} has a time limit of {length} steps, and evaluations run whole episodes; set "
+            f"env.episode_length to at most {MAX_EPISODE_LENGTH}"
+        )
+    return env if wrappers else TimeLimit(env, length), length, declared
+
+
+def _attributes(layer: Any) -> Iterator[tuple[str, int]]:
+    """Attributes that state a limit, of this layer alone."""
+    for key in ATTRIBUTES:
+        # Wrappers may hand on attributes of what they wrap; properties follow what they are computed from.
+        value = vars(layer).get(key, vars(type(layer)).get(key))
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
+            yield key, int(value)

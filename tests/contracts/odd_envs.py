@@ -1,0 +1,352 @@
+"""Small environments, legal and not, that trip careless adapters; importing registers ``Odd<Name>-v0``.
+
+All of them end their episodes after ``LENGTH`` steps unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+from random import gauss
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+
+LENGTH = 12
+UNIT = spaces.Box(-1.0, 1.0, (2,), np.float32)
+REALS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+
+class Odd(gymnasium.Env):
+    """Noise as observation, minus the squared action as reward; ``kwargs`` replace parts of it."""
+
+    metadata = {"render_modes": []}
+    observation_space: spaces.Space = REALS
+    action_space: spaces.Space = UNIT
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+
+    def observe(self) -> Any:
+        return self.np_random.normal(size=3)
+
+    def reward(self, action: np.ndarray) -> Any:
+        return -float(np.sum(np.square(action, dtype=np.float64)))
+
+    def ends(self) -> tuple[Any, Any]:
+        return False, False
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), self.info()
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.steps += 1
+        return self.observe(), self.reward(action), *self.ends(), self.info()
+
+
+class Actions(Odd):
+    """Any action space; the observation shows the action that arrived, as float64."""
+
+    def __init__(self, space: spaces.Space, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.action_space = space
+        self.observation_space = spaces.Box(-np.inf, np.inf, (int(np.prod(space.shape)),), np.float64)
+        self.last = np.zeros(self.observation_space.shape)
+
+    def observe(self) -> np.ndarray:
+        return self.last
+
+    def reward(self, action: np.ndarray) -> float:
+        return 0.0
+
+    def step(self, action: np.ndarray) -> tuple[Any, ...]:
+        assert type(action) is np.ndarray
+        assert action.dtype == self.action_space.dtype
+        self.last = action.astype(np.float64).ravel()
+        result = super().step(action)
+        # The array is the environment's: what it does to it must reach nobody.
+        action[...] = 0
+        return result
+
+
+class AnyAction(Odd):
+    """Any action space, legal or not."""
+
+    def __init__(self, space: spaces.Space, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.action_space = space
+
+
+class Observations(Odd):
+    """Any observation space, of which it shows samples."""
+
+    def __init__(self, space: spaces.Space, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.observation_space = space
+
+    def observe(self) -> Any:
+        return self.observation_space.sample()
+
+
+class Constant(Odd):
+    """Shows ``value``, of which its space may know nothing."""
+
+    def __init__(self, value: Any, space: spaces.Space = REALS, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.observation_space, self.value = space, value
+
+    def observe(self) -> Any:
+        return self.value
+
+
+class Moving(Odd):
+    """Shows ``values`` of the number of steps."""
+
+    def __init__(self, values: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.values = values
+
+    def observe(self) -> np.ndarray:
+        return np.array(self.values(self.steps))
+
+
+class Rewards(Odd):
+    """Pays what ``form`` makes of 0.5."""
+
+    def __init__(self, form: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.form = form
+
+    def reward(self, action: np.ndarray) -> Any:
+        return self.form(0.5)
+
+
+class Scaled(Odd):
+    """Pays ``scale`` times as much as another one."""
+
+    def __init__(self, scale: float, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.scale = scale
+
+    def reward(self, action: np.ndarray) -> float:
+        return self.scale * super().reward(action)
+
+
+class Infos(Odd):
+    """Reports entries of every name, whose kind and length change."""
+
+    def info(self) -> dict[str, Any]:
+        length = int(self.np_random.integers(1, 5))
+        value = [np.zeros(length), "text" * length, None, {"nested": length}, [1, 2][:length]][length % 5]
+        names = ("final_obs", "_final_obs", "final_info", "_final_info", "episode", "contacts")
+        return dict.fromkeys(names, value)
+
+
+class Ends(Odd):
+    """Ends every third step in the way that ``flags`` say, and shows the number of the step."""
+
+    def __init__(self, flags: tuple[Any, Any], render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.flags = flags
+        self.shown = np.zeros(3)
+
+    def observe(self) -> np.ndarray:
+        # Always the same array, as simulators do it.
+        self.shown[:] = self.steps
+        return self.shown
+
+    def ends(self) -> tuple[Any, Any]:
+        return self.flags if self.steps == 3 else (False, False)
+
+
+class Limited(Odd):
+    """Truncates itself after ``own`` steps, and may say so in an attribute."""
+
+    def __init__(self, own: int = 7, attribute: str | None = None, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.own = own
+        if attribute is not None:
+            setattr(self, attribute, own)
+
+    def ends(self) -> tuple[bool, bool]:
+        return False, self.steps >= self.own
+
+
+class Unpicklable(Exception):
+    """Cannot be sent between processes."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+        self.hold = lambda: None
+
+
+ERRORS = {
+    "text": ValueError("size must be\nat least 2"),
+    "none": AssertionError(),
+    "type": TypeError("unsupported operand"),
+    "key": KeyError("speed"),
+    "exit": SystemExit(0),
+    "missing module": ModuleNotFoundError("No module named 'wheels_kit'", name="wheels_kit"),
+    "missing part": ModuleNotFoundError("No module named 'Box2D'", name="Box2D"),
+    "unpicklable": Unpicklable("two", "words"),
+}
+
+
+class Faulty(Odd):
+    """Raises one of ``ERRORS`` in the constructor, in a reset, in its third step or when it is closed."""
+
+    def __init__(self, where: str, error: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.where, self.error = where, ERRORS[error]
+        self._fail("constructor")
+
+    def _fail(self, where: str) -> None:
+        if self.where == where:
+            raise self.error
+
+    def observe(self) -> np.ndarray:
+        self._fail("reset" if self.steps == 0 else "")
+        self._fail("step" if self.steps == 3 else "")
+        return super().observe()
+
+    def close(self) -> None:
+        self._fail("close")
+
+
+class Changing(Odd):
+    """Changes the list that it was given."""
+
+    def __init__(self, goals: list[float], render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        goals.append(len(goals))
+        self.goals = goals
+
+    def observe(self) -> np.ndarray:
+        return np.array([float(len(self.goals)), 0.0, 0.0])
+
+
+class Parent(Odd):
+    """Has a process of its own."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+
+
+class Returns(Odd):
+    """Returns from ``reset`` or ``step`` what ``change`` makes of what it should."""
+
+    def __init__(self, call: str, change: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.call, self.change = call, change
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = super().reset(seed=seed)
+        return self.change(*result) if self.call == "reset" else result
+
+    def step(self, action: np.ndarray) -> Any:
+        result = super().step(action)
+        return self.change(*result) if self.call == "step" else result
+
+
+class Drawing(Odd):
+    """Draws from generators that the whole process shares: in the constructor, in resets and in steps."""
+
+    DRAWS = {
+        "python": random.random,
+        "python, imported": lambda: gauss(0, 1),
+        "numpy": lambda: np.random.randn(),  # noqa: NPY002
+        "numpy, choice": lambda: np.random.choice(1000),  # noqa: NPY002
+        "torch": lambda: torch.randn(()).item(),
+        "space of the class": lambda: float(REALS.sample()[0]),
+    }
+
+    def __init__(self, draw: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.draw = (
+            self.DRAWS[draw] if draw != "space of the class" else lambda: self.observation_space.sample()[0]
+        )
+        self.size = 1.0 if draw == "space of the class" else self.draw()
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.size, self.draw(), self.draw()])
+
+    def ends(self) -> tuple[bool, bool]:
+        return self.draw() > 0.9, False
+
+
+class Reseeding(Odd):
+    """Seeds generators with whatever it was given, which is nothing when an episode follows another."""
+
+    SEEDS = {
+        "python": lambda seed: random.seed(seed) or random.random(),
+        "python, by name": lambda seed: random.seed(a=seed) or random.random(),
+        "numpy": lambda seed: np.random.seed(seed) or np.random.random(),  # noqa: NPY002
+        "numpy, new": lambda seed: np.random.default_rng(seed).random(),
+        "gymnasium": lambda seed: spaces.Box(0.0, 1.0, (), seed=seed).sample(),
+    }
+
+    def __init__(self, kind: str, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.draw = self.SEEDS[kind]
+        self.size = self.draw(None) + self.np_random.normal()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        self.goal = float(self.draw(seed))
+        return super().reset(seed=seed)
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.size, self.goal, self.np_random.random()])
+
+
+class Dying(Odd):
+    """Takes its whole process along."""
+
+    def ends(self) -> tuple[bool, bool]:
+        os._exit(3) if self.steps == 2 else None
+        return False, False
+
+
+def wrapped(limit: int, **kwargs: Any) -> gymnasium.Env:
+    """An entry point that sets the time limit itself."""
+    return TimeLimit(Odd(**kwargs), limit)
+
+
+for _class in (
+    Odd,
+    Actions,
+    AnyAction,
+    Observations,
+    Constant,
+    Moving,
+    Rewards,
+    Scaled,
+    Infos,
+    Ends,
+    Faulty,
+    Returns,
+    Drawing,
+    Reseeding,
+    Dying,
+    Changing,
+    Parent,
+):
+    gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)
+gymnasium.register("OddLimited-v0", Limited)
+gymnasium.register("OddEndless-v0", Odd)
+gymnasium.register("OddWrapped-v0", wrapped, kwargs={"limit": 5})
+gymnasium.register("OddHuge-v0", Odd, max_episode_steps=10**9)

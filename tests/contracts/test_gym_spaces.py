@@ -1,0 +1,244 @@
+"""Actions meet their spaces to the last bit, and observations of every kind become rows of numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tests.contracts.odd_envs import UNIT
+from tests.contracts.odd_rollouts import N, make, rollout, zeros
+
+from pwm.envs.gym.spaces import ActionScaling
+from pwm.errors import EnvError
+
+# --- actions --------------------------------------------------------------------------------------
+
+BOXES = {
+    "rounding passes the bound": spaces.Box(-3.0, 0.9, (1,), np.float32),
+    "bounds of each dimension": spaces.Box(
+        np.array([-0.1, 2.0, -7.3]), np.array([0.3, 2.0, 1e-3]), dtype=np.float64
+    ),
+    "doubles": spaces.Box(-0.7, 0.1, (2,), np.float64),
+    "halves": spaces.Box(-0.7, 0.1, (2,), np.float16),
+    "integers": spaces.Box(0, 10, (2,), np.int64),
+    "bytes": spaces.Box(0, 255, (2,), np.uint8),
+    "signed bytes": spaces.Box(-128, 127, (2,), np.int8),
+    "all integers": spaces.Box(-(2**63) + 3, 2**63 - 3, (1,), np.int64),
+    "whole range of a float": spaces.Box(
+        np.finfo(np.float32).min, np.finfo(np.float32).max, (2,), np.float32
+    ),
+    "matrix": spaces.Box(-2.0, 1.0, (2, 3), np.float32),
+    "scalar": spaces.Box(-2.0, 1.0, (), np.float32),
+    "scalar integer": spaces.Box(3, 5, (), np.int32),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_actions_reach_their_bounds_and_never_pass_them(name: str, mode: str) -> None:
+    space = BOXES[name]
+    # The environment asserts in every step that the action is in its space.
+    env = make("Actions", mode, space=space)
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    with np.errstate(over="ignore"):
+        edges = [torch.from_numpy(bound.astype(np.float32)).expand(N, -1) for bound in (low, high)]
+    middle = torch.from_numpy((low / 2 + high / 2).astype(np.float32))
+    for unit, expected in ((-1.0, edges[0]), (1.0, edges[1]), (5.0, edges[1])):
+        assert torch.equal(env.step(zeros(env) + unit).final_obs, expected)
+    if space.dtype.kind == "f":
+        resolution = float(np.finfo(space.dtype).eps) + 1e-7
+        found = env.step(zeros(env)).final_obs
+        torch.testing.assert_close(found, middle.expand(N, -1), rtol=resolution, atol=1e-7)
+    rollout(env)
+    env.close()
+
+
+def test_every_integer_can_be_reached_and_is_the_nearest() -> None:
+    env = make("Actions", num_envs=401, space=spaces.Box(-3, 7, (1,), np.int64))
+    unit = torch.linspace(-1, 1, 401).unsqueeze(1)
+    taken = env.step(unit).final_obs.squeeze(1)
+    assert sorted(set(taken.tolist())) == list(range(-3, 8))
+    exact = -3 + (unit.double().squeeze(1) + 1) * 5
+    assert ((taken - exact).abs() <= 0.5 + 1e-6).all()
+    env.close()
+
+
+def test_actions_within_plus_minus_one_arrive_as_they_are() -> None:
+    env = make("Actions", num_envs=64, space=UNIT)
+    unit = torch.rand(64, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(env.step(unit).final_obs, unit, rtol=1e-7, atol=1e-9)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.Discrete(3), "discrete"),
+        (spaces.MultiDiscrete([2, 3]), "discrete"),
+        (spaces.Dict({"a": UNIT}), "only continuous"),
+        (spaces.Box(-np.inf, np.inf, (2,), np.float32), "unbounded"),
+        (spaces.Box(0.0, np.inf, (2,), np.float32), "unbounded"),
+        (spaces.Box(-np.inf, np.inf, (2,), np.int64), "unbounded"),
+        (spaces.Box(-1.0, 1.0, (0,), np.float32), "without entries"),
+    ],
+)
+def test_other_action_spaces_are_refused(space: spaces.Space, words: str, mode: str) -> None:
+    with pytest.raises(EnvError, match=rf"^OddAnyAction-v0 .*{words}") as caught:
+        make("AnyAction", mode, space=space)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_whole_range_of_doubles_does_not_overflow() -> None:
+    space = spaces.Box(np.finfo(np.float64).min, np.finfo(np.float64).max, (1,), np.float64)
+    actions = ActionScaling("wide", space)(np.linspace(-1, 1, 5, dtype=np.float32)[:, None])
+    assert np.array_equal(actions[::4, 0], [space.low[0], space.high[0]])
+    np.testing.assert_allclose(
+        actions[:, 0] / space.high, [-1.0, -0.5, 0.0, 0.5, 1.0], rtol=1e-15, atol=1e-15
+    )
+
+
+# --- observations ---------------------------------------------------------------------------------
+
+PARTS = OrderedDict(
+    observation=spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    goal=spaces.Dict(z=spaces.Box(-1, 1, (1, 2), np.float32), a=spaces.MultiBinary(2)),
+    pair=spaces.Tuple((spaces.Box(0, 1, (), np.float32), spaces.Discrete(3))),
+)
+SPACES = {
+    "doubles": spaces.Box(-1.0, 1.0, (3,), np.float64),
+    "integers": spaces.Box(-1000, 1000, (3,), np.int64),
+    "picture": spaces.Box(0, 255, (4, 5, 3), np.uint8),
+    "matrix": spaces.Box(-1.0, 1.0, (2, 2), np.float32),
+    "scalar": spaces.Box(-1.0, 1.0, (), np.float64),
+    "truth values": spaces.Box(0, 1, (3,), np.bool_),
+    "dictionary": spaces.Dict(dict(PARTS)),
+    "ordered dictionary": spaces.Dict(PARTS),
+    "tuple": spaces.Tuple((UNIT, spaces.MultiDiscrete([2, 3]))),
+    "number of a state": spaces.Discrete(4),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_observations_are_flattened_as_gymnasium_does_it(name: str, mode: str) -> None:
+    space = SPACES[name]
+    env = make("Observations", mode, space=space)
+    plain = gymnasium.make("OddObservations-v0", space=space)
+    seeds = [int(word) for word in np.random.SeedSequence(3).generate_state(N)]
+    obs = env.reset(3)
+    for row, seed in zip(obs, seeds, strict=True):
+        # The spaces of an environment are seeded with it.
+        plain.unwrapped.observation_space.seed(seed)
+        expected, _ = plain.reset(seed=seed)
+        assert np.array_equal(row.numpy(), spaces.flatten(space, expected).astype(np.float32))
+    assert env.spec.obs_dim == spaces.flatdim(space)
+    assert len({tuple(row.tolist()) for row in obs}) > 1
+    rollout(env)
+    env.close()
+
+
+def test_keys_are_taken_in_the_order_of_the_space() -> None:
+    value = {
+        "b": np.array([1.0, 2.0]),
+        "a": np.array([3.0]),
+        "c": {"y": np.array([4.0]), "x": np.array([5.0])},
+    }
+    reals = {size: spaces.Box(-9, 9, (size,), np.float64) for size in (1, 2)}
+    inner = spaces.Dict({"y": reals[1], "x": reals[1]})
+    sorted_keys = spaces.Dict({"b": reals[2], "a": reals[1], "c": inner})
+    given_keys = spaces.Dict(OrderedDict(b=reals[2], a=reals[1], c=inner))
+    for space, expected in ((sorted_keys, [3, 1, 2, 5, 4]), (given_keys, [1, 2, 3, 5, 4])):
+        assert make("Constant", num_envs=1, space=space, value=value).reset().tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(UNIT, None),
+        spaces.Dict(a=spaces.Sequence(UNIT)),
+        spaces.Box(-1, 1, (0,), np.float32),
+    ],
+)
+def test_other_observation_spaces_are_refused(space: spaces.Space, mode: str) -> None:
+    with pytest.raises(
+        EnvError, match=r"^OddConstant-v0 has observation space .*(flattened|without entries)"
+    ):
+        make("Constant", mode, value=None, space=space)
+
+
+def test_an_array_that_the_environment_uses_again_is_copied() -> None:
+    env = make("Ends", flags=(True, False), num_envs=1)
+    steps = [env.step(zeros(env)) for _ in range(4)]
+    assert [float(step.final_obs[0, 0]) for step in steps] == [1, 2, 3, 1]
+    assert [float(step.obs[0, 0]) for step in steps] == [1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            np.array([1.0, np.nan, -np.inf]),
+            r"observation of environment 0 at reset is not finite, entries \[1, 2\]",
+        ),
+        (np.array([1e39, 0.0, 0.0]), r"observation of environment 0 at reset exceeds float32, entries \[0\]"),
+        (
+            np.zeros(4),
+            r"reset of environment 0 returned an observation of shape \(4,\), its space says \(3,\)",
+        ),
+        (np.zeros((3, 1)), r"shape \(3, 1\), its space says \(3,\)"),
+        (None, r"reset of environment 0 returned an observation of shape \(\)"),
+        (np.array(["a", "b", "c"]), r"an observation of dtype <U1, its space says float64"),
+        ([1.0, [2.0], 3.0], r"an observation that is none of its space"),
+    ],
+)
+def test_bad_observations_are_named(value: Any, words: str, mode: str) -> None:
+    with pytest.raises(EnvError, match=f"^OddConstant-v0: .*{words}"):
+        make("Constant", mode, value=value)
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": np.zeros(2)}, {"a": np.zeros(3), "b": np.zeros(1)}, np.zeros(3), None]
+)
+def test_bad_dictionaries_are_named(value: Any, mode: str) -> None:
+    space = spaces.Dict(a=spaces.Box(-1, 1, (2,), np.float32), b=spaces.Box(-1, 1, (1,), np.float32))
+    with pytest.raises(EnvError, match=r"^OddConstant-v0: reset of environment 0 returned an observation"):
+        make("Constant", mode, value=value, space=space)
+
+
+def test_entries_of_dictionaries_are_named() -> None:
+    space = spaces.Dict(
+        speed=spaces.Box(-9, 9, (), np.float32), goal=spaces.Dict(x=spaces.Box(-9, 9, (2,), np.float32))
+    )
+    value = {"speed": np.float32("nan"), "goal": {"x": np.array([0, np.inf], np.float32)}}
+    with pytest.raises(EnvError, match=r"entries \[speed, goal\.x\[1\]\]"):
+        make("Constant", space=space, value=value)
+
+
+@pytest.mark.parametrize(
+    ("values", "entries"),
+    [
+        (lambda steps: [1.7e9 + steps, 0.0, 1.0], "[0]"),
+        (lambda steps: [0.0, -5e5 + 0.01 * steps, 3e7], "[2]"),
+        (lambda steps: [0.0, -5e5 + 0.01 * steps, 0.1], "[1]"),
+        (lambda steps: [3e4 * steps, 1e4, 1.0 + 1e-9 * steps], None),
+    ],
+)
+def test_precision_that_float32_lacks_is_told_once(values: Any, entries: str | None, mode: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = make("Moving", mode, values=values, episode_length=100)
+        rollout(env, 80)
+    told = [str(warning.message) for warning in caught if "float32" in str(warning.message)]
+    if entries is None:
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert told[0].startswith(
+            f"OddMoving-v0: changes of observation entries {entries} are lost in float32"
+        )
+    env.close()

@@ -1,0 +1,214 @@
+"""Rewards, flags, infos and time limits of every form, and what other environments return."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from tests.contracts.odd_envs import LENGTH
+from tests.contracts.odd_rollouts import N, make, rollout, zeros
+
+from pwm.errors import ConfigError, EnvError
+
+
+@pytest.mark.parametrize("name", ["Odd", "Infos", "Wrapped"])
+def test_the_odd_ones_are_legal(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_env(gymnasium.make(f"Odd{name}-v0").unwrapped, skip_render_check=True)
+
+
+# --- rewards, flags, infos ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        float,
+        np.float32,
+        np.float64,
+        np.array,
+        lambda r: np.array([r]),
+        lambda r: np.array([[r]], dtype=np.float32),
+        lambda r: [r],
+        torch.tensor,
+        lambda r: torch.tensor([r]),
+    ],
+)
+def test_rewards_come_in_every_form(form: Any, mode: str) -> None:
+    env = make("Rewards", mode, form=form)
+    assert all(step.reward.tolist() == [0.5] * N for step in rollout(env, 3))
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "form", [lambda r: int(r + 1), lambda r: np.int64(1), lambda r: True, lambda r: np.bool_(1)]
+)
+def test_whole_rewards(form: Any) -> None:
+    assert make("Rewards", form=form).step(torch.zeros(N, 2)).reward.tolist() == [1.0] * N
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (lambda r: np.array([r, r]), "step of environment 0 returned the reward an array of shape .2,."),
+        (lambda r: None, "step of environment 0 returned the reward None instead of one number"),
+        (lambda r: "half", "step of environment 0 returned the reward 'half' instead of one number"),
+        (lambda r: float("nan"), "the reward of environment 0 is nan"),
+        (lambda r: -float("inf"), "the reward of environment 0 is -inf"),
+        (lambda r: 1e39, "the reward of environment 0 is 1e.39, which is no finite float32"),
+    ],
+)
+def test_bad_rewards_are_named(form: Any, words: str, mode: str) -> None:
+    env = make("Rewards", mode, form=form)
+    with pytest.raises(EnvError, match=f"^OddRewards-v0: {words}"):
+        rollout(env, 1)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "terminated", "truncated"),
+    [
+        ((True, True), True, False),
+        ((True, False), True, False),
+        ((False, True), False, True),
+        ((np.bool_(True), np.array([True])), True, False),
+        ((0, 1), False, True),
+    ],
+)
+def test_termination_wins_over_truncation(flags: Any, terminated: bool, truncated: bool, mode: str) -> None:
+    env = make("Ends", mode, flags=flags)
+    last = [env.step(zeros(env)) for _ in range(3)][-1]
+    assert last.terminated.tolist() == [terminated] * N
+    assert last.truncated.tolist() == [truncated] * N
+    env.close()
+
+
+def test_termination_in_the_step_of_the_time_limit_wins() -> None:
+    env = make("Ends", flags=(True, False), episode_length=3)
+    last = [env.step(zeros(env)) for _ in range(3)][-1]
+    assert last.terminated.all()
+    assert not last.truncated.any()
+
+
+def test_infos_of_every_name_and_length_change_nothing(mode: str) -> None:
+    with_infos, without = make("Infos", mode, seed=1), make("Ends", mode, seed=1, flags=(False, False))
+    for step, other in zip(rollout(with_infos), rollout(without), strict=True):
+        assert torch.equal(step.reward, other.reward)
+        assert torch.equal(step.truncated, other.truncated)
+        ended = step.truncated
+        assert torch.equal(step.obs[~ended], step.final_obs[~ended])
+        assert not torch.equal(step.obs[ended], step.final_obs[ended]) or not ended.any()
+    with_infos.close()
+    without.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "change", "words"),
+    [
+        ("reset", lambda obs, info: obs, r"reset of environment 0 returned an array of shape \(3,\)"),
+        (
+            "reset",
+            lambda *r: (*r, 1),
+            r"reset of environment 0 returned a tuple of 3 instead of \(observation, info\)",
+        ),
+        ("reset", lambda *r: None, r"reset of environment 0 returned None"),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, r, d, i),
+            r"step of environment 0 raised ValueError: not enough values to unpack",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o[:2], r, d, t, i),
+            r"step of environment 0 returned an observation of shape",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, r, None, t, i),
+            r"step of environment 0 returned terminated None instead of one truth value",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, r, d, np.zeros(2), i),
+            r"step of environment 0 returned truncated an array of shape \(2,\)",
+        ),
+    ],
+)
+def test_other_interfaces_are_named(call: str, change: Any, words: str, mode: str) -> None:
+    with pytest.raises(EnvError, match=f"^OddReturns-v0: {words}"):
+        rollout(make("Returns", mode, call=call, change=change), 1)
+
+
+# --- time limits ----------------------------------------------------------------------------------
+
+
+def limit_of(name: str, mode: str, **kwargs: Any) -> tuple[int, list[int]]:
+    """The limit that the specification states, and the steps after which copies were truncated."""
+    env = make(name, mode, **kwargs)
+    counted = [step.truncated[0] for step in rollout(env, 45)]
+    env.close()
+    ends = [index + 1 for index, truncated in enumerate(counted) if truncated]
+    return env.spec.episode_length, sorted({after - before for before, after in zip([0, *ends], ends)})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "stated", "cut"),
+    [
+        ("Odd", {}, LENGTH, LENGTH),
+        ("Odd", {"max_episode_steps": 20}, 20, 20),
+        ("Odd", {"episode_length": 15}, 15, 15),
+        ("Odd", {"max_episode_steps": 20, "episode_length": 15}, 15, 15),
+        ("Wrapped", {}, 5, 5),
+        ("Wrapped", {"limit": 9}, 9, 9),
+        ("Wrapped", {"max_episode_steps": 4}, 4, 4),
+        ("Wrapped", {"episode_length": 8}, 8, 8),
+        ("Limited", {"attribute": "_max_episode_steps"}, 7, 7),
+        ("Limited", {"attribute": "max_episode_steps"}, 7, 7),
+        ("Limited", {"attribute": "_max_episode_steps", "episode_length": 3}, 3, 3),
+        ("Limited", {"max_episode_steps": 5}, 5, 5),
+        ("Limited", {"episode_length": 30}, 30, 7),
+    ],
+)
+def test_time_limits_are_found_wherever_they_are(
+    name: str, kwargs: dict[str, Any], stated: int, cut: int, mode: str
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert limit_of(name, mode, **kwargs) == (stated, [cut])
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "cut"),
+    [("Limited", {}, [7]), ("Endless", {}, []), ("Odd", {"max_episode_steps": -1}, [])],
+)
+def test_environments_without_a_limit_get_one_and_say_so(
+    name: str, kwargs: dict[str, Any], cut: list[int], mode: str
+) -> None:
+    with pytest.warns(
+        RuntimeWarning, match=f"Odd{name}-v0 declares no time limit.* after 1000 .*episode_length"
+    ):
+        assert limit_of(name, mode, **kwargs) == (1000, cut)
+
+
+def test_an_episode_without_an_end_is_cut() -> None:
+    with pytest.warns(RuntimeWarning, match="no time limit"):
+        env = make("Endless", num_envs=1)
+    truncated = [bool(env.step(torch.zeros(1, 2)).truncated) for _ in range(1001)]
+    assert truncated.index(True) == 999
+    assert sum(truncated) == 1
+
+
+def test_limits_that_evaluations_cannot_reach_are_refused(mode: str) -> None:
+    with pytest.raises(
+        EnvError, match=r"^OddHuge-v0 has a time limit of 1000000000 steps.*env\.episode_length"
+    ):
+        make("Huge", mode)
+    with pytest.raises(ConfigError, match=r"env\.episode_length=1000000000: must be at most 100000"):
+        make("Huge", mode, episode_length=10**9)
+    make("Huge", mode, episode_length=50).close()
