@@ -184,9 +184,9 @@ def test_warm_up_acts_uniformly_and_does_what_is_left_of_it(monkeypatch: pytest.
 
 def test_an_epoch_counts_what_it_did() -> None:
     flow = {"alg.actor_iterations": "2", "alg.flow_integrator": "heun", "alg.flow_substeps": "3"}
-    rates = {"alg.actor_lr": "1e-3", "alg.lr_final": "1e-4", "alg.lr_decay_start": "0.5"}
+    rates = {"alg.actor_lr": "1e-3", "alg.lr_final": "1e-4"}
     trainer = trainer_of(COUNTING | flow | rates)
-    records = [trainer.run_epoch(progress, PhaseTimer()) for progress in (0.0, 0.75)]
+    records = [trainer.run_epoch(decay, PhaseTimer()) for decay in (0.0, 0.5)]
     for epoch, record in enumerate(records, start=1):
         assert record["epoch"] == epoch
         assert record["env_steps"] == record["replay/size"] == epoch * ENVS * HORIZON
