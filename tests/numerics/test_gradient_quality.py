@@ -13,6 +13,7 @@ from torch import Tensor
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.gradient_moments import EPS, GradientMoments, to_db
 from pwm.algorithm.gradient_quality import (
+    GROUPS,
     MICRO_BATCHES,
     GradientBias,
     actor_gradient,
@@ -185,6 +186,27 @@ def test_a_turned_gradient_has_the_known_direction_and_cosine() -> None:
     draws = rho + across + SCALE * torch.randn(200_000, DIM, generator=generator(), dtype=torch.float64)
     cosine = float(((draws @ rho) / draws.norm(dim=1)).mean() / 2.0)
     assert np.mean([r.cosine for r in results]) == pytest.approx(cosine, rel=0.05)
+
+
+def test_bias_and_its_error_are_the_u_statistic_and_its_jackknife() -> None:
+    draws, references = torch.randn(2, GROUPS, 5, dtype=torch.float64, generator=generator(0)) + 3.0
+    given, compared = iter(draws), iter(references)
+    found = gradient_bias(lambda: [next(given)], lambda: [next(compared)], batches=GROUPS)
+
+    def pairs(vectors: Tensor) -> float:
+        values = [float(a @ b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
+        return sum(values) / len(values)
+
+    def ratio(kept: list[int]) -> float:
+        return pairs((draws - references)[kept]) / pairs(references[kept])
+
+    everything = list(range(GROUPS))
+    assert found.squared_bias == pytest.approx(ratio(everything))
+    without = [ratio([k for k in everything if k != left]) for left in everything]
+    centre = sum(without) / GROUPS
+    spread = sum((value - centre) ** 2 for value in without)
+    assert found.squared_bias_se == pytest.approx(((GROUPS - 1) / GROUPS * spread) ** 0.5)
+    assert found.reference_norm == pytest.approx(pairs(references) ** 0.5)
 
 
 def test_the_bound_lies_two_standard_errors_above_the_squared_bias() -> None:

@@ -1,0 +1,90 @@
+"""Every option of training is refused beyond its bounds, and accepted at them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from pwm.errors import ConfigError
+from pwm.training.options import Options
+
+# Values at the edge that are allowed, and values beyond it.
+AT_LEAST_ONE = [
+    "max_epochs",
+    "num_critics",
+    "critic_iterations",
+    "critic_batches",
+    "wm_batch_size",
+    "actor_batch_size",
+    "actor_iterations",
+    "max_skipped_updates",
+    "horizon",
+    "num_envs",
+]
+NOT_NEGATIVE = [
+    "wm_iterations",
+    "warmup_env_steps",
+    "warmup_updates",
+    "lr_final",
+    "dynamics_coef",
+    "reward_coef",
+    "termination_coef",
+    "saturation_coef",
+]
+POSITIVE = [
+    "actor_lr",
+    "critic_lr",
+    "model_lr",
+    "encoder_lr_scale",
+    "actor_grad_norm",
+    "critic_grad_norm",
+    "wm_grad_norm",
+    "simnorm_scale",
+]
+SHARES = ["gamma", "lam", "target_rate", "actor_average", "replay_starts", "open_loop_share"]
+BOUNDS: dict[str, tuple[list[object], list[object]]] = {
+    **{key: ([1], [0, -1]) for key in AT_LEAST_ONE},
+    **{key: ([0], [-1]) for key in NOT_NEGATIVE},
+    **{key: ([1e-12], [0.0, -0.5, math.nan]) for key in POSITIVE},
+    **{key: ([0.0, 1.0], [-0.01, 1.01, math.nan]) for key in SHARES},
+    "replay_recency": ([1.0, 100.0], [0.99, math.inf, math.nan]),
+    "lr_decay_start": ([0.0, 0.99], [-0.01, 1.0]),
+    "adam_betas": ([[0.0, 0.99]], [[0.9], [0.9, 0.9, 0.9], [0.9, 1.0], [-0.1, 0.9]]),
+    "buffer_size": ([128 * 18], [128 * 18 - 1]),
+    "simnorm_dim": ([2], [1, 0, 3]),
+    "latent_dim": ([8], [0, -8, 12]),
+    "encoder_units": ([[1], []], [[0], [8, -1]]),
+    "critic_units": ([[1], []], [[0]]),
+    "task_dim": ([0], [1]),
+}
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_options_end_where_they_say(key: str) -> None:
+    allowed, refused = BOUNDS[key]
+    for value in allowed:
+        small = {"actor_batch_size": 1} if key in ("horizon", "num_envs") else {}
+        assert getattr(Options(**{key: value} | small), key) == value  # type: ignore[arg-type]
+    for value in refused:
+        with pytest.raises(ConfigError, match=re.escape(f"alg.{key}={value}")):
+            Options(**{key: value})  # type: ignore[arg-type]
+
+
+def test_sizes_that_need_each_other_end_where_they_say() -> None:
+    sizes = {"num_envs": 4, "horizon": 5, "actor_batch_size": 20}
+    assert Options(**sizes, buffer_size=28).buffer_size == 28  # type: ignore[arg-type]
+    assert Options(**sizes, warmup_updates=1, warmup_env_steps=24)  # type: ignore[arg-type]
+    assert Options(**sizes | {"actor_batch_size": 40}, replay_starts=0.5).replayed_starts == 20  # type: ignore[arg-type]
+    refused = [
+        ({"buffer_size": 27}, r"buffer_size=27 .* = 28"),
+        ({"warmup_updates": 1, "warmup_env_steps": 23}, r"warmup_env_steps=23 .* = 24"),
+        ({"actor_batch_size": 21}, "needs 21 states .* = 20"),
+        ({"actor_batch_size": 42, "replay_starts": 0.5}, "needs 21 states .* = 20"),
+    ]
+    for changes, named in refused:
+        with pytest.raises(ConfigError, match=named):
+            Options(**sizes | changes)  # type: ignore[arg-type]
+    # Lockstep takes no start states.
+    assert Options(**sizes | {"actor_batch_size": 21}, collect="lockstep")  # type: ignore[arg-type]
