@@ -317,7 +317,7 @@ def test_jobs_end_with_their_reason_and_at_most_so_many_run(
     told: list[str] = []
     outcomes = run_pool.run_jobs(jobs, 2, 1, lambda job, outcome: told.append(job.log.name))
     assert [outcome.state for outcome in outcomes] == ["finished", "failed", "finished", "finished"]
-    assert "Could not find 'alg/none'" in outcomes[1].reason
+    assert "there is no alg/none" in outcomes[1].reason
     assert starts.count("train") == 4
     assert sorted(told) == ["0.txt", "1.txt", "2.txt", "3.txt"]
 

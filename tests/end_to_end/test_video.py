@@ -127,7 +127,8 @@ def test_impossible_files(
 
 def test_one_run_only(analytic_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = tmp_path / "film.mp4"
-    assert main(["evaluate", str(analytic_run), str(analytic_run), "--video", str(video)]) == 2
+    policies = [str(analytic_run / f"{name}_policy.pt") for name in ("best", "final")]
+    assert main(["evaluate", *policies, "--video", str(video)]) == 2
     assert "one run; 2 were given" in capsys.readouterr().err
     assert not list(analytic_run.glob("evaluation_*.json"))
 

@@ -162,8 +162,12 @@ def test_velocity_evaluations_per_step(integrator: str, substeps: int, per_step:
 def test_shipped_pair_at_full_size() -> None:
     """What a reader can check by hand: Euler with one substep costs nearly what the MLP costs."""
     mlp, flow, heun = (
-        epoch_flops(compose_config([f"alg={name}"]), 37, 8)
-        for name in ("pwm_48M", "pwm_48M_flow", "pwm_48M_flow_v1_substeps2")
+        epoch_flops(compose_config(overrides), 37, 8)
+        for overrides in (
+            ["alg=pwm_48M"],
+            ["alg=pwm_48M_flow", "alg.flow_integrator=euler", "alg.flow_substeps=1"],
+            ["alg=pwm_48M_flow"],
+        )
     )
     assert mlp["critic"] == flow["critic"] == heun["critic"]
     # Some of the environments act on imagined latents.

@@ -22,6 +22,7 @@ from pwm.data.batch import Batch
 from pwm.envs.base import EnvSpec
 from pwm.experiment.config import compose_config
 from pwm.experiment.policies import build_agent
+from pwm.models.actors.base import Actor, Decision
 from pwm.models.dynamics.base import Integrated, unroll
 
 L, ACT, OBS, H, B = 16, 3, 5, 6, 4
@@ -166,15 +167,19 @@ class Linear(nn.Module):
         return z @ self.a.T + a @ self.b.T
 
 
-class LinearPolicy(nn.Module):
+class LinearPolicy(Actor):
     """a = z K'."""
 
     def __init__(self, k: Tensor) -> None:
         super().__init__()
         self.k = k
 
-    def act(self, z: Tensor, noise: Tensor | None = None) -> Tensor:
-        return z @ self.k.T
+    def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
+        action = z @ self.k.T
+        return Decision(action, action)
+
+    def mean_std(self) -> Tensor:
+        return self.k.new_zeros(())
 
 
 def test_composed_steps_of_a_linear_system() -> None:
