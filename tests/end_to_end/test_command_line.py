@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tests.end_to_end.tiny import ANALYTIC, metrics, train
 import pwm
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.launch.cli import main
+from pwm.launch.cli import UNREAD, main
 
 # A folder whose name holds what shells, YAML, Hydra, Git, glob and printf read as something else.
 AWKWARD = "my runs #1 [a=b] {c, d} $HOME 100%d 'é' \"ü\" a:b \\ ! & ; ~x"
@@ -23,6 +25,16 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out == f"flow-pwm {pwm.__version__}\n"
+
+
+def test_output_that_nobody_reads_any_more_ends_the_command_quietly() -> None:
+    command = [sys.executable, "-m", "pwm.launch.cli", "train", "--print-config"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait() == UNREAD
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
 
 
 def test_a_run_lives_in_any_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from pathlib import Path
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
 from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
+
+# Exit code of a command whose output nobody reads any more, as shells give it to one that SIGPIPE ended.
+UNREAD = 141
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -116,12 +120,18 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code: the command's own, or 2 after an error a user can fix."""
+    """Entry point; returns the command's exit code, 2 after an error a user can fix, or ``UNREAD``."""
     # A warning is for the person who typed the command; file and line of its origin are not.
     warnings.formatwarning = lambda message, *_, **__: f"pwm: warning: {message}\n"
     try:
         args = parse_arguments(list(sys.argv[1:] if argv is None else argv))
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read the output (`head`, a pager) has seen enough; what is left to flush has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except PwmError as error:
         print(f"pwm: {error}", file=sys.stderr)
     except OSError as error:
