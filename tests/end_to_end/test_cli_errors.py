@@ -182,6 +182,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
 @pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("command", ["evaluate", "train"])
 def test_a_foreign_file_is_refused_without_advice_to_trust_it(

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, interrupt_after, metrics, only_run, overrides, train, trained
 
+from pwm.analysis.arms import Arm, load_arms
+from pwm.analysis.fairness import DECLARED, find_differences
+from pwm.analysis.runs import RunTable, load_runs
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.errors import DataError
 from pwm.experiment.config import compose_config
@@ -56,12 +59,18 @@ def test_an_extended_run_is_told_from_a_straight_one(
     assert main(["diff", str(further), str(further)]) == 0
     capsys.readouterr()
 
-    arguments = ["compare", "--run-dirs", str(straight), str(further), "--labels", "a", "b"]
-    assert main([*arguments, "--output-dir", str(tmp_path / "analysis")]) == 0
-    shown = capsys.readouterr().out
-    assert "NOT COMPARABLE" in shown
-    assert f"runs.changed ({NEVER} against {FURTHER}" in shown
-    assert f"changed: analytic_lqr further seed 42 ({further}): {FURTHER}; used" in shown
+    arms = load_arms({"a": [straight], "b": [further]})
+    unfair = [str(d) for d in find_differences(arms, DECLARED) if d.unfair]
+    assert f"runs.changed ({NEVER} against {FURTHER}, all runs)" in unfair
+    assert not [d for d in find_differences(arms, ["runs.changed"]) if d.unfair]
+    named = f"changed: analytic_lqr further seed 42 ({further}): {FURTHER}; used"
+    assert named in arms[1].table.report()
+    seeds = load_runs(
+        [trained(tmp_path / "seed1", *ANALYTIC, LONG, "general.name=further", "general.seed=1")]
+    )
+    both = Arm("b", RunTable([*arms[1].table.runs, *seeds.runs], []))
+    (difference,) = [d for d in find_differences([both], DECLARED) if d.key == "runs.changed"]
+    assert difference.unfair
     # The next extension forgets nothing.
     assert train(tmp_path / "further", *ANALYTIC, "general.name=further", "general.epochs=5") == 0
     assert len(manifest(further)["changed"]) == 2

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.end_to_end.tiny import ANALYTIC, metrics, only_run, overrides, status, train, trained
 from tests.end_to_end.wandb_server import Uploaded, WandBServer
+from torch import nn
 
 from pwm.analysis.visualization import TrainingVisualizer
 from pwm.experiment import wandb_logger
@@ -118,6 +120,19 @@ def test_offline_runs_of_two_sittings_sync_into_one(logged: Path, server: WandBS
     expected = {"state": "finished", "best_return": best["eval/episode_return"], "best_epoch": best["epoch"]}
     assert {key: run.summary[key] for key in expected} == expected
     assert run.exit_codes == [0, 0]
+
+
+def test_histograms_can_be_sent_by_hand(server: WandBServer, tmp_path: Path) -> None:
+    network = nn.Linear(2, 1)
+    network(torch.ones(1, 2)).sum().backward()
+    logger = WandBLogger(tmp_path, "by hand")
+    logger.log_gradient_histogram("actor", network, 3)
+    logger.write({"epoch": 3, "env_steps": 12})
+    logger.close()
+    (run,) = server.runs.values()
+    (row,) = run.history
+    assert scalars(row) == {"epoch": 3, "env_steps": 12}
+    assert row["gradients/actor/weight"]["_type"] == "histogram"
 
 
 def test_online_run_continues_where_it_was_interrupted(

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from pwm.errors import DataError
 from pwm.experiment.checkpoints import write_atomically
@@ -380,13 +378,13 @@ def _load_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     sections = [values.get(key, {}) for key in ("env", "alg", "general")] if isinstance(values, dict) else []
     if not sections or not all(isinstance(section, dict) for section in sections):
         raise DataError(f"{path} is damaged: env, alg and general must be groups of keys")
-    return values  # type: ignore[return-value]
+    return values
 
 
 def _is_number_or_null(value: object) -> bool:
