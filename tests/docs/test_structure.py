@@ -340,6 +340,11 @@ def test_no_package_index_is_named() -> None:
     report("where packages come from is the machine's setting, not the repository's:", lines_with(pattern))
 
 
+def test_no_merge_is_half_done() -> None:
+    pattern = re.compile("^(?:" + "|".join([sign * 7 for sign in "<>|"]) + r")(?: |$)")
+    report("a merge leaves one version of every line:", lines_with(pattern))
+
+
 # --- start-up -------------------------------------------------------------------------------------
 
 

@@ -13,9 +13,9 @@ import re
 import torch
 from torch import nn
 
-from pwm import components
 from pwm.experiment.config import ExperimentConfig
 from pwm.models import scalar_heads
+from pwm.models.actors.base import load_actor
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import mlp
 from pwm.models.world_model import build_world_model
@@ -71,7 +71,7 @@ def agent_parameters(config: ExperimentConfig, obs_dim: int, act_dim: int) -> in
     alg = config.alg
     with torch.device("meta"):
         model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = components.load("actor", config.actor.name).build(config.actor, alg.latent_dim, act_dim)
+        actor = load_actor(config.actor.name).build(config.actor, alg.latent_dim, act_dim)
         critic = CriticEnsemble(alg.latent_dim, alg.critic_units, alg.num_critics)
     return model.total_params + _count(actor) + _count(critic)
 

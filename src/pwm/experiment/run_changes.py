@@ -1,14 +1,8 @@
 """What was changed within a run: its length, when it was trained further, or settings, when that was forced.
 
-<<<<<<< HEAD
 Learning rates follow the planned length. A run that was extended from 100 to 200 epochs has therefore
 trained its first 100 epochs otherwise than one that was to have 200 from the beginning, although both say
 200 in the end. ``manifest.json`` keeps every such change.
-=======
-Learning rates follow the planned length. A run that was extended from 100 to 200 epochs has therefore trained
-its first 100 epochs otherwise than one that was to have 200 from the start, although both say 200 in the end.
-``manifest.json`` keeps every such change.
->>>>>>> cli
 """
 
 from __future__ import annotations
