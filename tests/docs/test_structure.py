@@ -341,7 +341,7 @@ def test_no_package_index_is_named() -> None:
 
 
 def test_no_merge_is_half_done() -> None:
-    pattern = re.compile("^(?:" + "|".join([sign * 7 for sign in "<>|"]) + r")(?: |$)")
+    pattern = re.compile("^(?:" + "|".join(re.escape(sign) * 7 for sign in "<>|") + r")(?: |$)")
     report("a merge leaves one version of every line:", lines_with(pattern))
 
 
