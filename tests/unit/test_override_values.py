@@ -122,7 +122,8 @@ def test_any_text_is_read_or_refused_with_one_message(text: str) -> None:
 
 def test_empty_text_leaves_an_optional_option_unset() -> None:
     assert parse_value("", str | None) is None
-    assert compose_config(["general.name=", "general.checkpoint="]).general.name is None
+    config = compose_config(["general.name=", "general.checkpoint=", "general.epochs=", "general.patience="])
+    assert config.to_dict() == compose_config([]).to_dict()
 
 
 def test_quotes_around_a_whole_value_are_removed() -> None:
@@ -184,11 +185,17 @@ def test_values_without_a_type(text: str, value: object) -> None:
         ("1,2", list[int], "write [1,2]"),
         ("[1,2", list[int], "write [1,2]"),
         ("1", list[int], "write [1]"),
+        ("(1, 2)", list[int], "write [1, 2]"),
         ("[1,,2]", list[int], "an entry"),
         ("['a]", list[str], "not closed"),
         ("[a]/[b]", list[str], "closes nothing"),
         ("a: 1", dict[str, Any], "write {a: 1}"),
         ("{a}", dict[str, Any], "write {a: value}"),
+        ("{a=1}", dict[str, Any], "write {a: 1}"),
+        ("a=1", dict[str, Any], "write {a: 1}"),
+        ("[1]", dict[str, Any], "write {key: value}"),
+        ("{: 1}", dict[str, Any], "no key"),
+        ("{'': 1}", dict[str, Any], "no key"),
         ("{a: 1, a: 2}", dict[str, Any], "twice"),
     ],
 )
@@ -222,6 +229,14 @@ def test_several_values_are_told_from_text_with_commas() -> None:
         ["env=gym", "env.kwargs.g=9", "env.kwargs={g: 10}"],
         ["env=gym", "env.kwargs={a: {b: 1}}", "env.kwargs.a.b=2"],
         ["+general.seed=1", "++general.seed=2"],
+        ["env=gym", "env.kwargs.a=1", "env.kwargs.a.b=2"],
+        ["env=gym", "env.kwargs.a.b=2", "env.kwargs.a=1"],
+        ["env=gym", "env.kwargs={a: [1]}", "env.kwargs.a.b.c=2"],
+        ["env=gym", "env.kwargs={a: 1}", "env.kwargs.a=true"],
+        ["dynamics=flow", "alg.dynamics.name=mlp"],
+        ["alg.dynamics.name=flow", "dynamics=mlp"],
+        ["env=gym", "env.name=dflex"],
+        ["general=dflex_ant", "env.name=gym"],
     ],
 )
 def test_two_values_of_one_key_are_refused(given: list[str]) -> None:
@@ -235,6 +250,21 @@ def test_the_same_value_twice_is_one() -> None:
     config = compose_config(given)
     assert (config.general.seed, config.env.kwargs) == (3, {"a": 1, "b": 2})
     assert [str(o) for o in parse_overrides(["seed=3", "general.seed='3'"])] == ["general.seed=3"]
+
+
+def test_a_component_is_chosen_by_its_name_as_by_its_preset() -> None:
+    for chosen in (["dynamics=flow"], ["alg.dynamics=flow"], ["alg.dynamics.name=flow"]):
+        config = compose_config([*chosen, "alg.dynamics.substeps=3"])
+        assert config.to_dict() == compose_config(["dynamics=flow", "alg.flow_substeps=3"]).to_dict()
+    assert compose_config(["env.name=gym"]).to_dict() == compose_config(["env=gym"]).to_dict()
+    assert compose_config(["env=dflex_ant", "env.name=dflex"]).env.task == "ant"
+    mlp = compose_config(["alg=pwm_small_flow", "alg.dynamics.name=mlp"])
+    assert mlp.dynamics.name == "mlp"
+
+
+def test_nested_groups_may_be_given_in_parts() -> None:
+    config = compose_config(["env=gym", "env.kwargs.a.b=1", "env.kwargs.a={}", "env.kwargs={a: {c: 2}}"])
+    assert config.env.kwargs == {"a": {"b": 1, "c": 2}}
 
 
 def test_later_overrides_replace_earlier_ones_where_they_are_meant_to() -> None:

@@ -23,12 +23,18 @@ from pwm.errors import ConfigError
 from pwm.experiment import wandb_logger
 from pwm.experiment.general import General
 from pwm.experiment.override_values import as_typed, looks_like_sweep, members, parse_value
-from pwm.experiment.overrides import SEEDS, Override, parse_overrides, preset_names
+from pwm.experiment.overrides import (
+    NAMES,
+    PLACES,
+    SEEDS,
+    Override,
+    contradiction,
+    parse_overrides,
+    preset_names,
+)
 from pwm.experiment.predecessor_keys import successor
 from pwm.training import options
 
-# Components whose choice decides which other keys there are.
-CHOICES = ("env.name", "alg.dynamics.name", "alg.actor.name")
 Path = tuple[str, ...]
 
 
@@ -46,10 +52,8 @@ def compose_values(typed: Sequence[str]) -> dict[str, Any]:
     overrides = parse_overrides(typed)
     presets = [override for override in overrides if override.group]
     values = _compose_presets(presets)
-    for chosen in {preset.group for preset in presets} & {"dynamics", "actor"}:
-        _drop_foreign_keys(values["alg"], str(chosen))
     single = [override for override in overrides if not override.group]
-    single.sort(key=lambda override: override.key not in CHOICES)
+    _choose_components(values, presets, single)
     assign(values, single, lambda path: _type_of(path, values), lambda: _known_keys(values))
     return values
 
@@ -64,7 +68,7 @@ def assign(
 
     Args:
         values: nested; changed in place.
-        overrides: in the order in which to read them.
+        overrides: their order does not matter.
         type_of: type of the option at a path; ``Unknown`` where there is none.
         known_keys: dotted keys of all options, asked for only to help with one that is unknown.
 
@@ -97,10 +101,11 @@ def assign(
                 f"{override.key}={value!r} is a group of keys; set one of them, {override.key}.<key>=..."
             )
         for leaf, part in _leaves(path, value):
-            before = given.setdefault(leaf, (part, override.typed))
-            if before[0] != part:
-                raise ConfigError(f"{before[1]} and {override.typed} contradict each other; give one of them")
-            _put(values, leaf, part, override)
+            for other, (there, typed) in given.items():
+                if _exclude(leaf, part, other, there):
+                    raise ConfigError(contradiction(typed, override.typed))
+            given[leaf] = part, override.typed
+            _put(values, leaf, part)
 
 
 def type_at(hint: Any, path: Sequence[str]) -> Any:
@@ -127,12 +132,17 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
     for preset in presets:
         group, name = str(preset.group), as_typed(preset.text)
         if name not in (names := preset_names(group)):
+            place = preset.typed.partition("=")[0].strip(" +")
+            single = f"single keys are set by {place}.<key>=..."
+            if name.startswith("{"):
+                raise ConfigError(f"{preset.typed}: {group}=NAME chooses a preset; {single}")
             if "," in name or name.startswith("["):
                 raise ConfigError(f"{preset.typed}: {_several(group)}")
             close = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
+            also = f"; {single}" if place in PLACES else ""
             raise ConfigError(
-                f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}"
+                f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}{also}"
             )
         chosen.append(f"{preset.key}={name}")
     try:
@@ -146,10 +156,36 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
     return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}
 
 
-def _drop_foreign_keys(alg: dict[str, Any], kind: str) -> None:
-    """What an algorithm's preset says of its own dynamics means nothing to others that replace them."""
-    known = {f.name for f in dataclasses.fields(components.load(kind, alg[kind]["name"]).Options)}
-    alg[kind] = {key: value for key, value in alg[kind].items() if key in known}
+def _choose_components(
+    values: dict[str, Any], presets: Sequence[Override], overrides: Sequence[Override]
+) -> None:
+    """Put the names of components in place, and drop what presets say of others that these replace.
+
+    The names come before all other keys because they decide which there are.
+    """
+    by_preset = {preset.group: preset for preset in presets}
+    chosen = by_preset.keys() & {"dynamics", "actor"}
+    for override in overrides:
+        if (kind := NAMES.get(override.key)) is None:
+            continue
+        options, name = _group_of(values, kind)[kind], as_typed(override.text)
+        if kind in by_preset and options["name"] != name:
+            raise ConfigError(contradiction(by_preset[kind].typed, override.typed))
+        options["name"] = name
+        chosen |= {kind}
+    for kind in map(str, chosen):
+        group = _group_of(values, kind)
+        known = _option_names(kind, group[kind]["name"])
+        group[kind] = {key: value for key, value in group[kind].items() if key in known}
+
+
+def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The group in which the options of a component are."""
+    return values if kind == "env" else values["alg"]  # type: ignore[no-any-return]
+
+
+def _option_names(kind: str, name: str) -> set[str]:
+    return {option.name for option in dataclasses.fields(components.load(kind, name).Options)}
 
 
 def _classes(values: dict[str, Any]) -> dict[Path, Any]:
@@ -164,7 +200,7 @@ def _classes(values: dict[str, Any]) -> dict[Path, Any]:
 
 
 def _type_of(path: Path, values: dict[str, Any]) -> Any:
-    if ".".join(path) in CHOICES:
+    if ".".join(path) in NAMES:
         return str
     for place, cls in _classes(values).items():
         if path[: len(place)] == place:
@@ -185,12 +221,37 @@ def _known_keys(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _refuse_known_names(override: Override, known_keys: Callable[[], Iterable[str]]) -> None:
-    """Refuse a key that the predecessors had, or that only lacks its group; others are refused later."""
+    """Refuse a key of the predecessors, one of a component that is not chosen, and one without its group.
+
+    All others are refused later.
+    """
     if advice := successor(override.key):
         raise ConfigError(f"unknown key {override.key}, a name of the original PWM; here: {advice}")
+    for place, kind in NAMES.items():
+        group, _, option = override.key.rpartition(".")
+        if group == place.removesuffix(".name") and (owners := _owners(kind, option)):
+            raise ConfigError(
+                f"{override.typed}: {override.key} is there for {' and '.join(owners)} only; "
+                f"{kind}=NAME chooses another {kind}"
+            )
     last = override.key.rpartition(".")[2]
     if same := [key for key in known_keys() if key.rpartition(".")[2] == last]:
         raise ConfigError(f"unknown key {override.key}; did you mean {' or '.join(same)}?")
+
+
+def _owners(kind: str, option: str) -> list[str]:
+    """Components of ``kind`` that have ``option``."""
+    return [name for name in components.names(kind) if option in _option_names(kind, name)]
+
+
+def _exclude(a: Path, value: Any, b: Path, other: Any) -> bool:
+    """Whether ``value`` at ``a`` leaves no room for ``other`` at ``b``: another value, or a key below one."""
+    if a == b:
+        # By their text, because 1 == True.
+        return repr(value) != repr(other)
+    if len(a) > len(b):
+        a, value, b = b, other, a
+    return b[: len(a)] == a and value != {}
 
 
 def _several(key: str) -> str:
@@ -212,13 +273,11 @@ def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
         yield from _leaves((*path, key), part)
 
 
-def _put(values: dict[str, Any], path: Path, value: Any, override: Override) -> None:
+def _put(values: dict[str, Any], path: Path, value: Any) -> None:
     for part in path[:-1]:
-        if values.get(part) is None:
+        if not isinstance(values.get(part), dict):
             values[part] = {}
         values = values[part]
-        if not isinstance(values, dict):
-            raise ConfigError(f"{override.typed}: {part} has another value, which is no group of keys")
     if not (value == {} and isinstance(values.get(path[-1]), dict)):
         values[path[-1]] = value
 

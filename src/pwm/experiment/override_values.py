@@ -51,7 +51,7 @@ def parse_value(text: str, hint: Any = Any) -> Any:
         return as_typed(text) or (None if NOTHING in kinds else "")
     kind = next((member for member in kinds if member is not NOTHING), Any)
     stripped = text.strip()
-    if NOTHING in kinds and stripped.lower() in ("null", "none"):
+    if NOTHING in kinds and stripped.lower() in ("", "null", "none"):
         return None
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list:
@@ -119,8 +119,10 @@ def _mapping(text: str, hint: Any) -> dict[str, Any]:
     for entry in _entries(text, "{"):
         key, *value = _split(entry, lambda character: character == ":", limit=1)
         if not value:
-            raise ConfigError(f"{entry!r} in {text} has no value; write {{{entry}: value}}")
+            raise ConfigError(f"{entry!r} in {text} has no value; write {_pair(entry)}")
         name = as_typed(key.strip())
+        if not name:
+            raise ConfigError(f"{entry!r} in {text} has no key; write {{key: value}}")
         if name in found:
             raise ConfigError(f"{name!r} is there twice in {text}")
         found[name] = parse_value(value[0].strip(), hint)
@@ -133,8 +135,9 @@ def _entries(text: str, opening: str) -> list[str]:
     if len(text) < 2 or text[0] != opening or text[-1] != closing:
         inner = "" if text.lower() in ("", "null", "none") else text.strip(opening + closing)
         if opening == "{":
-            inner = inner if ":" in inner or not inner else "key: value"
-            raise ConfigError(f"{text!r} is no mapping; write {{{inner}}}")
+            raise ConfigError(f"{text!r} is no mapping; write {_pair(inner) if inner else '{}'}")
+        if inner.startswith("(") and inner.endswith(")"):
+            inner = inner[1:-1]
         raise ConfigError(f"{text!r} is no list; write [{inner}]")
     entries = [entry.strip() for entry in _split(text[1:-1], lambda character: character == ",")]
     if entries[-1] == "":
@@ -142,6 +145,14 @@ def _entries(text: str, opening: str) -> list[str]:
     if "" in entries:
         raise ConfigError(f"an entry of {text} is empty")
     return entries
+
+
+def _pair(text: str) -> str:
+    """How ``text``, which may be ``key=value``, is written as a mapping."""
+    if ":" in text:
+        return f"{{{text}}}"
+    key, _, value = (part.strip() for part in text.partition("="))
+    return f"{{{key if key.isidentifier() else 'key'}: {value or 'value'}}}"
 
 
 def _closes_at_end(text: str, opening: str) -> bool:

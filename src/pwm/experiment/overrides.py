@@ -11,8 +11,10 @@ from pwm.experiment.override_values import WORDS, as_typed
 from pwm.experiment.predecessor_keys import ALIASES, USE_FLOW, hydra_advice
 
 GROUPS = ("env", "alg", "dynamics@alg.dynamics", "actor@alg.actor")
-# Groups of keys that are also where a preset goes: their key with a preset's name chooses it.
+# Groups of keys that also take a preset's name, which chooses it.
 PLACES = {"general": "env", "alg.dynamics": "dynamics", "alg.actor": "actor"}
+# Names of components. They choose the preset of that name, where there is one.
+NAMES = {"env.name": "env", "alg.dynamics.name": "dynamics", "alg.actor.name": "actor"}
 SEEDS = "pwm experiment experiment=flow_vs_mlp seeds=[1,2,3]"
 # Options of Hydra's own command line, and what does their work here.
 HYDRA_OPTIONS = {
@@ -75,9 +77,11 @@ def parse_override(typed: str, following: Sequence[str] = ()) -> Override:
         raise ConfigError(f"{typed}: {hydra_advice(key)}")
     if key == USE_FLOW:
         return Override("dynamics@alg.dynamics", _dynamics(typed, text), typed)
-    group, name = PLACES.get(key, ""), as_typed(text)
-    if group and name in preset_names(group):
-        return Override(ALIASES.get(group, group), text, typed)
+    named = NAMES.get(key, "")
+    if key in PLACES and not text.lstrip().startswith("{"):
+        key = PLACES[key]
+    elif named and as_typed(text) in preset_names(named):
+        key = named
     return Override(ALIASES.get(key, key), text, typed)
 
 
@@ -93,7 +97,7 @@ def parse_overrides(typed: Iterable[str]) -> list[Override]:
         override = parse_override(word, words[number:])
         before = found.setdefault(override.key, override)
         if as_typed(before.text) != as_typed(override.text):
-            raise ConfigError(f"{before.typed} and {override.typed} contradict each other; give one of them")
+            raise ConfigError(contradiction(before.typed, override.typed))
     return list(found.values())
 
 
@@ -105,6 +109,11 @@ def last_of_each(typed: Iterable[str]) -> list[str]:
         kept.pop(key, None)
         kept[key] = override
     return list(kept.values())
+
+
+def contradiction(one: str, other: str) -> str:
+    """Message about two overrides, as typed, of which only one can count."""
+    return f"{one} and {other} contradict each other; give one of them"
 
 
 def preset_names(group: str) -> list[str]:
