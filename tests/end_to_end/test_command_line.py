@@ -38,6 +38,30 @@ def test_output_that_nobody_reads_any_more_ends_the_command_quietly() -> None:
     assert process.stderr.read() == b""
 
 
+def test_a_command_works_without_an_output() -> None:
+    command = [
+        "sh",
+        "-c",
+        'exec "$@" >&-',
+        "sh",
+        sys.executable,
+        "-m",
+        "pwm.launch.cli",
+        "train",
+        "--print-config",
+    ]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_fills_the_disk_gets_one_message() -> None:
+    command = [sys.executable, "-m", "pwm.launch.cli", "train", "--print-config"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"pwm: No space left on device\n")
+
+
 def test_a_run_lives_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

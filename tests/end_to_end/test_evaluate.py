@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from tests.end_to_end.tiny import ANALYTIC, train
 
 from pwm.analysis.checkpoint_table import peak_against_final
 from pwm.analysis.visualization import TrainingVisualizer
+from pwm.errors import StorageError
+from pwm.experiment.checkpoints import check_writable
 from pwm.experiment.policy_files import select_policies
-from pwm.launch.cli import main
+from pwm.launch.cli import INTERRUPTED, main
 
 KEPT = ["best_policy.pt", "final_policy.pt", "policies/epoch0000001.pt", "policies/epoch0000002.pt"]
 
@@ -131,7 +135,7 @@ def test_the_peak_is_counted_from_the_floor() -> None:
     assert lines[1] == "  t n seed 1 (r): peak 200.0 (best), final 130.0, 30% of the peak is left"
     below = peak_against_final([result("best", 99.0), result("final", 98.0)])
     assert "never above the floor" in below
-    assert "no final policy yet" in peak_against_final([result("best", 99.0)])
+    assert "its final policy was not evaluated" in peak_against_final([result("best", 99.0)])
 
 
 def test_policies_that_are_called_alike_show_their_paths(
@@ -158,9 +162,14 @@ MISTAKES = {
     "no logs": (["--checkpoint", "all"], ["logs", "no such folder"]),
     "a negative seed": ([SEED1, "--seed", "-1"], ["seed=-1", "at least 0"]),
     "an output folder": ([SEED1, "--output", "empty"], ["empty is a folder"]),
+    "the working folder as output": ([SEED1, "--output", "."], [". is a folder"]),
+    "an output where nothing can be": (
+        [SEED1, "--output", "/dev/null/x.csv"],
+        ["/dev/null cannot be written"],
+    ),
     "an output below a file": (
         [SEED1, "--output", f"{SEED1}/config.yaml/x.json"],
-        ["config.yaml", "no folder"],
+        ["config.yaml", "cannot be written to"],
     ),
     "a film of several": ([SEED1, "--checkpoint", "all", "--video", "x.gif"], ["--video films one"]),
 }
@@ -178,6 +187,52 @@ def test_mistakes_get_one_message_before_anything_is_evaluated(
     message = the_message(capsys)
     assert [part for part in expected if part not in message] == [], message
     assert not list(logs.rglob("evaluation_*.json"))
+
+
+def test_an_empty_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["evaluate", SEED1, "--output", ""],
+        ["diff", "", SEED1],
+        ["convert", "x", "", "--from", "pwm"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+        assert "it is empty; name a file or a folder" in capsys.readouterr().err
+
+
+def test_results_go_to_a_home_folder_and_under_any_spelling_of_csv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    evaluate(capsys, SEED1, "--output", "~/results/x.CSV")
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["x.csv", "x.json"]
+
+
+def test_a_pattern_of_folders_leaves_out_results_beside_them(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = logs / "checkpoints.json"
+    results.write_text("[]")
+    assert evaluate(capsys, f"{PATTERN}/*") == BOTH_BEST
+    assert main(["evaluate", f"{PATTERN}/*.json"]) == 2
+    assert str(results.relative_to(logs.parent)) in the_message(capsys)
+    results.unlink()
+
+
+def test_a_folder_is_seen_to_be_writable_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="below cannot be written to"):
+        check_writable(tmp_path / "file" / "below")
+    check_writable(tmp_path / "not" / "yet" / "there")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_interrupted_command_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    timer = threading.Timer(1.0, _thread.interrupt_main)
+    timer.start()
+    assert main(["evaluate", SEED1, "--episodes", "1000000"]) == INTERRUPTED
+    assert the_message(capsys) == "pwm: interrupted\n"
 
 
 def test_damage_in_one_policy_costs_no_work_on_the_others(

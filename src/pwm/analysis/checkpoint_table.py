@@ -9,7 +9,7 @@ from typing import Any
 
 from pwm.analysis.runs import write_table
 from pwm.errors import ConfigError
-from pwm.experiment.checkpoints import write_text
+from pwm.experiment.checkpoints import check_writable, write_text
 from pwm.experiment.numbers import readable
 from pwm.experiment.policy_files import KEPT
 
@@ -20,15 +20,16 @@ def output_files(output: Path) -> tuple[Path, Path]:
     """Names of the JSON and of the CSV file for ``output``, which is either of them.
 
     Raises:
-        ConfigError: one of them is a folder, or cannot lie where it should.
+        ConfigError: one of them is a folder.
+        StorageError: they cannot be written where they should be.
     """
-    json_file = output.with_suffix(".json") if output.suffix == ".csv" else output
+    if output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; name a file")
+    json_file = output.with_suffix(".json") if output.suffix.lower() == ".csv" else output
     files = json_file, json_file.with_suffix(".csv")
     if folders := [file for file in files if file.is_dir()]:
         raise ConfigError(f"--output {folders[0]} is a folder; name a file")
-    above = next((parent for parent in output.parents if parent.exists()), None)
-    if above is not None and not above.is_dir():
-        raise ConfigError(f"--output {output}: {above} is no folder")
+    check_writable(output.parent)
     return files
 
 
@@ -75,7 +76,7 @@ def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
         best = f"peak {readable(peak['mean'])} ({peak['checkpoint']})"
         ends = [(r, share) for r, share in zip(group, _of_peak(group)) if r["checkpoint"] == FINAL]
         if not ends:
-            lines.append(f"{name}: {best}, no final policy yet")
+            lines.append(f"{name}: {best}, its final policy was not evaluated")
             continue
         final, share = ends[0]
         left = "never above the floor" if share is None else f"{share:.0%} of the peak is left"

@@ -22,8 +22,8 @@ from pwm.analysis.integration import integration_error
 from pwm.analysis.model_quality import open_loop, return_gap, value_calibration
 from pwm.analysis.smoothness import smoothness
 from pwm.data.batch import Batch, Recorded
-from pwm.errors import ConfigError, StorageError
-from pwm.experiment.checkpoints import write_text
+from pwm.errors import ConfigError
+from pwm.experiment.checkpoints import check_writable, write_text
 from pwm.experiment.config import ExperimentConfig
 from pwm.experiment.policies import load_policy
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED, check_episodes
@@ -155,7 +155,8 @@ def diagnose_run(
     path = find_policy(run, which)
     device = pick_device(device_name)
     agent, config, spec, progress = load_policy(path, device)
-    folder = _writable(path.parent if output is None else output)
+    folder = path.parent if output is None else output
+    check_writable(folder)
     recorded, result = record(agent, config, episodes, seed)
     numbers = {
         "policy": str(path),
@@ -216,15 +217,3 @@ def strict(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [strict(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _writable(folder: Path) -> Path:
-    """Make ``folder`` and see that files can be made there, before any work is done."""
-    probe = folder / ".diagnosis.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be written to: {error.strerror}") from error
-    return folder

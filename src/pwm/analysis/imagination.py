@@ -17,7 +17,7 @@ from pwm.analysis.imagination_strip import draw
 from pwm.analysis.readout import Readout, fit_readout
 from pwm.data.batch import Recorded
 from pwm.errors import ConfigError
-from pwm.experiment.checkpoints import write_text
+from pwm.experiment.checkpoints import check_writable, write_text
 from pwm.experiment.policies import load_policy
 from pwm.experiment.policy_evaluation import HELD_OUT_SEED
 from pwm.experiment.policy_files import find_policy
@@ -130,11 +130,13 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
     Raises:
         ConfigError: impossible numbers or file name.
         CheckpointError: no such policy.
+        StorageError: its folder cannot be written to.
     """
     check_request(output, steps, episodes)
     path = find_policy(run, which)
     output = path.with_name("imagination.png") if output is None else output
     agent, config, spec, progress = load_policy(path, pick_device("cpu"))
+    check_writable(output.parent)
     env = build_env(config, episodes, HELD_OUT_SEED, torch.device("cpu"))
     recording = Recording()
     try:

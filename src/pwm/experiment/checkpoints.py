@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from pwm.errors import CheckpointError, DamagedCheckpointError
+from pwm.errors import CheckpointError, DamagedCheckpointError, StorageError
 from pwm.experiment.file_kinds import describe_damage
 
 POLICY_FORMAT = "flow-pwm/policy"
@@ -62,6 +63,22 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: Path) -> None:
+    """See that files can be made in ``folder``, which need not exist yet, before any work is done.
+
+    Raises:
+        StorageError: they cannot.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written to: {error.strerror}") from error
 
 
 def write_text(path: Path, text: str) -> None:

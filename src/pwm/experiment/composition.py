@@ -181,7 +181,7 @@ def _choose_components(
 
 def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
     """The group in which the options of a component are."""
-    return values if kind == "env" else values["alg"]  # type: ignore[no-any-return]
+    return values if kind == "env" else values["alg"]
 
 
 def _option_names(kind: str, name: str) -> set[str]:

@@ -111,14 +111,21 @@ def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None
 def evaluate_policies(
     policies: Sequence[Path], episodes: int, seed: int | None, device: str, task: str | None
 ) -> list[dict[str, Any]]:
-    """Evaluate every policy file, write ``evaluation_<name>.json`` beside each; see ``evaluate_policy``."""
+    """Evaluate every policy file, write ``evaluation_<name>.json`` beside each; see ``evaluate_policy``.
+
+    Raises:
+        ConfigError: no episode, or a seed that no random stream takes.
+        CheckpointError: a file that is missing or damaged, or of another task than ``task``.
+        StorageError: a file cannot be written.
+    """
     check_episodes(episodes)
     seed = HELD_OUT_SEED if seed is None else seed
     check_seed(seed)
-    # Read all files first: damage in the last one must not cost the work on the others.
+    # All files first: damage in the last one must not cost the work on the others.
     for path in policies:
         _, _, spec, _ = load_policy(path, torch.device("cpu"))
         check_task(path, spec, task)
+        checkpoints.check_writable(path.parent)
     results = []
     for path in policies:
         results.append(evaluate_policy(path, episodes, seed, device, task))

@@ -71,7 +71,9 @@ def select_policies(given: Sequence[str | Path], which: str) -> list[Path]:
 def _existing(given: str | Path) -> list[Path]:
     if not (found := expand(given)):
         raise CheckpointError(f"{str(given)!r}: no such folder or file, and nothing that it matches")
-    return found
+    # A pattern of folders also meets the results that an evaluation left beside them.
+    folders = any(path.is_dir() for path in found)
+    return [path for path in found if path.is_dir() or path.suffix == ".pt"] if folders else found
 
 
 def _below(top: Path, which: str) -> Iterator[Path]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
 from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
+from pwm.launch.arguments import typed_path
 
-# Exit code of a command whose output nobody reads any more, as shells give it to one that SIGPIPE ended.
+# Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141
+INTERRUPTED = 130
 
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
@@ -60,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "parts", nargs="*", help="env, replay, epoch, import, logging, esnr, save (default: all)"
     )
-    bench.add_argument("--output", type=Path, default=None, help="also write the figures to this JSON file")
+    bench.add_argument("--output", type=typed_path, help="also write the figures to this JSON file")
     bench.set_defaults(run=run_bench)
     return parser
 
@@ -120,26 +122,43 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the command's exit code, 2 after an error a user can fix, or ``UNREAD``."""
+    """Entry point.
+
+    Returns:
+        The command's exit code, 2 after an error a user can fix, ``UNREAD`` or ``INTERRUPTED``.
+    """
     # A warning is for the person who typed the command; file and line of its origin are not.
     warnings.formatwarning = lambda message, *_, **__: f"pwm: warning: {message}\n"
     try:
         args = parse_arguments(list(sys.argv[1:] if argv is None else argv))
         code = args.run(args) or 0
-        sys.stdout.flush()
+        # A command that was started with its output closed has none.
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read the output (`head`, a pager) has seen enough; what is left to flush has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output (`head`, a pager) has seen enough.
+        _drop_output()
         return UNREAD
+    except KeyboardInterrupt:
+        print("pwm: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except PwmError as error:
         print(f"pwm: {error}", file=sys.stderr)
     except OSError as error:
-        # Without a name it is no matter of a file that the user could mend.
-        if error.filename is None:
+        # Without a name it is no matter of a file that the user could mend, unless output fills the disk.
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        print(f"pwm: {error.filename}: {error.strerror}", file=sys.stderr)
+        if error.filename is None:
+            _drop_output()
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"pwm: {where}{error.strerror}", file=sys.stderr)
     return 2
+
+
+def _drop_output() -> None:
+    """Send what is left to flush nowhere: Python would try it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm.errors import ConfigError, DataError
+from pwm.launch.arguments import typed_path
 
 if TYPE_CHECKING:
     from pwm.analysis.arms import Arm
@@ -49,8 +50,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     compare.add_argument("--task", help="with --algorithm and --seeds: LOGDIR/TASK/ALGORITHM/seedSEED")
     compare.add_argument("--algorithm", nargs="+", metavar="NAME")
     compare.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
-    compare.add_argument("--logdir", type=Path, default=Path("logs"))
-    compare.add_argument("--output-dir", type=Path, default=Path("analysis"))
+    compare.add_argument("--logdir", type=typed_path, default=Path("logs"))
+    compare.add_argument("--output-dir", type=typed_path, default=Path("analysis"))
     compare.add_argument(
         "--smoothing",
         type=float,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from pwm.launch.arguments import typed_path
 
 SOURCES = ("pwm", "flow-mbpo", "tdmpc2", "newt")
 HELP = """\
@@ -23,8 +24,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    convert.add_argument("src", type=Path, metavar="SRC")
-    convert.add_argument("dst", type=Path, metavar="DST")
+    convert.add_argument("src", type=typed_path, metavar="SRC")
+    convert.add_argument("dst", type=typed_path, metavar="DST")
     convert.add_argument("--from", dest="source", required=True, choices=SOURCES)
     convert.add_argument(
         "--task", type=int, metavar="INDEX", help="of a multi-task model, keep this task alone"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from pwm.launch.arguments import typed_path
 
 DIAGNOSE_HELP = """\
 Record real episodes of a run's policy and judge its world model and critic on them: open-loop error of
@@ -26,13 +27,17 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         description=DIAGNOSE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    diagnose.add_argument("run_or_policy", type=Path, metavar="RUN", help="run folder or policy file")
+    diagnose.add_argument("run_or_policy", type=typed_path, metavar="RUN", help="run folder or policy file")
     diagnose.add_argument("--checkpoint", choices=("best", "final"), default="best")
     diagnose.add_argument("--episodes", type=int, default=16, help="real episodes to record")
     diagnose.add_argument("--seed", type=int, default=None, help="seed of episodes and random directions")
     diagnose.add_argument("--device", default="cpu")
     diagnose.add_argument(
-        "--output", type=Path, default=None, metavar="DIR", help="where to write (default: the run folder)"
+        "--output",
+        type=typed_path,
+        default=None,
+        metavar="DIR",
+        help="where to write (default: the run folder)",
     )
     diagnose.set_defaults(run=run_diagnose)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pwm.launch.arguments import typed_path
+
 EVALUATE_HELP = """\
 Evaluate policies with real rewards on episodes that training never saw.
 
@@ -46,16 +48,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
     evaluate.add_argument(
         "--output",
-        type=Path,
-        default=None,
+        type=typed_path,
         metavar="FILE",
         help="also write all results to this JSON file, and as a table to one that ends in .csv; default "
         "with --checkpoint all: checkpoints.json in the folder that is evaluated",
     )
     evaluate.add_argument(
         "--video",
-        type=Path,
-        default=None,
+        type=typed_path,
         metavar="FILE",
         help="film the first episode of one policy into FILE.mp4 or FILE.gif",
     )

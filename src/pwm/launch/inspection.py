@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pwm.errors import ConfigError
+from pwm.launch.arguments import typed_path
 
 DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
@@ -26,20 +27,24 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     imagine = commands.add_parser(
         "imagine", help="draw the world model's imagination beside the episodes that really happened"
     )
-    imagine.add_argument("run_or_policy", type=Path, metavar="RUN", help="run folder or policy file")
+    imagine.add_argument("run_or_policy", type=typed_path, metavar="RUN", help="run folder or policy file")
     imagine.add_argument("--checkpoint", choices=("best", "final"), default="best")
     imagine.add_argument("--steps", type=int, default=64, help="steps to imagine")
     imagine.add_argument("--episodes", type=int, default=16, help="held-out episodes to record")
     imagine.add_argument(
-        "--output", type=Path, default=None, metavar="PNG", help="default: imagination.png in the run folder"
+        "--output",
+        type=typed_path,
+        default=None,
+        metavar="PNG",
+        help="default: imagination.png in the run folder",
     )
     imagine.set_defaults(run=run_imagine)
 
     diff = commands.add_parser(
         "diff", help="show in what two runs differ", description=DIFF_HELP, formatter_class=raw
     )
-    diff.add_argument("a", type=Path, metavar="RUN_A", help="run folder or config.yaml")
-    diff.add_argument("b", type=Path, metavar="RUN_B", help="run folder or config.yaml")
+    diff.add_argument("a", type=typed_path, metavar="RUN_A", help="run folder or config.yaml")
+    diff.add_argument("b", type=typed_path, metavar="RUN_B", help="run folder or config.yaml")
     diff.set_defaults(run=run_diff)
 
     plot = commands.add_parser("plot", help="draw the pictures of finished or running runs again")
@@ -56,7 +61,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     verify = actions.add_parser("verify", help="compare a folder with its manifest", description=VERIFY_HELP)
     for action, run in ((create, run_create_manifest), (verify, run_verify)):
-        action.add_argument("folder", type=Path, metavar="FOLDER")
+        action.add_argument("folder", type=typed_path, metavar="FOLDER")
         action.add_argument("--jobs", type=int, default=None, metavar="N", help="files read at a time")
         action.set_defaults(run=run)
     verify.add_argument("--quick", action="store_true", help="compare names and sizes only")
