@@ -8,6 +8,8 @@ import re
 import pytest
 
 from pwm.errors import ConfigError
+from pwm.experiment.config import compose_config
+from pwm.experiment.general import General
 from pwm.training.options import Options
 
 # Values at the edge that are allowed, and values beyond it.
@@ -27,27 +29,23 @@ NOT_NEGATIVE = [
     "wm_iterations",
     "warmup_env_steps",
     "warmup_updates",
-    "lr_final",
-    "dynamics_coef",
-    "reward_coef",
-    "termination_coef",
-    "saturation_coef",
 ]
+WEIGHTS = ["lr_final", "dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"]
 POSITIVE = [
     "actor_lr",
     "critic_lr",
     "model_lr",
     "encoder_lr_scale",
-    "actor_grad_norm",
-    "critic_grad_norm",
-    "wm_grad_norm",
     "simnorm_scale",
 ]
+CLIPS = ["actor_grad_norm", "critic_grad_norm", "wm_grad_norm"]
 SHARES = ["gamma", "lam", "target_rate", "actor_average", "replay_starts", "open_loop_share"]
 BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     **{key: ([1], [0, -1]) for key in AT_LEAST_ONE},
     **{key: ([0], [-1]) for key in NOT_NEGATIVE},
-    **{key: ([1e-12], [0.0, -0.5, math.nan]) for key in POSITIVE},
+    **{key: ([0.0], [-0.5, math.inf, math.nan]) for key in WEIGHTS},
+    **{key: ([1e-12], [0.0, -0.5, math.inf, math.nan]) for key in POSITIVE},
+    **{key: ([1e-12, math.inf], [0.0, -0.5, math.nan]) for key in CLIPS},
     **{key: ([0.0, 1.0], [-0.01, 1.01, math.nan]) for key in SHARES},
     "replay_recency": ([1.0, 100.0], [0.99, math.inf, math.nan]),
     "lr_decay_start": ([0.0, 0.99], [-0.01, 1.0]),
@@ -70,6 +68,22 @@ def test_options_end_where_they_say(key: str) -> None:
     for value in refused:
         with pytest.raises(ConfigError, match=re.escape(f"alg.{key}={value}")):
             Options(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "key", ["alg.dynamics.output_gain", "alg.actor.init_log_std", "alg.actor.min_log_std"]
+)
+def test_numbers_of_networks_are_finite(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        compose_config(["alg=pwm_small_flow", f"{key}={value}"])
+
+
+def test_a_run_is_saved_after_some_time_or_at_its_end_only() -> None:
+    assert General(save_interval=math.inf).save_interval == math.inf
+    for value in (math.nan, -1.0):
+        with pytest.raises(ConfigError, match=f"general.save_interval={value}"):
+            General(save_interval=value)
 
 
 def test_sizes_that_need_each_other_end_where_they_say() -> None:

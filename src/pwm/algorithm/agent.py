@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,14 +112,17 @@ class Options(WorldModelOptions):
         if self.wm_iterations < 0:
             raise ConfigError(f"alg.wm_iterations={self.wm_iterations}; it must not be negative")
         rates = ("actor_lr", "critic_lr", "model_lr", "encoder_lr_scale")
-        for key in (*rates, "actor_grad_norm", "critic_grad_norm", "wm_grad_norm"):
+        for key in rates:
+            if not 0.0 < getattr(self, key) < math.inf:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive and finite")
+        for key in ("actor_grad_norm", "critic_grad_norm", "wm_grad_norm"):
             if not getattr(self, key) > 0.0:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive")
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive (inf: no clipping)")
         if len(self.adam_betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
             raise ConfigError(f"alg.adam_betas={self.adam_betas}; it must be two numbers in [0, 1)")
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
-            if getattr(self, key) < 0.0:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+            if not 0.0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be finite and not negative")
         for key in ("gamma", "lam", "target_rate", "actor_average"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")

@@ -66,8 +66,10 @@ class General:
             )
         if not self.logdir:
             raise ConfigError("general.logdir is empty; name a folder, or . for the working folder")
-        if self.save_interval < 0:
-            raise ConfigError(f"general.save_interval={self.save_interval}; it must not be negative")
+        if not self.save_interval >= 0:
+            raise ConfigError(
+                f"general.save_interval={self.save_interval}; it must not be negative (inf: only at the end)"
+            )
         for key in ("eval_every", "eval_runs", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -132,9 +133,9 @@ def mlp(
 
 
 def check_gain(gain: float) -> None:
-    """Raise ConfigError unless an output gain is positive."""
-    if not gain > 0.0:
-        raise ConfigError(f"alg.dynamics.output_gain={gain}; it must be positive")
+    """Raise ConfigError unless an output gain is positive and finite."""
+    if not 0.0 < gain < math.inf:
+        raise ConfigError(f"alg.dynamics.output_gain={gain}; it must be positive and finite")
 
 
 INIT_STD = 0.02

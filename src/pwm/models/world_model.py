@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,8 +51,8 @@ class Options:
     def __post_init__(self) -> None:
         for key in ("encoder_units", "reward_units", "termination_units"):
             check_units(f"alg.{key}", getattr(self, key))
-        if not self.simnorm_scale > 0.0:
-            raise ConfigError(f"alg.simnorm_scale={self.simnorm_scale}; it must be positive")
+        if not 0.0 < self.simnorm_scale < math.inf:
+            raise ConfigError(f"alg.simnorm_scale={self.simnorm_scale}; it must be positive and finite")
         if self.simnorm_dim < 2 or self.latent_dim < 1 or self.latent_dim % self.simnorm_dim:
             raise ConfigError(
                 f"alg.latent_dim={self.latent_dim} must be a multiple of "

@@ -74,8 +74,8 @@ class Options(agent.Options):
             if getattr(self, key) < 1:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
         for key in ("warmup_env_steps", "warmup_updates", "lr_final"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must not be negative")
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be finite and not negative")
         if not 1.0 <= self.replay_recency < math.inf:
             raise ConfigError(f"alg.replay_recency={self.replay_recency}; it must be finite and at least 1")
         for key in ("replay_starts", "open_loop_share"):

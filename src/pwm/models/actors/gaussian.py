@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -33,9 +34,9 @@ class Options:
 
     def __post_init__(self) -> None:
         check_units("alg.actor.units", self.units)
-        if self.init_log_std < self.min_log_std:
+        if not self.min_log_std <= self.init_log_std < math.inf:
             raise ConfigError(
-                f"alg.actor.init_log_std={self.init_log_std} is below "
+                f"alg.actor.init_log_std={self.init_log_std}; it must be finite and not below "
                 f"alg.actor.min_log_std={self.min_log_std}"
             )
 
