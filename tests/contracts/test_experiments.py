@@ -190,6 +190,19 @@ MISTAKES = {
     ),
     "a seed for all": (["experiment=flow_vs_mlp", "general.seed=1"], ["general.seed=1", "seeds=[...]"]),
     "a name for all": (["experiment=flow_vs_mlp", "general.name=x"], ["general.name=x", "name=..."]),
+    "a seed of a task": (
+        ["experiment=flow_vs_mlp", "tasks=[gym seed=1]"],
+        ["tasks: seed=1", "seeds=[...]"],
+    ),
+    "a name of an arm": (
+        ["experiment=flow_vs_mlp", "arms.flow=[dynamics=flow,general.name=x]"],
+        ["arms: general.name=x", "name=..."],
+    ),
+    "a seed among the overrides": (
+        ["experiment=flow_vs_mlp", "overrides=[alg=pwm_small,general.seed=1]"],
+        ["overrides: general.seed=1", "seeds=[...]"],
+    ),
+    "no override": (["experiment=flow_vs_mlp", "overrides=[alg]"], ["overrides: 'alg' is not an override"]),
     "no list": (["experiment=flow_vs_mlp", "seeds=[1"], ["seeds=[1", "write [1]"]),
     "no seeds": (["experiment=flow_vs_mlp", "seeds=[]"], ["seeds=[]", "at least one"]),
     "no number": (["experiment=flow_vs_mlp", "seeds=[one]"], ["seeds", "'one'", "Integer"]),
@@ -275,7 +288,12 @@ def test_overrides_of_a_task_hold_spaces_in_quotes() -> None:
 
 
 # Mistakes in what names the tasks.
-NAMES_TASKS = ("a task without a name", "a task twice in one entry", "several tasks without brackets")
+NAMES_TASKS = (
+    "a task without a name",
+    "a task twice in one entry",
+    "several tasks without brackets",
+    "a seed of a task",
+)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

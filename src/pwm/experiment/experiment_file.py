@@ -8,7 +8,6 @@ other overrides go to every run. Overrides are read as those of ``pwm train`` ar
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from yaml import YAMLError
 from pwm.errors import ConfigError
 from pwm.experiment.composition import assign, type_at
 from pwm.experiment.config import build_options
+from pwm.experiment.general import FOLDER_NAME, FOLDER_NAME_RULE
 from pwm.experiment.override_values import as_typed, split_words
 from pwm.experiment.overrides import Override, parse_override, parse_overrides, preset_names
 from pwm.experiment.predecessor_keys import successor
@@ -30,7 +30,6 @@ from pwm.experiment.predecessor_keys import successor
 GROUP = "experiment"
 # Keys of a run that the experiment decides, and what to write instead.
 RESERVED = {"general.seed": "seeds=[...]", "general.name": "name=..."}
-NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass
@@ -68,11 +67,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name in [self.name, *self.arms] if self.name else self.arms:
-            if not NAME.fullmatch(name):
-                raise ConfigError(
-                    f"{name!r} cannot name a folder; use letters, digits, '_', '-' and '.', and start with "
-                    "a letter"
-                )
+            if not FOLDER_NAME.fullmatch(name):
+                raise ConfigError(f"{name!r} cannot name a folder; {FOLDER_NAME_RULE}")
         self.arms = {name: arm for name, arm in self.arms.items() if arm is not None}
         arms = ", ".join(self.arms)
         if len(self.arms) < 2:
@@ -88,10 +84,15 @@ class Experiment:
             _check_list(key, getattr(self, key))
         if not all(task.strip() for task in self.tasks):
             raise ConfigError(f"tasks={self.tasks}: a task is the name of an env preset, then its overrides")
-        for key, entries in (("tasks", map(task_overrides, self.tasks)), ("arms", self.arms.values())):
+        # Later ones of ``overrides`` may replace earlier ones, so that each is read alone.
+        for key, entries in (
+            ("tasks", map(task_overrides, self.tasks)),
+            ("arms", self.arms.values()),
+            ("overrides", ([override] for override in self.overrides)),
+        ):
             for overrides in entries:
                 try:
-                    parse_overrides(overrides or [])
+                    _check_overrides(overrides or [])
                 except ConfigError as error:
                     raise ConfigError(f"{key}: {error}") from error
         if bad := [seed for seed in self.seeds if seed < 0]:
@@ -182,14 +183,17 @@ def _load_file(name: str) -> dict[str, Any]:
     return values  # type: ignore[return-value]
 
 
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in parse_overrides(overrides):
+        if instead := RESERVED.get(override.key):
+            raise ConfigError(f"{override.typed}: the experiment decides that itself; write {instead}")
+
+
 def _check_common(experiment: Experiment, common: Sequence[str]) -> None:
     keys = [{parse_override(override).key for override in own or []} for own in experiment.arms.values()]
     fixed = set.intersection(*keys)
     for override in common:
-        key = parse_override(override).key
-        if instead := RESERVED.get(key):
-            raise ConfigError(f"{override}: the experiment decides that itself; write {instead}")
-        if key in fixed:
+        if parse_override(override).key in fixed:
             raise ConfigError(
                 f"{override}: every arm sets that itself, so it would change nothing; "
                 f"change an arm, for example arms.{experiment.baseline}=[{override}]"

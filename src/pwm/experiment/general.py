@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from pwm.errors import ConfigError
 
+FOLDER_NAME = re.compile(r"\w[\w.-]*")
+FOLDER_NAME_RULE = "use letters, digits, '_', '-' and '.', and start with a letter, a digit or '_'"
+
 
 @dataclass
 class General:
@@ -59,11 +62,8 @@ class General:
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "force"):
             raise ConfigError(f"general.resume={self.resume!r}; choose one of: auto, never, force")
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ConfigError(
-                f"general.name={self.name!r}; use letters, digits, '_', '-' and '.', and start with a letter "
-                "or a digit"
-            )
+        if self.name is not None and not FOLDER_NAME.fullmatch(self.name):
+            raise ConfigError(f"general.name={self.name!r}; {FOLDER_NAME_RULE}")
         if not self.logdir:
             raise ConfigError("general.logdir is empty; name a folder, or . for the working folder")
         if not self.save_interval >= 0:
