@@ -16,13 +16,16 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "unknown general key": (["general.sede=1"], ["general.sede", "did you mean general.seed?"]),
     "unknown env key": (["env.episode_lenght=5"], ["env.episode_lenght", "env.episode_length?"]),
     "unknown section": (["agent.lr=1"], ["agent", "general, env, alg"]),
-    "key of another dynamics": (["alg.dynamics.substeps=2"], ["alg.dynamics.substeps", "name, units"]),
+    "key of another dynamics": (
+        ["alg.dynamics.substeps=2"],
+        ["alg.dynamics.substeps is there for flow only"],
+    ),
     "wrong type": (["alg.num_envs=many"], ["alg.num_envs", "'many'", "Integer"]),
     "fraction for an integer": (["general.seed=1.5"], ["general.seed", "1.5", "Integer"]),
     "null where a number is needed": (["alg.actor_lr=null"], ["alg.actor_lr", "None"]),
     "too large": (["alg.gamma=1.5"], ["alg.gamma=1.5", "[0, 1]"]),
     "too small": (["general.eval_runs=0"], ["general.eval_runs=0", "at least 1"]),
-    "negative seed": (["general.seed=-1"], ["general.seed=-1", "negative"]),
+    "negative seed": (["general.seed=-1"], ["general.seed=-1", "at least 0"]),
     "huge seed": (["general.seed=18446744073709551616"], ["general.seed=18446744073709551616", "2**64"]),
     "no epochs": (["general.epochs=0"], ["general.epochs=0", "at least 1"]),
     "no horizon": (["alg.horizon=0"], ["alg.horizon=0", "at least 1"]),
@@ -77,6 +80,7 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "wandb is a group": (["wandb=offline"], ["wandb='offline'", "wandb.<key>"]),
     "unknown device": (["general.device=gpu"], ["general.device='gpu'"]),
     "missing checkpoint": (["general.checkpoint=nowhere.pt"], ["nowhere.pt", "does not exist"]),
+    "a folder as checkpoint": (["general.checkpoint=."], ["checkpoint . is a folder", "name the file"]),
 }
 
 

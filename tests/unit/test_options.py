@@ -72,7 +72,14 @@ def test_options_end_where_they_say(key: str) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize(
-    "key", ["alg.dynamics.output_gain", "alg.actor.init_log_std", "alg.actor.min_log_std"]
+    "key",
+    [
+        "alg.dynamics.output_gain",
+        "alg.actor.init_log_std",
+        "alg.actor.min_log_std",
+        "alg.reward_head.vmin",
+        "alg.reward_head.vmax",
+    ],
 )
 def test_numbers_of_networks_are_finite(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match="finite"):
@@ -84,6 +91,16 @@ def test_a_run_is_saved_after_some_time_or_at_its_end_only() -> None:
     for value in (math.nan, -1.0):
         with pytest.raises(ConfigError, match=f"general.save_interval={value}"):
             General(save_interval=value)
+
+
+@pytest.mark.parametrize("key", ["seed", "threads"])
+def test_seed_and_threads_end_where_they_say(key: str) -> None:
+    most = {"seed": 2**64 - 1, "threads": 1024}[key]
+    for value in (0, most):
+        assert getattr(General(**{key: value}), key) == value  # type: ignore[arg-type]
+    for value in (-1, most + 1):
+        with pytest.raises(ConfigError, match=f"general.{key}={value}; it must be at least 0 and "):
+            General(**{key: value})  # type: ignore[arg-type]
 
 
 def test_sizes_that_need_each_other_end_where_they_say() -> None:

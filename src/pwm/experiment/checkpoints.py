@@ -108,6 +108,8 @@ def load(path: Path, kind: str | tuple[str, ...], device: torch.device | str = "
         CheckpointError: it is of another format or of an unknown version, or may not be read.
     """
     kinds = (kind,) if isinstance(kind, str) else kind
+    if path.is_dir():
+        raise CheckpointError(f"checkpoint {path} is a folder; name the file in it")
     if not path.is_file():
         raise DamagedCheckpointError(f"checkpoint {path} does not exist")
     _check_archive(path)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pwm.errors import ConfigError
 
+# Far above the cores of any machine; OpenMP ends the process without a word where threads cannot be made.
+MOST_THREADS = 1024
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 FOLDER_NAME_RULE = "use letters, digits, '_', '-' and '.', and start with a letter, a digit or '_'"
 
@@ -78,9 +80,9 @@ class General:
                 raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
         if self.esnr_every < 0:
             raise ConfigError(f"general.esnr_every={self.esnr_every}; it must not be negative (0: never)")
-        if self.seed < 0 or self.threads < 0:
+        if not 0 <= self.seed < 2**64:
+            raise ConfigError(f"general.seed={self.seed}; it must be at least 0 and below 2**64")
+        if not 0 <= self.threads <= MOST_THREADS:
             raise ConfigError(
-                f"general.seed={self.seed} and general.threads={self.threads} must not be negative"
+                f"general.threads={self.threads}; it must be at least 0 and at most {MOST_THREADS}"
             )
-        if self.seed >= 2**64:
-            raise ConfigError(f"general.seed={self.seed}; it must be below 2**64")

@@ -31,9 +31,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--task", type=int, metavar="INDEX", help="of a multi-task model, keep this task alone"
     )
     convert.add_argument("--key", metavar="NAME", help="where the world model is, in a file with several")
-    convert.add_argument("--simnorm-dim", type=int, default=8)
-    convert.add_argument("--vmin", type=float, default=-10.0)
-    convert.add_argument("--vmax", type=float, default=10.0)
+    convert.add_argument(
+        "--simnorm-dim", type=int, default=8, help="group size of SimNorm, which no file tells (default: 8)"
+    )
+    for bound, value in (("vmin", -10.0), ("vmax", 10.0)):
+        convert.add_argument(
+            f"--{bound}",
+            type=float,
+            default=value,
+            help=f"bound of the reward bins in symlog space, for models with bins (default: {value:g})",
+        )
     convert.set_defaults(run=run)
 
 

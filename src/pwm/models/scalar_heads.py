@@ -6,6 +6,7 @@ two-hot target and cross-entropy (Hafner et al. 2023, DreamerV3; Hansen et al. 2
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -98,9 +99,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.name not in ("regression", "two_hot"):
             raise ConfigError(f"alg.reward_head.name={self.name!r}; choose one of: regression, two_hot")
-        if self.num_bins < 2 or self.vmax <= self.vmin:
+        if self.num_bins < 2 or not -math.inf < self.vmin < self.vmax < math.inf:
             raise ConfigError(
-                f"alg.reward_head needs num_bins >= 2 and vmin < vmax, got num_bins={self.num_bins}, "
+                f"alg.reward_head needs num_bins >= 2 and finite vmin < vmax, got num_bins={self.num_bins}, "
                 f"vmin={self.vmin}, vmax={self.vmax}"
             )
 
