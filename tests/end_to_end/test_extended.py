@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.tiny import ANALYTIC, interrupt_after, metrics, only_run, overrides, train, trained
+from tests.end_to_end.tiny import (
+    ANALYTIC,
+    interrupt_after,
+    metrics,
+    only_run,
+    overrides,
+    train,
+    trained,
+)
 
 from pwm.analysis.arms import Arm, load_arms
 from pwm.analysis.fairness import DECLARED, find_differences
@@ -15,7 +23,7 @@ from pwm.analysis.visualization import TrainingVisualizer
 from pwm.errors import DataError
 from pwm.experiment.config import compose_config
 from pwm.experiment.run_changes import NEVER, Change, add_change, describe_changes, find_change, read_changes
-from pwm.launch.cli import main
+from pwm.launch.cli import INTERRUPTED, main
 
 LONG, SHORT = "general.epochs=4", "general.epochs=2"
 FURTHER = "extended at epoch 2 from 2 to 4 epochs"
@@ -91,13 +99,11 @@ def test_an_extension_that_changes_no_rate_changes_nothing(
 def test_forced_settings_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, *ANALYTIC, LONG, "general.save_interval=0")
+        assert train(tmp_path, *ANALYTIC, LONG, "general.save_interval=0") == INTERRUPTED
     # The same configuration goes on: nothing is recorded.
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, *ANALYTIC, LONG, "general.save_interval=0")
+        assert train(tmp_path, *ANALYTIC, LONG, "general.save_interval=0") == INTERRUPTED
     run = only_run(tmp_path)
     assert "changed" not in manifest(run)
     assert train(tmp_path, *ANALYTIC, LONG, "alg.gamma=0.9", "general.resume=force") == 0
