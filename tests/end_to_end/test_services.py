@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.end_to_end.tiny import ANALYTIC, INTERRUPTED, metrics, only_run, overrides, status, train, trained
+from tests.end_to_end.tiny import ANALYTIC, metrics, only_run, overrides, status, train, trained
 from tests.end_to_end.wandb_server import Uploaded, WandBServer
 from torch import nn
 
@@ -20,6 +20,7 @@ from pwm.analysis.visualization import TrainingVisualizer
 from pwm.experiment import wandb_logger
 from pwm.experiment.checkpoints import POLICY_FORMAT, load
 from pwm.experiment.wandb_logger import WandBLogger, run_id
+from pwm.launch.cli import INTERRUPTED
 
 pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")
@@ -284,7 +285,7 @@ def test_service_that_is_not_installed(
 
 def test_services_that_are_off_are_not_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from pwm.launch.cli import INTERRUPTED, main; code = main(['train', *sys.argv[1:]]);"
+        "import sys; from pwm.launch.cli import main; code = main(['train', *sys.argv[1:]]);"
         "print(code, *sorted({'wandb', 'tensorboard'} & set(sys.modules)))"
     )
     options = overrides(tmp_path, *ANALYTIC, "general.epochs=1", "wandb.project=unused")
