@@ -42,7 +42,7 @@ RUNS = {
     "hopper-flow-closed_loop": [*HOPPER, *FLOW],
     "hopper-mlp-lockstep": [*HOPPER, *LOCKSTEP],
     "analytic-residual": [*ANALYTIC, "dynamics=residual"],
-    "gym": ["env=gym", "env.id=Pendulum-v1"],
+    "gym-observations": ["env=gym", "env.id=Pendulum-v1", "alg.latents=observations"],
 }
 SAVE_ALWAYS = "general.save_interval=0"
 # Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that

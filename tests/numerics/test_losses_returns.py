@@ -20,6 +20,7 @@ from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.encoder import build_encoder
 from pwm.models.integrators import euler_step
+from pwm.models.latent_space import Simplices
 from pwm.models.layers import SimNorm, concat_inputs
 from pwm.models.scalar_heads import RegressionHead, ScalarHead, TwoHotHead, symexp, symlog
 from pwm.models.world_model import Options as WorldModelOptions
@@ -203,7 +204,7 @@ def fit(head: str) -> float:
     """Flow loss that a small velocity network reaches on the toy transition, relative to predicting 0."""
     torch.manual_seed(0)
     z, a, target = toy_transition(16, 8)
-    dynamics = flow.build(flow.Options(units=[32], velocity_head=head), 16, 2, 0, SimNorm(8))
+    dynamics = flow.build(flow.Options(units=[32], velocity_head=head), Simplices(16, SimNorm(8)), 2, 0)
     optimizer = torch.optim.Adam(dynamics.parameters(), lr=1e-2)
     for _ in range(250):
         optimizer.zero_grad()
@@ -232,7 +233,7 @@ def test_one_euler_step_trained_at_its_node_is_regression_of_the_next_latent() -
     action, target = torch.rand(4, 5, 2, generator=generator), torch.rand(4, 5, 24, generator=generator)
     weights = torch.rand(4, 5, generator=generator)
     options = flow.Options(units=[16], tau_sampling="nodes")
-    dynamics = randomised(flow.build(options, 24, 2, 0, SimNorm(8)))
+    dynamics = randomised(flow.build(options, Simplices(24, SimNorm(8)), 2, 0))
     found = dynamics.loss(z, action, target, weights)
     error = (dynamics.next(found.latents, action) - target).square()
     torch.testing.assert_close(found.loss, (weights.unsqueeze(-1) * error).mean())
@@ -242,7 +243,7 @@ def test_one_euler_step_trained_at_its_node_is_regression_of_the_next_latent() -
 
 def test_flow_times_at_nodes_are_those_of_the_integrator() -> None:
     options = flow.Options(units=[16], tau_sampling="nodes", integrator="heun", substeps=2)
-    nodes = flow.build(options, 24, 2, 0, SimNorm(8)).nodes
+    nodes = flow.build(options, Simplices(24, SimNorm(8)), 2, 0).nodes
     tau = flow.sample_tau((4000, 1), "nodes", nodes, torch.Generator().manual_seed(9), nodes)
     assert tau.shape == (4000, 1)
     times, counts = tau.unique(return_counts=True)
@@ -276,17 +277,19 @@ def group_sums(dynamics: nn.Module, steps: int = 6) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("substeps", [1, 3])
 def test_tangent_flow_keeps_group_sums(integrator: str, substeps: int) -> None:
     options = flow.Options(units=[16], velocity_head="tangent", integrator=integrator, substeps=substeps)
-    _, sums = group_sums(flow.build(options, 24, 2, 0, SimNorm(8)))
+    _, sums = group_sums(flow.build(options, Simplices(24, SimNorm(8)), 2, 0))
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-5)
 
 
 def test_residual_dynamics_keep_group_sums() -> None:
-    _, sums = group_sums(residual.build(residual.Options(units=[16]), 24, 2, 0, SimNorm(8)))
+    _, sums = group_sums(residual.build(residual.Options(units=[16]), Simplices(24, SimNorm(8)), 2, 0))
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-5)
 
 
 def test_simnorm_velocity_leaves_the_simplex() -> None:
-    _, sums = group_sums(flow.build(flow.Options(units=[16], velocity_head="simnorm"), 24, 2, 0, SimNorm(8)))
+    _, sums = group_sums(
+        flow.build(flow.Options(units=[16], velocity_head="simnorm"), Simplices(24, SimNorm(8)), 2, 0)
+    )
     expected = torch.arange(1.0, 8.0)[:, None, None].expand_as(sums)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
 
@@ -300,7 +303,7 @@ def test_output_gain_scales_the_predicted_change(name: str) -> None:
     for gain in (1.0, 0.25, 2.0):
         torch.manual_seed(3)
         dynamics = randomised(
-            module.build(module.Options(units=[16], output_gain=gain), 24, 2, 0, SimNorm(8))
+            module.build(module.Options(units=[16], output_gain=gain), Simplices(24, SimNorm(8)), 2, 0)
         )
         changes.append(dynamics.next(z, a) - z)
     torch.testing.assert_close(changes[1], 0.25 * changes[0])

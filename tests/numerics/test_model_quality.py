@@ -47,6 +47,8 @@ SIZES = [
 class ExactDynamics(nn.Module):
     """The linear system itself."""
 
+    space = None
+
     def __init__(self, env: LqrEnv) -> None:
         super().__init__()
         self.transition = torch.cat((env.A, env.B), dim=1).T.float()
@@ -125,7 +127,9 @@ def test_figures_agree_with_those_logged_in_training() -> None:
 
 
 class Frozen(nn.Module):
-    """Dynamics that predict no change."""
+    """Dynamics that predict no change, in a space without structure."""
+
+    space = None
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         return z

@@ -152,12 +152,12 @@ class Agent(nn.Module):
         self.generator = generator
         device = generator.device
         self.world_model = build_world_model(options, dynamics_options, obs_dim, act_dim)
-        self.actor = load_actor(actor_options.name).build(actor_options, options.latent_dim, act_dim)
+        self.actor = load_actor(actor_options.name).build(actor_options, self.world_model.latent_dim, act_dim)
         self.averaged_actor = None
         if options.actor_average < 1.0:
             self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.critic = CriticEnsemble(
-            options.latent_dim,
+            self.world_model.latent_dim,
             options.critic_units,
             options.num_critics,
             activation_first=options.activation_first,
@@ -234,6 +234,7 @@ class Agent(nn.Module):
 
     def update_world_model(self, batch: Batch) -> Metrics:
         """One gradient step on ``batch`` (rewards in environment units)."""
+        self.world_model.observe(batch.obs, batch.valid)
         loss, metrics = self.model_loss(batch, self.generator)
         metrics["grad_norm"] = self.updaters["wm"].step(loss)
         self.world_model.project()

@@ -192,8 +192,8 @@ def _networks(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Networks:
     alg = config.alg
     with torch.device("meta"):
         model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = load_actor(config.actor.name).build(config.actor, alg.latent_dim, act_dim)
-        critic = CriticEnsemble(alg.latent_dim, alg.critic_units, alg.num_critics)
+        actor = load_actor(config.actor.name).build(config.actor, model.latent_dim, act_dim)
+        critic = CriticEnsemble(model.latent_dim, alg.critic_units, alg.num_critics)
     velocity = model.dynamics.velocity_evals
     return Networks(
         encoder=_measure(model.encoder),
@@ -209,10 +209,13 @@ def _networks(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Networks:
 
 
 def _measure(net: nn.Module) -> Network:
-    """An ensemble's matrices are stacked, so their entries count the members' products together."""
+    """An ensemble's matrices are stacked, so their entries count the members' products together.
+
+    A network without matrices (an encoder that passes observations on) costs nothing.
+    """
     weights = [m.weight for m in net.modules() if isinstance(m, (nn.Linear, EnsembleLinear))]
     products = [2 * weight.numel() for weight in weights]
-    return Network(products[0], sum(products[1:]))
+    return Network(sum(products[:1]), sum(products[1:]))
 
 
 def start_states(config: ExperimentConfig) -> int:

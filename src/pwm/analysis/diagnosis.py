@@ -169,7 +169,7 @@ def diagnose_run(
         "control_dt": spec.control_dt,
         "horizon": config.alg.horizon,
         "gamma": config.alg.gamma,
-        "latent_dim": config.alg.latent_dim,
+        "latent_dim": agent.world_model.latent_dim,
         "episodes": result.summary(),
         **diagnose(agent, recorded, start_states(config), seed),
     }

@@ -65,6 +65,11 @@ def _groups(axes: Axes, found: Numbers | None) -> None:
         _note(axes, "open_loop")
         return
     groups = found["groups"]
+    if groups is None:
+        text = "latents are observations:\nthey have no groups"
+        axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=9)
+        axes.set_axis_off()
+        return
     steps = np.arange(found["steps"] + 1)
     low, mean, high = (_array(groups[key]) for key in ("min", "mean", "max"))
     axes.fill_between(steps, low, high, color=IMAGINED, alpha=0.18, linewidth=0, label="all groups")

@@ -48,6 +48,8 @@ def _open_loop(found: Numbers) -> list[str]:
         ("  over variance", "reward_over_variance"),
     ):
         lines.append(_row(label, [found[key][k - 1] for k in at], ".3g"))
+    if groups is None:
+        return lines
     for label, key in (("group sum, mean", "mean"), ("  smallest", "min"), ("  largest", "max")):
         lines.append(_row(label, [groups[key][k] for k in at], ".3f"))
     return [*lines, _row("entries below 0", [groups["negative"][k] for k in at], ".1%")]

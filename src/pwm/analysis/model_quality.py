@@ -19,6 +19,7 @@ from pwm.algorithm.diagnostics import (
 from pwm.algorithm.losses import actor_loss, imagine, reach_weights
 from pwm.data.batch import Recorded
 from pwm.models.dynamics.base import unroll
+from pwm.models.latent_space import Simplices
 
 BINS = 10
 
@@ -34,12 +35,14 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
         errors over the variance in the episodes; they say what "no change" hides where a motion is
         periodic. ``windows``: how many starts; the same for every k, so that the rows of a curve can be
         compared. ``share``: of all recorded states those that K more steps follow, which the starts are taken
-        from; the ends of episodes are never among them. ``groups``: see ``group_sums``, over k = 0..K.
+        from; the ends of episodes are never among them. ``groups``: see ``group_sums``, over k = 0..K;
+        None where latents have no groups.
     """
     starts = whole_windows(recorded, steps + 1)
     if not len(starts):
         return None
-    model, options = agent.world_model, agent.options
+    model = agent.world_model
+    space = model.dynamics.space
     # The first transition only tells the last reward before the start.
     batch = windows(recorded, starts, steps + 1)
     action, reward, last = batch.action[1:], batch.reward[1:], batch.reward[0]
@@ -58,7 +61,9 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
         "latent_over_variance": (error / variance).tolist(),
         "reward_error": (reward_error / (reward - last).square().mean(1)).tolist(),
         "reward_over_variance": (reward_error / reward_variance).tolist(),
-        "groups": group_sums(predicted, options.simnorm_dim, options.simnorm_scale),
+        "groups": group_sums(predicted, space.simnorm.dim, space.simnorm.scale)
+        if isinstance(space, Simplices)
+        else None,
     }
 
 

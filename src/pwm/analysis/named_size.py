@@ -58,6 +58,8 @@ def tdmpc2_parameters(
     alg = copy.copy(config.alg)
     alg.task_dim, alg.predict_termination = task_dim, False
     alg.reward_head = scalar_heads.Options("two_hot", BINS)
+    # TD-MPC2's latents are always learned.
+    alg.latents = "simnorm"
     state, units = alg.latent_dim + task_dim, alg.reward_units
     with torch.device("meta"):
         model = build_world_model(alg, config.dynamics, obs_dim, act_dim, n_tasks)
@@ -71,8 +73,8 @@ def agent_parameters(config: ExperimentConfig, obs_dim: int, act_dim: int) -> in
     alg = config.alg
     with torch.device("meta"):
         model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = load_actor(config.actor.name).build(config.actor, alg.latent_dim, act_dim)
-        critic = CriticEnsemble(alg.latent_dim, alg.critic_units, alg.num_critics)
+        actor = load_actor(config.actor.name).build(config.actor, model.latent_dim, act_dim)
+        critic = CriticEnsemble(model.latent_dim, alg.critic_units, alg.num_critics)
     return model.total_params + _count(actor) + _count(critic)
 
 

@@ -70,6 +70,40 @@ class RunningMeanStd(Statistics):
         return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
 
 
+class MovingRMS(Statistics):
+    """Exponentially weighted root mean square of every entry of vectors.
+
+    Args:
+        dim: number of entries.
+        rate: weight of a new batch; the first 1/rate batches are averaged with equal weights.
+        floor: least value as a share of the root mean square over all entries; an entry that never changes
+            would otherwise get a unit of size 0.
+    """
+
+    square: Tensor
+    batches: Tensor
+    rms: Tensor
+
+    def __init__(self, dim: int, rate: float = 0.01, floor: float = 0.01) -> None:
+        super().__init__()
+        self.rate = rate
+        self.floor = floor
+        self.register_buffer("square", torch.zeros(dim))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.float64))
+        # What is used, computed once per update: 1 before the first.
+        self.register_buffer("rms", torch.ones(dim))
+
+    @torch.no_grad()
+    def update(self, values: Tensor, valid: Tensor) -> None:
+        """Fold in those of ``values`` [n, dim] that are ``valid`` [n], unless one is not finite."""
+        squares = torch.where(valid.unsqueeze(-1), values.square(), 0.0)
+        mean = squares.sum(0) / valid.sum().clamp(min=1)
+        batches = self.batches + 1
+        square = self.square.lerp(mean, (1 / batches).clamp(min=self.rate).to(mean.dtype))
+        least = (self.floor**2 * square.mean()).clamp(min=1e-12)
+        self._replace(square=square, batches=batches, rms=torch.maximum(square, least).sqrt())
+
+
 class MovingMeanStd(Statistics):
     """Exponentially weighted mean and standard deviation of scalars.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pwm.errors import ConfigError
 from pwm.models import scalar_heads
 from pwm.models.dynamics.base import Dynamics, load_dynamics
-from pwm.models.encoder import build_encoder
+from pwm.models.latent_space import KINDS, LatentSpace, Observations, Simplices
 from pwm.models.layers import SimNorm, check_units, concat_inputs, init_weights, mlp
 from pwm.models.normalization import RunningMeanStd
 from pwm.models.scalar_heads import ScalarHead
@@ -24,13 +24,15 @@ class Options:
     """Sizes of a world model.
 
     Attributes:
-        latent_dim: width L of the latent; a multiple of ``simnorm_dim``.
+        latents: ``simnorm`` (a learned encoder that ends in SimNorm, as published) or ``observations`` (the
+            observations themselves, normalised if ``obs_rms``; the next four options are then not used).
+        latent_dim: width L of SimNorm latents; a multiple of ``simnorm_dim``.
         simnorm_dim: group size V of SimNorm.
         encoder_units: hidden widths of the encoder.
-        reward_units: hidden widths of the reward network.
-        task_dim: width of the task embedding; 0 for a single task.
         simnorm_scale: what every SimNorm group sums to: 1 as published, or ``simnorm_dim`` to give latents
             the average 1.
+        reward_units: hidden widths of the reward network.
+        task_dim: width of the task embedding; 0 for a single task.
         obs_rms: normalise observations by their running mean and standard deviation.
         predict_termination: learn where episodes terminate, so that imagination can end there.
         termination_units: hidden widths of that predictor.
@@ -47,10 +49,13 @@ class Options:
     termination_units: list[int] = field(default_factory=lambda: [128])
     reward_head: scalar_heads.Options = field(default_factory=scalar_heads.Options)
     simnorm_scale: float = 1.0
+    latents: str = "simnorm"
 
     def __post_init__(self) -> None:
         for key in ("encoder_units", "reward_units", "termination_units"):
             check_units(f"alg.{key}", getattr(self, key))
+        if self.latents not in KINDS:
+            raise ConfigError(f"alg.latents={self.latents!r}; choose one of: {', '.join(KINDS)}")
         if not 0.0 < self.simnorm_scale < math.inf:
             raise ConfigError(f"alg.simnorm_scale={self.simnorm_scale}; it must be positive and finite")
         if self.simnorm_dim < 2 or self.latent_dim < 1 or self.latent_dim % self.simnorm_dim:
@@ -140,10 +145,23 @@ class WorldModel(nn.Module):
         """``(next(z, a, task), reward(z, a, task))``."""
         return self.next(z, a, task), self.reward(z, a, task)
 
+    def observe(self, obs: Tensor, valid: Tensor) -> None:
+        """Let the space of latents learn its units from windows [H+1, B, obs_dim]; ``valid`` [H, B].
+
+        Nothing where latents are learned, too: their units are fixed.
+        """
+        if isinstance(self.dynamics.space, Observations):
+            self.dynamics.space.observe(self.encode(obs), valid)
+
     def project(self) -> None:
         """Put constrained parameters back into their sets; call after every optimiser step."""
         if self.task_embedding is not None:
             self.task_embedding.project()
+
+    @property
+    def latent_dim(self) -> int:
+        """Width L of latents."""
+        return self.dynamics.space.dim
 
     @property
     def total_params(self) -> int:
@@ -165,6 +183,13 @@ def build_prediction_net(in_dim: int, units: Sequence[int], width: int, bias: fl
     return net
 
 
+def build_latent_space(options: Options, obs_dim: int) -> LatentSpace:
+    """Space of the latents that ``options`` describe, for observations of width ``obs_dim``."""
+    if options.latents == "observations":
+        return Observations(obs_dim)
+    return Simplices(options.latent_dim, SimNorm(options.simnorm_dim, options.simnorm_scale))
+
+
 def build_world_model(
     options: Options, dynamics_options: Any, obs_dim: int, act_dim: int, n_tasks: int = 0
 ) -> WorldModel:
@@ -175,7 +200,14 @@ def build_world_model(
         dynamics_options: the ``Options`` of a dynamics component; its ``name`` chooses the component.
         obs_dim, act_dim: widths of observations and actions.
         n_tasks: number of tasks; 0 for a single task without embedding.
+
+    Raises:
+        ConfigError: observations as latents of several tasks, or dynamics that do not fit the latents.
     """
+    if n_tasks and options.latents == "observations":
+        raise ConfigError(
+            f"alg.latents=observations cannot hold the embeddings of {n_tasks} tasks; use alg.latents=simnorm"
+        )
     module = load_dynamics(dynamics_options.name)
     task_dim = options.task_dim if n_tasks else 0
     embedding = None
@@ -183,16 +215,15 @@ def build_world_model(
         embedding = TaskEmbedding(n_tasks, task_dim)
         nn.init.uniform_(embedding.weight, -0.02, 0.02)
     head = scalar_heads.build(options.reward_head)
-    latent = options.latent_dim
-    simnorm = SimNorm(options.simnorm_dim, options.simnorm_scale)
-    in_dim = latent + act_dim + task_dim
+    space = build_latent_space(options, obs_dim)
+    in_dim = space.dim + act_dim + task_dim
     termination = None
     if options.predict_termination:
         # Terminations are rare: start at the odds of 1 in 150 transitions.
         termination = build_prediction_net(in_dim, options.termination_units, 1, bias=-5.0)
     return module.WORLD_MODEL(
-        build_encoder(obs_dim + task_dim, options.encoder_units, latent, simnorm, options.obs_rms),
-        module.build(dynamics_options, latent, act_dim, task_dim, simnorm),
+        space.encoder(obs_dim + task_dim, options.encoder_units, options.obs_rms),
+        module.build(dynamics_options, space, act_dim, task_dim),
         build_prediction_net(in_dim, options.reward_units, head.width),
         head,
         embedding,

@@ -191,7 +191,7 @@ class OnlineTrainer:
         model, visited = self.agent.world_model, []
         with timer("sim"), torch.no_grad():
             blind = self._open_loop_environments()
-            imagined = torch.zeros(len(blind), self.options.latent_dim, device=blind.device)
+            imagined = torch.zeros(len(blind), model.latent_dim, device=blind.device)
             ended = torch.ones(self.env.num_envs, 1, dtype=torch.bool, device=blind.device)
             for _ in range(self.options.horizon):
                 visited.append(self.obs)

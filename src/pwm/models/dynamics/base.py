@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pwm import components
 from pwm.models.integrators.explicit_rk import Tableau
-from pwm.models.layers import SimNorm
+from pwm.models.latent_space import LatentSpace
 
 if TYPE_CHECKING:
     from pwm.models.world_model import WorldModel
@@ -31,6 +31,9 @@ class DynamicsLoss(NamedTuple):
 class Dynamics(nn.Module, ABC):
     """Predicts the next latent.
 
+    Args:
+        space: where latents lie.
+
     Attributes:
         teacher_forced: the loss starts every transition from the encoded observation instead of the
             model's own prediction, so ``loss`` wants all H source latents, not only the first.
@@ -39,6 +42,10 @@ class Dynamics(nn.Module, ABC):
 
     teacher_forced = False
     velocity_evals = 0
+
+    def __init__(self, space: LatentSpace) -> None:
+        super().__init__()
+        self.space = space
 
     @abstractmethod
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
@@ -78,8 +85,8 @@ class DynamicsComponent(Protocol):
     Options: type[Any]
     WORLD_MODEL: type[WorldModel]
 
-    def build(self, options: Any, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> Dynamics:
-        """Return the dynamics described by ``options``; ``simnorm`` is the activation of latents."""
+    def build(self, options: Any, space: LatentSpace, act_dim: int, task_dim: int) -> Dynamics:
+        """Return the dynamics described by ``options`` for latents of ``space``."""
         ...
 
 
@@ -122,20 +129,10 @@ def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = Non
 def rollout_regression_loss(
     dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, weights: Tensor, e: Tensor | None
 ) -> DynamicsLoss:
-    """Mean of w_t |z_{t+1} - target_t|^2 along the model's own rollout (TD-MPC2 consistency loss)."""
+    """Mean of w_t |z_{t+1} - target_t|^2 along the model's own rollout (TD-MPC2 consistency loss).
+
+    Errors count in the units of ``dynamics.space``.
+    """
     latents = unroll(dynamics, z[0], action, e)
-    error = (latents[1:] - target).square().mean(-1)
+    error = dynamics.space.relative(latents[1:] - target).square().mean(-1)
     return DynamicsLoss((weights * error).mean(), latents[:-1])
-
-
-class GroupTangent(nn.Module):
-    """Subtract the mean of each SimNorm group, so that adding the result keeps every group's sum."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, v: Tensor) -> Tensor:
-        """Map [..., L] to [..., L] with zero sum in every group of ``dim`` entries."""
-        groups = v.unflatten(-1, (-1, self.dim))
-        return (groups - groups.mean(-1, keepdim=True)).flatten(-2)

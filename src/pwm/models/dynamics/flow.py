@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from pwm import components
 from pwm.errors import ConfigError
-from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, unroll
+from pwm.models.dynamics.base import Dynamics, DynamicsLoss, unroll
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.integrators.explicit_rk import VelocityFn, integrate, load_tableau
-from pwm.models.layers import NormedLinear, SimNorm, check_gain, check_units, concat_inputs, init_weights, mlp
+from pwm.models.latent_space import LatentSpace, Simplices
+from pwm.models.layers import check_gain, check_units, concat_inputs, init_weights, mlp
 
 WORLD_MODEL = FlowWorldModel
 
@@ -32,9 +33,9 @@ class Options:
 
     Attributes:
         units: hidden widths of the velocity network.
-        velocity_head: ``linear`` (unconstrained), ``tangent`` (group means removed, so integrated
-            latents keep group sums of exactly 1), or ``simnorm`` (reproduces the Flow-MBPO fork; it
-            cannot represent a velocity).
+        velocity_head: ``linear`` (unconstrained), ``tangent`` (of SimNorm latents; group means removed, so
+            that integrated latents keep their group sums), or ``simnorm`` (of SimNorm latents; reproduces
+            the Flow-MBPO fork and cannot represent a velocity).
         tau_sampling: flow time in training, ``uniform`` in [0, 1], the constant ``midpoint`` 0.5, or one of
             the integrator's ``nodes``, the only times at which the velocity is used (0 for one Euler step).
         flow_source: start of the training path, the model's own ``rollout`` or ``teacher`` (the encoded
@@ -129,20 +130,23 @@ class FlowDynamics(Dynamics):
 
     nodes: Tensor
 
-    def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
-    ) -> None:
-        super().__init__()
+    def __init__(self, options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> None:
+        super().__init__(space)
+        if options.velocity_head != "linear" and not isinstance(space, Simplices):
+            raise ConfigError(
+                f"alg.dynamics.velocity_head={options.velocity_head} is made for alg.latents=simnorm; "
+                "with other latents it must be linear"
+            )
         self.options = options
         self.teacher_forced = options.flow_source == "teacher"
         self.tableau = load_tableau(options.integrator)
-        in_dim = latent_dim + act_dim + 1 + task_dim
+        in_dim = space.dim + act_dim + 1 + task_dim
         hidden = [in_dim, *options.units][-1]
-        head: nn.Module = nn.Linear(hidden, latent_dim)
+        head: nn.Module = nn.Linear(hidden, space.dim)
         if options.velocity_head == "simnorm":
-            head = NormedLinear(hidden, latent_dim, simnorm)
+            head = space.head(hidden)
         elif options.velocity_head == "tangent":
-            head = nn.Sequential(head, GroupTangent(simnorm.dim))
+            head = nn.Sequential(head, space.tangent())
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
         nodes = torch.tensor(self.tableau.times(options.substeps))
         # Follows from the options, so not part of a checkpoint.
@@ -160,7 +164,7 @@ class FlowDynamics(Dynamics):
 
     def velocity(self, z: Tensor, a: Tensor, tau: Tensor, e: Tensor | None = None) -> Tensor:
         """dz/dtau [..., L] at latents [..., L], actions [..., A], flow time [..., 1], embedding [..., E]."""
-        velocity = self.net(concat_inputs(z, a, tau, e))
+        velocity = self.space.change(self.net(concat_inputs(z, a, tau, e)))
         gain = self.options.output_gain
         return velocity if gain == 1.0 else gain * velocity
 
@@ -183,18 +187,12 @@ class FlowDynamics(Dynamics):
         if tau is None:
             shape = (*source.shape[:-1], 1)
             tau = sample_tau(shape, self.options.tau_sampling, source, generator, self.nodes)
-        loss = compute_flow_matching_loss(
-            self.velocity,
-            source,
-            target,
-            action,
-            e,
-            gamma_t=weights.unsqueeze(-1),
-            tau=tau,
-        )
+        # Squared errors in the units of the space are divided by them twice.
+        weights = self.space.relative(self.space.relative(weights.unsqueeze(-1)))
+        loss = compute_flow_matching_loss(self.velocity, source, target, action, e, gamma_t=weights, tau=tau)
         return DynamicsLoss(loss, source)
 
 
-def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> FlowDynamics:
+def build(options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> FlowDynamics:
     """Return the dynamics described by ``options``."""
-    return FlowDynamics(options, latent_dim, act_dim, task_dim, simnorm)
+    return FlowDynamics(options, space, act_dim, task_dim)

@@ -1,4 +1,4 @@
-"""Latent regression (the published PWM dynamics): z' = F(z, a), SimNorm output."""
+"""Latent regression (the published PWM dynamics): z' = F(z, a), through the output layer of the latents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pwm.models.dynamics.base import Dynamics, DynamicsLoss, rollout_regression_loss
-from pwm.models.layers import NormedLinear, SimNorm, check_units, concat_inputs, init_weights, mlp
+from pwm.models.latent_space import LatentSpace
+from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
 
 WORLD_MODEL = WorldModel
@@ -26,18 +27,16 @@ class Options:
 
 
 class MLPDynamics(Dynamics):
-    """z' = SimNorm(LayerNorm(W h(z, a, e)))."""
+    """z' = head(h(z, a, e)); on simplices the head is SimNorm(LayerNorm(W h))."""
 
-    def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
-    ) -> None:
-        super().__init__()
-        in_dim = latent_dim + act_dim + task_dim
-        head = NormedLinear([in_dim, *options.units][-1], latent_dim, simnorm)
+    def __init__(self, options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> None:
+        super().__init__(space)
+        in_dim = space.dim + act_dim + task_dim
+        head = space.head([in_dim, *options.units][-1])
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
-        """Next latents; every SimNorm group keeps its sum."""
+        """Next latents; on simplices every group keeps its sum."""
         return self.net(concat_inputs(z, a, e))
 
     def loss(
@@ -53,6 +52,6 @@ class MLPDynamics(Dynamics):
         return rollout_regression_loss(self, z, action, target, weights, e)
 
 
-def build(options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm) -> MLPDynamics:
+def build(options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> MLPDynamics:
     """Return the dynamics described by ``options``."""
-    return MLPDynamics(options, latent_dim, act_dim, task_dim, simnorm)
+    return MLPDynamics(options, space, act_dim, task_dim)

@@ -1,6 +1,6 @@
 """Residual MLP: z' = z + P f(z, a), the control that shares flow's residual form but integrates nothing.
 
-P removes the mean of each SimNorm group, so predicted latents keep group sums of exactly 1.
+P keeps predicted latents where latents lie: on simplices it removes the mean of each SimNorm group.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pwm.models.dynamics.base import Dynamics, DynamicsLoss, GroupTangent, rollout_regression_loss
-from pwm.models.layers import SimNorm, check_gain, check_units, concat_inputs, init_weights, mlp
+from pwm.models.dynamics.base import Dynamics, DynamicsLoss, rollout_regression_loss
+from pwm.models.latent_space import LatentSpace
+from pwm.models.layers import check_gain, check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
 
 WORLD_MODEL = WorldModel
@@ -39,19 +40,18 @@ class Options:
 class ResidualDynamics(Dynamics):
     """z' = z + P f(z, a, e), trained by squared error along its own rollout like the MLP."""
 
-    def __init__(
-        self, options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
-    ) -> None:
-        super().__init__()
-        in_dim = latent_dim + act_dim + task_dim
-        head = nn.Linear([in_dim, *options.units][-1], latent_dim)
+    def __init__(self, options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> None:
+        super().__init__(space)
+        in_dim = space.dim + act_dim + task_dim
+        head = nn.Linear([in_dim, *options.units][-1], space.dim)
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
         self.output_gain = options.output_gain
-        self.project = GroupTangent(simnorm.dim)
+        self.project = space.tangent()
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
-        """Next latents; every SimNorm group keeps its sum."""
-        return torch.add(z, self.project(self.net(concat_inputs(z, a, e))), alpha=self.output_gain)
+        """Next latents; on simplices every group keeps its sum."""
+        change = self.project(self.space.change(self.net(concat_inputs(z, a, e))))
+        return torch.add(z, change, alpha=self.output_gain)
 
     def loss(
         self,
@@ -66,8 +66,6 @@ class ResidualDynamics(Dynamics):
         return rollout_regression_loss(self, z, action, target, weights, e)
 
 
-def build(
-    options: Options, latent_dim: int, act_dim: int, task_dim: int, simnorm: SimNorm
-) -> ResidualDynamics:
+def build(options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> ResidualDynamics:
     """Return the dynamics described by ``options``."""
-    return ResidualDynamics(options, latent_dim, act_dim, task_dim, simnorm)
+    return ResidualDynamics(options, space, act_dim, task_dim)

@@ -1,0 +1,114 @@
+"""Where latents lie: how observations get there, and in which units models predict and are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pwm.models.encoder import build_encoder
+from pwm.models.layers import NormedLinear, SimNorm
+from pwm.models.normalization import MovingRMS
+
+KINDS = ("simnorm", "observations")
+
+
+class GroupTangent(nn.Module):
+    """Subtract the mean of each SimNorm group, so that adding the result keeps every group's sum."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map [..., L] to [..., L] with zero sum in every group of ``dim`` entries."""
+        groups = v.unflatten(-1, (-1, self.dim))
+        return (groups - groups.mean(-1, keepdim=True)).flatten(-2)
+
+
+class LatentSpace(nn.Module):
+    """Latents [..., L] of any value, whose changes are predicted as they are.
+
+    Args:
+        dim: width L of latents.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
+        """Module that maps observations [..., obs_dim] to latents.
+
+        Args:
+            obs_dim: width of observations.
+            units: hidden widths, where there are any.
+            centred: observations have mean 0 and variance 1.
+        """
+        raise NotImplementedError
+
+    def head(self, in_dim: int) -> nn.Module:
+        """Layer [..., in_dim] -> [..., L] whose outputs are latents."""
+        return nn.Linear(in_dim, self.dim)
+
+    def tangent(self) -> nn.Module:
+        """Module [..., L] -> [..., L] whose outputs can be added to a latent."""
+        return nn.Identity()
+
+    def change(self, output: Tensor) -> Tensor:
+        """Change of a latent that an output [..., L] of a dynamics network stands for."""
+        return output
+
+    def relative(self, difference: Tensor) -> Tensor:
+        """Difference [..., L] of two latents in the units of ``change``, which losses measure."""
+        return difference
+
+
+class Simplices(LatentSpace):
+    """What a learned encoder makes: groups of positive entries with a common sum (SimNorm)."""
+
+    def __init__(self, dim: int, simnorm: SimNorm) -> None:
+        super().__init__(dim)
+        self.simnorm = simnorm
+
+    def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
+        """MLP that ends in SimNorm."""
+        return build_encoder(obs_dim, units, self.dim, self.simnorm, centred)
+
+    def head(self, in_dim: int) -> nn.Module:
+        """Linear, LayerNorm, SimNorm."""
+        return NormedLinear(in_dim, self.dim, self.simnorm)
+
+    def tangent(self) -> nn.Module:
+        """Projection that keeps the sum of every group."""
+        return GroupTangent(self.simnorm.dim)
+
+
+class Observations(LatentSpace):
+    """The (normalised) observations themselves; nothing moves while models learn.
+
+    Changes count in units of their running root mean square, entry by entry, so that slow and fast
+    quantities are predicted equally well.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.change_rms = MovingRMS(dim)
+
+    def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
+        """The identity."""
+        return nn.Identity()
+
+    def change(self, output: Tensor) -> Tensor:
+        """``output`` times the root mean square of changes."""
+        return output * self.change_rms.rms
+
+    def relative(self, difference: Tensor) -> Tensor:
+        """``difference`` over the root mean square of changes."""
+        return difference / self.change_rms.rms
+
+    @torch.no_grad()
+    def observe(self, latents: Tensor, valid: Tensor) -> None:
+        """Fold the changes in windows of latents [H+1, B, L] in, of transitions that are ``valid`` [H, B]."""
+        self.change_rms.update((latents[1:] - latents[:-1]).flatten(0, 1), valid.flatten())
