@@ -51,7 +51,6 @@ BOUNDS: dict[str, tuple[list[object], list[object]]] = {
     "lr_decay_start": ([0.0, 0.99], [-0.01, 1.0]),
     "adam_betas": ([[0.0, 0.99]], [[0.9], [0.9, 0.9, 0.9], [0.9, 1.0], [-0.1, 0.9]]),
     "buffer_size": ([128 * 18], [128 * 18 - 1]),
-    "latents": (["simnorm", "observations"], ["pixels", ""]),
     "simnorm_dim": ([2], [1, 0, 3]),
     "latent_dim": ([8], [0, -8, 12]),
     "encoder_units": ([[1], []], [[0], [8, -1]]),
