@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class GroupTangent(nn.Module):
         return (groups - groups.mean(-1, keepdim=True)).flatten(-2)
 
 
-class LatentSpace(nn.Module):
+class LatentSpace(nn.Module, ABC):
     """Latents [..., L] of any value, whose changes are predicted as they are.
 
     Args:
@@ -38,6 +39,7 @@ class LatentSpace(nn.Module):
         super().__init__()
         self.dim = dim
 
+    @abstractmethod
     def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
         """Module that maps observations [..., obs_dim] to latents.
 
@@ -46,7 +48,6 @@ class LatentSpace(nn.Module):
             units: hidden widths, where there are any.
             centred: observations have mean 0 and variance 1.
         """
-        raise NotImplementedError
 
     def head(self, in_dim: int) -> nn.Module:
         """Layer [..., in_dim] -> [..., L] whose outputs are latents."""
