@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-from random import gauss
+from random import Random, gauss
 from typing import Any
 
 import gymnasium
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from numpy.random import default_rng
 
 LENGTH = 12
 UNIT = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -289,6 +290,10 @@ class Drawing(Odd):
         return self.draw() > 0.9, False
 
 
+class OwnRandom(Random):
+    """A generator of one's own, made from Python's."""
+
+
 class Reseeding(Odd):
     """Seeds generators with whatever it was given, which is nothing when an episode follows another."""
 
@@ -297,6 +302,11 @@ class Reseeding(Odd):
         "python, by name": lambda seed: random.seed(a=seed) or random.random(),
         "numpy": lambda seed: np.random.seed(seed) or np.random.random(),  # noqa: NPY002
         "numpy, new": lambda seed: np.random.default_rng(seed).random(),
+        "numpy, by name": lambda seed: default_rng(seed).random(),
+        "numpy, old": lambda seed: np.random.RandomState(seed).random_sample(),
+        "numpy, by parts": lambda seed: np.random.Generator(np.random.PCG64(seed)).random(),
+        "python, its own": lambda seed: random.Random(seed).random(),
+        "python, subclass": lambda seed: OwnRandom(seed).random(),
         "gymnasium": lambda seed: spaces.Box(0.0, 1.0, (), seed=seed).sample(),
     }
 

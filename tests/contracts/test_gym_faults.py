@@ -12,7 +12,7 @@ from tests.contracts.odd_envs import LENGTH, Drawing, Reseeding
 from tests.contracts.odd_rollouts import N, make, rollout, same
 
 from pwm.envs import gym
-from pwm.envs.gym.random_streams import CopyStream
+from pwm.envs.gym.random_streams import CopyStream, borrowed_globals
 from pwm.errors import EnvError
 
 # --- faults of the environment --------------------------------------------------------------------
@@ -141,14 +141,34 @@ def test_the_same_seed_gives_the_same_numbers_where_no_seed_is_handed_on(kind: s
     assert len(goals.unique()) >= 9
 
 
+def seeders() -> list[object]:
+    return [random.seed, random.Random.seed, np.random.seed, np.random.default_rng, np.random.RandomState]
+
+
 def test_functions_that_take_seeds_are_as_before() -> None:
-    before = [random.seed, np.random.seed, np.random.default_rng]
+    before = seeders()
     env = make("Reseeding", kind="numpy")
     rollout(env)
-    assert [random.seed, np.random.seed, np.random.default_rng] == before
+    assert seeders() == before
     with pytest.raises(EnvError, match="size must be"):
         rollout(make("Faulty", where="step", error="text"))
-    assert [random.seed, np.random.seed, np.random.default_rng] == before
+    assert seeders() == before
+    # They ask the operating system again, whatever was drawn from before.
+    fresh = set()
+    for _ in range(2):
+        random.seed(0)
+        fresh |= {np.random.default_rng().random(), random.Random().random()}
+    assert len(fresh) == 4
+
+
+def test_seeds_that_are_given_are_kept() -> None:
+    expected = [random.Random("a").random(), random.Random(3).random(), np.random.default_rng(3).random()]
+    random.seed(5, 1)
+    expected.append(random.random())
+    with borrowed_globals():
+        found = [random.Random("a").random(), random.Random(3).random(), np.random.default_rng(3).random()]
+        random.seed(5, 1)
+        assert [*found, random.random()] == expected
 
 
 @pytest.mark.parametrize("draw", ["python", "numpy", "torch"])
@@ -162,7 +182,9 @@ def test_copies_do_not_depend_on_how_many_there_are(draw: str) -> None:
 @pytest.mark.parametrize("draw", Drawing.DRAWS)
 def test_the_process_keeps_its_own_streams(draw: str) -> None:
     def drawn() -> list[float]:
-        return [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
+        # Normal numbers come in pairs, of which generators keep one for the next call.
+        normal = [random.gauss(0, 1), np.random.randn(), float(torch.randn(()))]  # noqa: NPY002
+        return [*normal, random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
 
     def seed() -> None:
         random.seed(1)
