@@ -8,6 +8,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import subprocess
+import time
 from random import Random, gauss
 from typing import Any
 
@@ -21,6 +23,13 @@ from numpy.random import default_rng
 LENGTH = 12
 UNIT = spaces.Box(-1.0, 1.0, (2,), np.float32)
 REALS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+
+class OwnSpace(spaces.Space):
+    """A kind of space that Gymnasium does not know, and of which no two are equal."""
+
+    def contains(self, x: Any) -> bool:
+        return True
 
 
 class Odd(gymnasium.Env):
@@ -184,6 +193,24 @@ class Limited(Odd):
         return False, self.steps >= self.own
 
 
+class ClassLimited(Limited):
+    """States its limit in the class."""
+
+    max_episode_steps = 7
+
+
+class Inheriting(ClassLimited):
+    """Inherits its limit from another class."""
+
+
+class Telling(Limited):
+    """States its limit in a property."""
+
+    @property
+    def _max_episode_steps(self) -> int:
+        return self.own
+
+
 class Unpicklable(Exception):
     """Cannot be sent between processes."""
 
@@ -237,15 +264,30 @@ class Changing(Odd):
         return np.array([float(len(self.goals)), 0.0, 0.0])
 
 
-class Parent(Odd):
-    """Has a process of its own."""
+class Simulator(Odd):
+    """Has a process of its own, which it ends when it is closed, and shows the number of that process."""
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, kind: str, pause: float = 0.0, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
-        child = multiprocessing.get_context("fork").Process(target=int)
-        child.start()
-        child.join()
-        assert child.exitcode == 0
+        self.pause = pause
+        if kind == "program":
+            program = subprocess.Popen(["sleep", "60"])
+            self.process, self.wait = program, program.wait
+        else:
+            fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            fork.start()
+            self.process, self.wait = fork, fork.join
+
+    def observe(self) -> np.ndarray:
+        return np.array([self.process.pid, 0.0, 0.0])
+
+    def reward(self, action: np.ndarray) -> float:
+        time.sleep(self.pause)
+        return 0.0
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.wait()
 
 
 class Returns(Odd):
@@ -336,6 +378,15 @@ def wrapped(limit: int, **kwargs: Any) -> gymnasium.Env:
     return TimeLimit(Odd(**kwargs), limit)
 
 
+def own_box(render_mode: str | None = None) -> gymnasium.Env:
+    """An environment whose space is of a class that no other process can find."""
+
+    class Hidden(spaces.Box):
+        pass
+
+    return Observations(Hidden(-1.0, 1.0, (3,), np.float32), render_mode)
+
+
 for _class in (
     Odd,
     Actions,
@@ -353,10 +404,14 @@ for _class in (
     Reseeding,
     Dying,
     Changing,
-    Parent,
+    Simulator,
 ):
     gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)
 gymnasium.register("OddLimited-v0", Limited)
+gymnasium.register("OddClassLimited-v0", ClassLimited)
+gymnasium.register("OddInheriting-v0", Inheriting)
+gymnasium.register("OddTelling-v0", Telling)
 gymnasium.register("OddEndless-v0", Odd)
 gymnasium.register("OddWrapped-v0", wrapped, kwargs={"limit": 5})
+gymnasium.register("OddHidden-v0", own_box, max_episode_steps=LENGTH)
 gymnasium.register("OddHuge-v0", Odd, max_episode_steps=10**9)

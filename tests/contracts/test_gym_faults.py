@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
+import threading
+import time
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from tests.contracts.odd_envs import LENGTH, Drawing, Reseeding
 from tests.contracts.odd_rollouts import N, make, rollout, same
 
 from pwm.envs import gym
+from pwm.envs.gym.processes import PATIENCE
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals
 from pwm.errors import EnvError
 
@@ -66,10 +73,51 @@ def test_copies_share_no_arguments(mode: str) -> None:
     env.close()
 
 
-def test_environments_may_have_processes_of_their_own(mode: str) -> None:
-    env = make("Parent", mode)
+def wait_for_the_end_of(processes: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(psutil.pid_exists(number) for number in processes):
+        assert time.monotonic() < deadline, f"one of {processes} still runs"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", ["program", "fork"])
+def test_processes_of_an_environment_end_when_it_closes_them(kind: str, mode: str) -> None:
+    env = make("Simulator", mode, kind=kind)
+    running = [int(number) for number in env.reset()[:, 0]]
+    assert all(psutil.pid_exists(number) for number in running)
     rollout(env, 2)
+    begun = time.monotonic()
     env.close()
+    assert time.monotonic() - begun < PATIENCE / 2
+    wait_for_the_end_of(running, 0.0)
+
+
+def test_environments_are_closed_when_the_process_they_serve_is_killed() -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def serve() -> None:
+        env = make("Simulator", "async", num_envs=2, kind="program", pause=1.0)
+        theirs.send([int(number) for number in env.reset()[:, 0]])
+        # In the middle of a step.
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        rollout(env, 2)
+
+    process = context.Process(target=serve)
+    process.start()
+    running = ours.recv()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    wait_for_the_end_of(running, 20.0)
+
+
+def test_spaces_that_cannot_be_sent_are_one_message(capfd: pytest.CaptureFixture[str]) -> None:
+    rollout(make("Hidden"), 1)
+    with pytest.raises(
+        EnvError, match=r"^OddHidden-v0: sending its spaces .*env\.vectorization=async.* raised .*Hidden"
+    ):
+        make("Hidden", "async")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_arguments_that_the_constructor_refuses_are_named(mode: str) -> None:

@@ -15,7 +15,7 @@ from pwm.envs.gym.creation import make
 from pwm.envs.gym.faults import Blame, WrongReturn
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
-from pwm.envs.gym.spaces import ObservationLayout
+from pwm.envs.gym.spaces import ActionScaling, ObservationLayout
 from pwm.envs.gym.time_limit import limited
 from pwm.errors import EnvError
 
@@ -95,8 +95,10 @@ class Copies:
         try:
             with borrowed_globals():
                 facts = [self._add(options, stream) for stream in self.streams]
+            # Refused before they are compared, which spaces of one's own may not be able to.
+            ActionScaling(options.id, facts[0].action_space)
+            self._layout = ObservationLayout(options.id, facts[0].observation_space)
             self.facts = common(options.id, facts)
-            self._layout = ObservationLayout(options.id, self.facts.observation_space)
         except EnvError:
             self.close()
             raise
@@ -212,7 +214,7 @@ def _flag(name: str, value: Any) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     found = np.asarray(value)
-    if found.size != 1 or found.dtype == object:
+    if found.size != 1 or found.dtype.kind not in "biuf":
         raise WrongReturn(f"{name} {_described(value)} instead of one truth value")
     return bool(found.reshape(()))
 

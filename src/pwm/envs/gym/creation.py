@@ -47,7 +47,7 @@ def make(options: Options) -> Any:
         EnvError: unknown or removed id, missing package, arguments that the constructor refuses, or whatever
             else it raises.
     """
-    _import_module(options.id)
+    import_module(options.id)
     # What environments return is checked here, in every step and in plain words.
     kwargs = {"disable_env_checker": True, **copy.deepcopy(options.kwargs)}
     if options.episode_length is not None:
@@ -75,8 +75,12 @@ def make(options: Options) -> Any:
         raise EnvError(f"{options.id} {verb} env.kwargs={options.kwargs!r}: {sentence(cause)}") from error
 
 
-def _import_module(name: str) -> None:
-    """Import the module of ``module:Id``, which may lie in the working directory."""
+def import_module(name: str) -> None:
+    """Import the module of ``module:Id``, which may lie in the working directory.
+
+    Raises:
+        EnvError: it cannot be imported.
+    """
     # Last, so that no file there hides an installed module. Entry points may name such modules, too.
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +44,9 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
     attributes = [(layer, key, value) for layer in layers(env) for key, value in _attributes(layer)]
     if wanted is not None:
         for layer, key, _ in attributes:
-            setattr(layer, key, wanted)
+            # Properties that only tell follow what they are computed from.
+            with contextlib.suppress(AttributeError):
+                setattr(layer, key, wanted)
         length, declared = wanted, True
     else:
         found = [layer._max_episode_steps for layer in wrappers] or [value for *_, value in attributes]
@@ -58,7 +62,9 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
 def _attributes(layer: Any) -> Iterator[tuple[str, int]]:
     """Attributes that state a limit, of this layer alone."""
     for key in ATTRIBUTES:
-        # Wrappers may hand on attributes of what they wrap; properties follow what they are computed from.
-        value = vars(layer).get(key, vars(type(layer)).get(key))
+        # Asked only where it is there: wrappers may hand on attributes of what they wrap.
+        value = inspect.getattr_static(layer, key, None)
+        if isinstance(value, property):
+            value = getattr(layer, key)
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
             yield key, int(value)
