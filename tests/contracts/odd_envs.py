@@ -211,6 +211,24 @@ class Telling(Limited):
         return self.own
 
 
+class Late(Odd):
+    """Has properties that cannot be told before a reset."""
+
+    @property
+    def max_episode_steps(self) -> int:
+        return 7 // int(hasattr(self, "steps"))
+
+    dt = max_episode_steps
+
+
+class Timed(Odd):
+    """States the seconds of a step."""
+
+    def __init__(self, dt: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.dt = dt
+
+
 class Unpicklable(Exception):
     """Cannot be sent between processes."""
 
@@ -405,6 +423,8 @@ for _class in (
     Dying,
     Changing,
     Simulator,
+    Late,
+    Timed,
 ):
     gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)
 gymnasium.register("OddLimited-v0", Limited)

@@ -180,6 +180,7 @@ def limit_of(name: str, mode: str, **kwargs: Any) -> tuple[int, list[int]]:
         ("ClassLimited", {"episode_length": 5}, 5, 5),
         ("Inheriting", {}, 7, 7),
         ("Inheriting", {"episode_length": 5}, 5, 5),
+        ("Late", {}, LENGTH, LENGTH),
         ("Telling", {"own": 9}, 9, 9),
         ("Telling", {"episode_length": 5}, 5, 5),
         ("Limited", {"max_episode_steps": 5}, 5, 5),
@@ -223,3 +224,17 @@ def test_limits_that_evaluations_cannot_reach_are_refused(mode: str) -> None:
     with pytest.raises(ConfigError, match=r"env\.episode_length=1000000000: must be at most 100000"):
         make("Huge", mode, episode_length=10**9)
     make("Huge", mode, episode_length=50).close()
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"),
+    [
+        (0.25, 0.25),
+        (np.float32(0.25), 0.25),
+        (2, 2.0),
+        *[(value, 0.0) for value in (True, None, "fast", 0, -0.1, float("nan"), float("inf"))],
+    ],
+)
+def test_the_time_of_a_step_is_taken_where_it_is_one(stated: Any, seconds: float) -> None:
+    assert make("Timed", dt=stated).spec.control_dt == seconds
+    assert make("Late").spec.control_dt == 0.0

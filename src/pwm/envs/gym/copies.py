@@ -16,7 +16,7 @@ from pwm.envs.gym.faults import Blame, WrongReturn
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
 from pwm.envs.gym.spaces import ActionScaling, ObservationLayout
-from pwm.envs.gym.time_limit import limited
+from pwm.envs.gym.time_limit import limited, told
 from pwm.errors import EnvError
 
 
@@ -112,13 +112,12 @@ class Copies:
             _own_spaces(env.unwrapped)
             env, length, declared = limited(options.id, env, options.episode_length)
             self.envs[-1] = env
-            dt = getattr(env.unwrapped, "dt", 0.0)
             return Facts(
                 env.action_space,
                 env.observation_space,
                 length,
                 declared,
-                float(dt) if isinstance(dt, (int, float)) else 0.0,
+                _seconds(told(env.unwrapped, "dt")),
                 tuple(env.metadata.get("render_modes") or ()),
             )
 
@@ -197,6 +196,12 @@ def _own_spaces(core: Any) -> None:
         # Where it is a property, every copy has made its own.
         if not isinstance(getattr(type(core), name, None), property):
             setattr(core, name, copy.deepcopy(getattr(core, name)))
+
+
+def _seconds(dt: Any) -> float:
+    """The time of a step, 0 where it is not stated."""
+    stated = isinstance(dt, (int, float, np.number)) and not isinstance(dt, bool) and 0.0 < dt < np.inf
+    return float(dt) if stated else 0.0
 
 
 def _number(reward: Any) -> float:

@@ -158,8 +158,8 @@ def _outlive_signals() -> None:
     """Leave it to the parent to decide when to stop: it has a state to save."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # If it were ignored, processes of an environment would inherit that, and ``terminate`` would not end them.
-    # A handler is not inherited by another program, but by a fork.
+    # Processes of an environment inherit what is ignored, and ``terminate`` could then not end them. Handlers
+    # are not inherited by another program, but by a fork.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     os.register_at_fork(after_in_child=functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
 

@@ -59,12 +59,19 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
     return env if wrappers else TimeLimit(env, length), length, declared
 
 
+def told(layer: Any, key: str) -> Any:
+    """An attribute of an environment that is not reset yet; None where it is missing or raises whatever."""
+    with contextlib.suppress(Exception):
+        return getattr(layer, key, None)
+    return None
+
+
 def _attributes(layer: Any) -> Iterator[tuple[str, int]]:
     """Attributes that state a limit, of this layer alone."""
     for key in ATTRIBUTES:
         # Asked only where it is there: wrappers may hand on attributes of what they wrap.
         value = inspect.getattr_static(layer, key, None)
         if isinstance(value, property):
-            value = getattr(layer, key)
+            value = told(layer, key)
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
             yield key, int(value)
