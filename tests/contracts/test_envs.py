@@ -239,6 +239,28 @@ def test_gym_mujoco_state_is_exact(name: str) -> None:
     assert all(same(first.step(action), second.step(action)) for action in plan)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda saved: saved["arrays"].pop("qpos"), r"another model, or .*mujoco \d.*: qpos differ"),
+        (lambda saved: saved["arrays"].update(new=torch.zeros(2)), ": new differ"),
+        (lambda saved: saved["arrays"].update(qpos=torch.zeros(1)), ": qpos differ"),
+        (lambda saved: saved.update(physics=saved["physics"][:-1]), ": physics differ"),
+        (lambda saved: saved.update(family="classic_control"), "family 'classic_control'"),
+    ],
+)
+def test_gym_states_of_other_models_are_refused_and_change_nothing(change: Any, words: str) -> None:
+    env = make("gym", id="Hopper-v5", num_envs=1)
+    same_env = make("gym", id="Hopper-v5", num_envs=1)
+    other = make("gym", id="Hopper-v5", num_envs=1, seed=8)
+    state = other.state_dict()
+    change(state["envs"][0])
+    with pytest.raises(EnvError, match=words):
+        env.load_state_dict(state)
+    for action in actions(env, 3):
+        assert same(env.step(action), same_env.step(action))
+
+
 def test_gym_rescales_actions_to_the_bounds() -> None:
     env = make("gym", num_envs=1, seed=0)
     env.step(torch.ones(1, 1))

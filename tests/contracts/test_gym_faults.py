@@ -6,10 +6,14 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import psutil
 import pytest
@@ -300,9 +304,40 @@ def test_ids_that_cannot_be_made_say_which_to_use(name: str, words: str, mode: s
     ("name", "task"),
     [
         ("Pendulum-v1", "gym_Pendulum-v1"),
-        ("my_env:Point-v0", "gym_Point-v0"),
-        ("my.package.envs:lab/Point-v0", "gym_lab_Point-v0"),
+        ("lab/Point-v0", "gym_lab_Point-v0"),
+        ("my_env:Point-v0", "gym_my_env-Point-v0"),
+        ("other_env:Point-v0", "gym_other_env-Point-v0"),
+        ("my.package.envs:lab/Point-v0", "gym_my.package.envs-lab_Point-v0"),
+        ("shimmy:dm_control/walker-walk-v0", "gym_shimmy-dm_control_walker-walk-v0"),
     ],
 )
 def test_task_names_are_fit_for_folders(name: str, task: str) -> None:
     assert gym.Options(name).task_name == task
+
+
+@pytest.fixture
+def two_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules that register the same id, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names = ["first_points", "second_points"]
+    for number, name in enumerate(names):
+        (tmp_path / f"{name}.py").write_text(
+            "import gymnasium\nfrom tests.contracts.odd_envs import Constant\n"
+            "def point(render_mode=None):\n"
+            f"    return Constant([{number}.0, 0.0, 0.0])\n"
+            "gymnasium.register('OddPoint-v0', point, max_episode_steps=9)\n"
+        )
+    yield
+    gymnasium.registry.pop("OddPoint-v0", None)
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_every_module_has_its_own_environment_of_an_id(two_modules: None, mode: str) -> None:
+    for number, module in ((0, "first"), (1, "second"), (0, "first"), (1, "second")):
+        env = gym.build(gym.Options(f"{module}_points:OddPoint-v0", vectorization=mode), 2, "cpu", 0)
+        assert env.spec.name == f"gym_{module}_points-OddPoint-v0"
+        assert env.reset()[:, 0].tolist() == [number, number]
+        env.close()

@@ -66,7 +66,7 @@ def distance(x):
     return -float(x @ x)
 """
 OWN = ["env=gym", "env.id=own_env:own/Point-v0"]
-TASK = "gym_own_Point-v0"
+TASK = "gym_own_env-own_Point-v0"
 
 
 @pytest.fixture(autouse=True)

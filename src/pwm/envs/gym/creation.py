@@ -12,7 +12,7 @@ import warnings
 from typing import Any, NoReturn
 
 import gymnasium
-from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, parse_env_id
 
 from pwm.envs.gym.faults import sentence
 from pwm.envs.gym.options import Options
@@ -38,6 +38,10 @@ PIP_NAMES = {
     "yaml": "pyyaml",
     "PIL": "pillow",
 }
+
+# What each module registered when it was imported, which happens once: another one may have registered the
+# same ids since.
+_registered: dict[str, dict[str, EnvSpec]] = {}
 
 
 def make(options: Options) -> Any:
@@ -76,7 +80,7 @@ def make(options: Options) -> Any:
 
 
 def import_module(name: str) -> None:
-    """Import the module of ``module:Id``, which may lie in the working directory.
+    """Import the module of ``module:Id``, which may lie in the working directory, and let its ids be its own.
 
     Raises:
         EnvError: it cannot be imported.
@@ -89,6 +93,7 @@ def import_module(name: str) -> None:
         return
     if not module or not registered or ":" in registered:
         raise EnvError(f"env.id={name!r}: write module:Id, for example my_env:MyEnv-v0")
+    before = dict(gymnasium.registry)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -102,6 +107,9 @@ def import_module(name: str) -> None:
         ) from error
     except (Exception, SystemExit) as error:
         raise EnvError(f"env.id={name!r}: importing {module} raised {sentence(error)}") from error
+    new = {key: spec for key, spec in gymnasium.registry.items() if before.get(key) is not spec}
+    gymnasium.registry.update(_registered.setdefault(module, {}) | new)
+    _registered[module] |= new
 
 
 def _refuse_id(name: str, error: Exception) -> NoReturn:
