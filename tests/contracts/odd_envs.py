@@ -229,6 +229,23 @@ class Timed(Odd):
         self.dt = dt
 
 
+class Drawn(Odd):
+    """Draws ``picture``, and from generators that the whole process shares."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, picture: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.picture = picture
+
+    def observe(self) -> np.ndarray:
+        return super().observe() + np.random.random()  # noqa: NPY002
+
+    def render(self) -> Any:
+        np.random.random(), random.random()  # noqa: NPY002
+        return self.picture
+
+
 class Unpicklable(Exception):
     """Cannot be sent between processes."""
 
@@ -243,6 +260,8 @@ ERRORS = {
     "type": TypeError("unsupported operand"),
     "key": KeyError("speed"),
     "exit": SystemExit(0),
+    "import": ImportError("cannot import name 'wheel'"),
+    "gymnasium": gymnasium.error.Error("no wheels"),
     "missing module": ModuleNotFoundError("No module named 'wheels_kit'", name="wheels_kit"),
     "missing part": ModuleNotFoundError("No module named 'Box2D'", name="Box2D"),
     "unpicklable": Unpicklable("two", "words"),
@@ -424,6 +443,7 @@ for _class in (
     Changing,
     Simulator,
     Late,
+    Drawn,
     Timed,
 ):
     gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)

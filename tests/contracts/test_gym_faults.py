@@ -34,6 +34,8 @@ SENTENCES = {
     "type": r"TypeError: unsupported operand \(odd_envs",
     "key": r"KeyError: 'speed'",
     "exit": r"SystemExit: 0",
+    "import": r"ImportError: cannot import name 'wheel' \(odd_envs\.py, line \d+\)$",
+    "gymnasium": r"Error: no wheels \(odd_envs\.py, line \d+\)$",
     "missing module": r"No module named 'wheels_kit'",
     "unpicklable": r"Unpicklable: two words",
 }

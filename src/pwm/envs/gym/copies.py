@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pwm.envs.gym.creation import make
-from pwm.envs.gym.faults import Blame, WrongReturn
+from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
 from pwm.envs.gym.spaces import ActionScaling, ObservationLayout
@@ -172,7 +172,7 @@ class Copies:
                     env.unwrapped.action_space.seed(seed)
             found = env.reset(seed=seed)
             if not isinstance(found, tuple) or len(found) != 2:
-                raise WrongReturn(f"{_described(found)} instead of (observation, info)")
+                raise WrongReturn(f"{described(found)} instead of (observation, info)")
             self._layout.write(found[0], row)
 
     def _advance(self, index: int, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
@@ -210,7 +210,7 @@ def _number(reward: Any) -> float:
         return float(reward)
     found = np.asarray(reward)
     if found.size != 1 or not np.can_cast(found.dtype, np.float64, "same_kind"):
-        raise WrongReturn(f"the reward {_described(reward)} instead of one number")
+        raise WrongReturn(f"the reward {described(reward)} instead of one number")
     return float(found.reshape(()))
 
 
@@ -220,15 +220,5 @@ def _flag(name: str, value: Any) -> bool:
         return bool(value)
     found = np.asarray(value)
     if found.size != 1 or found.dtype.kind not in "biuf":
-        raise WrongReturn(f"{name} {_described(value)} instead of one truth value")
+        raise WrongReturn(f"{name} {described(value)} instead of one truth value")
     return bool(found.reshape(()))
-
-
-def _described(value: Any) -> str:
-    """The kind of a returned value, for messages."""
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}..."

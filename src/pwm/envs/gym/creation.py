@@ -113,7 +113,7 @@ def import_module(name: str) -> None:
 
 
 def _refuse_id(name: str, error: Exception) -> NoReturn:
-    """Say what is wrong with an id, and which one to use instead."""
+    """Say what is wrong with an id, and which one to use instead; or with its environment."""
     module, _, registered = name.rpartition(":")
     message = f"cannot make Gymnasium id {name!r}: {_line(error).rstrip('.?')}"
     if (newer := _successor(registered)) is not None:
@@ -125,6 +125,9 @@ def _refuse_id(name: str, error: Exception) -> NoReturn:
                 f"{message}; use env.id={package}:{registered}"
                 + ("" if there else f" after pip install {pip_name}")
             ) from error
+    if registered in gymnasium.registry:
+        # The id is right: it is the environment that raised what ids raise.
+        raise EnvError(f"{name} cannot be made: {sentence(error)}") from error
     by_lower = {known.lower(): known for known in sorted(gymnasium.registry) if _successor(known) is None}
     close = difflib.get_close_matches(registered.lower(), by_lower, n=5, cutoff=0.5)
     matches = ", ".join(by_lower[found] for found in close) or "none"
