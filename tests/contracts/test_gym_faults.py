@@ -318,28 +318,52 @@ def test_task_names_are_fit_for_folders(name: str, task: str) -> None:
 
 
 @pytest.fixture
-def two_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Modules that register the same id, in the working directory."""
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for modules, of which nothing is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    names = ["first_points", "second_points"]
-    for number, name in enumerate(names):
-        (tmp_path / f"{name}.py").write_text(
+    known = dict(gymnasium.registry)
+    yield tmp_path
+    gymnasium.registry.clear()
+    gymnasium.registry.update(known)
+    for module in tmp_path.glob("*.py"):
+        sys.modules.pop(module.stem, None)
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_every_module_has_its_own_environment_of_an_id(working_directory: Path, mode: str) -> None:
+    for number, module in enumerate(("first", "second")):
+        (working_directory / f"{module}_points.py").write_text(
             "import gymnasium\nfrom tests.contracts.odd_envs import Constant\n"
             "def point(render_mode=None):\n"
             f"    return Constant([{number}.0, 0.0, 0.0])\n"
             "gymnasium.register('OddPoint-v0', point, max_episode_steps=9)\n"
         )
-    yield
-    gymnasium.registry.pop("OddPoint-v0", None)
-    for name in names:
-        sys.modules.pop(name, None)
-
-
-@pytest.mark.filterwarnings("ignore:.*Overriding environment")
-def test_every_module_has_its_own_environment_of_an_id(two_modules: None, mode: str) -> None:
     for number, module in ((0, "first"), (1, "second"), (0, "first"), (1, "second")):
         env = gym.build(gym.Options(f"{module}_points:OddPoint-v0", vectorization=mode), 2, "cpu", 0)
         assert env.spec.name == f"gym_{module}_points-OddPoint-v0"
         assert env.reset()[:, 0].tolist() == [number, number]
         env.close()
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    ["random.random()", "np.random.random()", "np.random.default_rng().random()", "Random().random()"],
+)
+def test_what_a_module_draws_is_seeded(drawn: str, working_directory: Path) -> None:
+    (working_directory / "drawing_points.py").write_text(
+        "import random\nfrom random import Random\nimport gymnasium\nimport numpy as np\n"
+        "from tests.contracts.odd_envs import Constant\n"
+        f"DRAWN = {drawn}\n"
+        "def point(render_mode=None):\n"
+        "    return Constant([DRAWN, np.random.random(), 0.0])\n"
+        "gymnasium.register('OddPoint-v0', point, max_episode_steps=9)\n"
+    )
+    found = {}
+    for mode, seed in (("sync", 1), ("async", 1), ("sync", 2)):
+        sys.modules.pop("drawing_points", None)
+        env = gym.build(gym.Options("drawing_points:OddPoint-v0", vectorization=mode), 2, "cpu", seed)
+        found[mode, seed] = env.reset()
+        env.close()
+    assert torch.equal(found["sync", 1], found["async", 1])
+    assert not torch.equal(found["sync", 1][:, 0], found["sync", 2][:, 0])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pwm.envs.gym.creation import make
+from pwm.envs.gym.creation import import_module, make
 from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
@@ -92,6 +92,7 @@ class Copies:
         copies = range(first, first + len(seeds))
         self._resets = [Blame(f"{options.id}: reset of environment {i}") for i in copies]
         self._steps = [Blame(f"{options.id}: step of environment {i}") for i in copies]
+        import_module(options.id, seeds[0])
         try:
             with borrowed_globals():
                 facts = [self._add(options, stream) for stream in self.streams]

@@ -16,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_i
 
 from pwm.envs.gym.faults import sentence
 from pwm.envs.gym.options import Options
+from pwm.envs.gym.random_streams import CopyStream, borrowed_globals
 from pwm.errors import EnvError
 
 INSTALL_HINT = "install it with: pip install 'gymnasium[mujoco,classic-control]'"
@@ -47,11 +48,12 @@ _registered: dict[str, dict[str, EnvSpec]] = {}
 def make(options: Options) -> Any:
     """The environment of ``options``, as Gymnasium makes it but without its checker.
 
+    Its module must have been imported with ``import_module``.
+
     Raises:
         EnvError: unknown or removed id, missing package, arguments that the constructor refuses, or whatever
             else it raises.
     """
-    import_module(options.id)
     # What environments return is checked here, in every step and in plain words.
     kwargs = {"disable_env_checker": True, **copy.deepcopy(options.kwargs)}
     if options.episode_length is not None:
@@ -79,12 +81,20 @@ def make(options: Options) -> Any:
         raise EnvError(f"{options.id} {verb} env.kwargs={options.kwargs!r}: {sentence(cause)}") from error
 
 
-def import_module(name: str) -> None:
+def import_module(name: str, seed: int) -> None:
     """Import the module of ``module:Id``, which may lie in the working directory, and let its ids be its own.
+
+    What it draws from global generators while it is imported, or makes of them, depends on ``seed`` alone.
 
     Raises:
         EnvError: it cannot be imported.
     """
+    with borrowed_globals():
+        CopyStream(seed).seed_globals()
+        _import(name)
+
+
+def _import(name: str) -> None:
     # Last, so that no file there hides an installed module. Entry points may name such modules, too.
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)

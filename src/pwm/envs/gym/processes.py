@@ -39,8 +39,9 @@ class Processes:
     """
 
     def __init__(self, options: Options, seeds: Sequence[int]) -> None:
-        # Here, too, for spaces may be of classes of that module.
-        import_module(options.id)
+        # Before the processes are forked, for spaces may be of classes of that module, and what it draws is
+        # drawn once, as for copies in this process.
+        import_module(options.id, seeds[0])
         self._name = options.id
         self._shares = np.array_split(np.arange(len(seeds)), min(len(seeds), _cores()))
         self._connections: list[Connection] = []
