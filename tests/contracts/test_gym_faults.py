@@ -362,6 +362,7 @@ def test_what_a_module_draws_is_seeded(drawn: str, working_directory: Path) -> N
     found = {}
     for mode, seed in (("sync", 1), ("async", 1), ("sync", 2)):
         sys.modules.pop("drawing_points", None)
+        gymnasium.registry.pop("OddPoint-v0", None)
         env = gym.build(gym.Options("drawing_points:OddPoint-v0", vectorization=mode), 2, "cpu", seed)
         found[mode, seed] = env.reset()
         env.close()

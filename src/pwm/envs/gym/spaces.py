@@ -99,7 +99,7 @@ class ObservationLayout:
                 f"{name} has observation space {_text(space)} without entries; nothing is observed"
             )
         self.dtype = flat.dtype if flat.dtype.type in COMPACT else np.dtype(np.float64)
-        self._space = space
+        self._space, self._plain = space, isinstance(space, spaces.Box)
         # Where each part of an observation lies in a row.
         ends = np.cumsum([0, *(spaces.flatdim(part) for part in _leaves(space))]).tolist()
         self._places = [slice(start, end) for start, end in itertools.pairwise(ends)]
@@ -111,9 +111,15 @@ class ObservationLayout:
             WrongReturn: it is not what the space says.
         """
         try:
+            if self._plain:
+                # What the loop does, in the time that a step of a small environment leaves for it.
+                _fill(self._space, self._space.shape, np.asarray(observation), row)
+                return
             for (space, part), place in zip(_parts(self._space, observation), self._places, strict=True):
-                found = np.asarray(part) if isinstance(space, spaces.Box) else _codes(space, part)
-                _fill(space, found, row[place])
+                if isinstance(space, spaces.Box):
+                    _fill(space, space.shape, np.asarray(part), row[place])
+                else:
+                    _fill(space, row[place].shape, _codes(space, part), row[place])
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise WrongReturn(
                 f"an observation that is none of its space {_text(self._space)} "
@@ -171,9 +177,8 @@ def _codes(space: Any, value: Any) -> np.ndarray:
     return np.asarray(spaces.flatten(space, value)).reshape(-1)
 
 
-def _fill(space: Any, found: np.ndarray, row: np.ndarray) -> None:
-    """Put an array of ``space`` into its place in a row."""
-    shape = space.shape if isinstance(space, spaces.Box) else row.shape
+def _fill(space: Any, shape: tuple[int, ...], found: np.ndarray, row: np.ndarray) -> None:
+    """Put an array of ``space``, which should have ``shape``, into its place in a row."""
     if found.shape != shape:
         raise WrongReturn(f"an observation of shape {found.shape}, its space says {shape}")
     if found.dtype == row.dtype:
