@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from tests.contracts.odd_envs import UNIT, OwnSpace
 from tests.contracts.odd_rollouts import N, make, rollout, zeros
 
+from pwm.envs.gym.precision import PrecisionWatch
 from pwm.envs.gym.spaces import ActionScaling
 from pwm.errors import EnvError
 
@@ -315,3 +317,43 @@ def test_precision_that_float32_lacks_is_told_once(values: Any, entries: str | N
             f"OddMoving-v0: changes of observation entries {entries} are lost in float32"
         )
     env.close()
+
+
+def first_loss(rows: Callable[[int], list[list[float]]], calls: int = 200) -> tuple[int, list[int]] | None:
+    """The call at which entries are found whose changes are lost, and which ones."""
+    watch = PrecisionWatch(len(rows(1)[0]))
+    for call in range(1, calls + 1):
+        if (lost := watch.lost(np.array(rows(call)))) is not None:
+            return call, np.flatnonzero(lost).tolist()
+    return None
+
+
+# Between 2^19 and 2^20 float32 has steps of 1/16, so a thousand of them are 62.5.
+STEP = 2.0**-4
+BASE = 2.0**19
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        # Sizes are looked at in every call, in every copy, and on both sides of zero.
+        (lambda call: [[0.0, 2.0**24], [0.0, 0.0]], None),
+        (lambda call: [[0.0, 2.0**24 + 2], [0.0, 0.0]], (1, [1])),
+        (lambda call: [[0.0, 0.0], [-(2.0**24) - 2, 0.0]], (1, [0])),
+        (lambda call: [[0.0, 2.0**24 + 2 if call == 40 else 0.0]], (40, [1])),
+        # Widths after 32 calls, 64, 128: what has only begun to move may go far.
+        (lambda call: [[BASE + STEP * call]], (32, [0])),
+        (lambda call: [[BASE + STEP * 40 * call]], None),
+        (lambda call: [[BASE + (STEP if call > 32 else 0.0)]], (64, [0])),
+        (lambda call: [[BASE + (STEP if call > 64 else 0.0)]], (128, [0])),
+        # What never moves loses nothing; neither does what moves by a thousand steps.
+        (lambda call: [[BASE, -BASE]], None),
+        (lambda call: [[BASE], [BASE + 999 * STEP]], (32, [0])),
+        (lambda call: [[BASE], [BASE + 1000 * STEP]], None),
+        (lambda call: [[-BASE], [-BASE - 999 * STEP]], (32, [0])),
+        # Below ten thousand it is rounding.
+        (lambda call: [[9999.0, 10001.0], [9999.001, 10001.001]], (32, [1])),
+    ],
+)
+def test_precision_is_judged_by_sizes_and_widths(rows: Any, found: tuple[int, list[int]] | None) -> None:
+    assert first_loss(rows) == found

@@ -135,6 +135,26 @@ def test_infos_of_every_name_and_length_change_nothing(mode: str) -> None:
         ),
         (
             "step",
+            lambda o, r, d, t, i: (o, r, d, np.array([]), i),
+            r"step of environment 0 returned truncated an array of shape \(0,\)",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, np.array([]), d, t, i),
+            r"step of environment 0 returned the reward an array of shape \(0,\)",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, "x" * 58, d, t, i),
+            r"step of environment 0 returned the reward 'x{58}' instead of one number$",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, "x" * 59, d, t, i),
+            r"step of environment 0 returned the reward 'x{59}\.\.\. instead of one number$",
+        ),
+        (
+            "step",
             lambda o, r, d, t, i: (o, r, "no", t, i),
             r"step of environment 0 returned terminated 'no' instead of one truth value",
         ),
@@ -197,7 +217,12 @@ def test_time_limits_are_found_wherever_they_are(
 
 @pytest.mark.parametrize(
     ("name", "kwargs", "cut"),
-    [("Limited", {}, [7]), ("Endless", {}, []), ("Odd", {"max_episode_steps": -1}, [])],
+    [
+        ("Limited", {}, [7]),
+        ("Endless", {}, []),
+        ("Unlimited", {}, []),
+        ("Odd", {"max_episode_steps": -1}, []),
+    ],
 )
 def test_environments_without_a_limit_get_one_and_say_so(
     name: str, kwargs: dict[str, Any], cut: list[int], mode: str
