@@ -161,7 +161,10 @@ def test_bad_actions_raise(case: str) -> None:
 def test_actions_are_clipped(case: str) -> None:
     wide, edge = make(case, seed=5), make(case, seed=5)
     sign = torch.sign(actions(wide, 4))
-    assert all(same(wide.step(10 * action), edge.step(action)) for action in sign)
+    # The largest ones cannot even be added up.
+    for scale, action in zip((10.0, 1e30, 3e38, 3e38), sign, strict=True):
+        assert same(wide.step(scale * action), edge.step(action))
+    assert same(wide.step(torch.full_like(sign[0], 3e38)), edge.step(torch.ones_like(sign[0])))
 
 
 def test_callers_may_change_what_they_were_given(case: str) -> None:
@@ -236,6 +239,10 @@ def test_gym_mujoco_state_is_exact(name: str) -> None:
         first.step(action)
     second = make("gym", id=name, num_envs=2, seed=8)
     second.load_state_dict(first.state_dict())
+    # What rewards and observations of these environments do not read is in the state, too.
+    clocks = [[copy.unwrapped.data.time for copy in env._env.envs] for env in (first, second)]
+    assert clocks[0] == clocks[1]
+    assert min(clocks[0]) > 0.0
     assert all(same(first.step(action), second.step(action)) for action in plan)
 
 
