@@ -168,6 +168,7 @@ def test_keys_are_taken_in_the_order_of_the_space() -> None:
         spaces.Box(-1, 1, (0,), np.float32),
         OwnSpace(),
         spaces.Dict(a=OwnSpace()),
+        spaces.OneOf((spaces.Sequence(UNIT), UNIT)),
         None,
         "Box(3)",
     ],
@@ -202,6 +203,7 @@ MIXED = spaces.Dict(a=spaces.Box(0, 9, (2,), np.uint8), b=spaces.Discrete(2), c=
         (MIXED, {"a": [9, 8], "b": np.bool_(True), "c": [True, False]}, [9, 8, 0, 1, 1, 0]),
         (spaces.Tuple((UNIT, spaces.Discrete(2))), [[0.5, -0.5], 0], [0.5, -0.5, 1, 0]),
         (spaces.Text(2, charset="ab"), "b", [1, 2]),
+        (spaces.OneOf((UNIT, spaces.Discrete(2))), (0, np.array([0.5, 1.0], np.float32)), [0, 0.5, 1]),
     ],
 )
 def test_observations_may_be_lists_and_numbers_of_python(

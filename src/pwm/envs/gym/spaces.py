@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from pwm.errors import EnvError
 
 # Kept as they are; every other kind of number is kept as float64 until it becomes float32.
 COMPACT = (np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.float16, np.float32)
+# Spaces of one value that become rows.
+FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text)
 # Kinds of dtypes of truth values and integers.
 WHOLE = "biu"
 # Entries that a message lists.
@@ -87,12 +88,12 @@ class ObservationLayout:
     """
 
     def __init__(self, name: str, space: Any) -> None:
-        flat = _flattened(space)
-        if flat is None:
+        if not _can_be_flattened(space):
             raise EnvError(
                 f"{name} has observation space {_text(space)}; only Box observations, and dictionaries and "
                 "tuples that can be flattened to one, are supported"
             )
+        flat: Any = spaces.flatten_space(space)
         self.dim = int(np.prod(flat.shape))
         if not self.dim:
             raise EnvError(
@@ -131,14 +132,13 @@ class ObservationLayout:
         return list(_labels(self._space, ""))
 
 
-def _flattened(space: Any) -> spaces.Box | None:
-    """The Box that ``space`` becomes as one row; None if it cannot."""
-    # Spaces of one's own and those of the old package gym say neither yes nor no.
-    with contextlib.suppress(NotImplementedError):
-        if isinstance(space, spaces.Space) and space.is_np_flattenable:
-            flat = spaces.flatten_space(space)
-            return flat if isinstance(flat, spaces.Box) else None
-    return None
+def _can_be_flattened(space: Any) -> bool:
+    """Whether Gymnasium makes a Box of ``space``, which may be of a kind that it does not know."""
+    if isinstance(space, spaces.Dict):
+        return all(map(_can_be_flattened, space.spaces.values()))
+    if isinstance(space, (spaces.Tuple, spaces.OneOf)):
+        return all(map(_can_be_flattened, space.spaces))
+    return isinstance(space, FLAT)
 
 
 def _leaves(space: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
 from pwm.envs.gym.options import MAX_EPISODE_LENGTH
@@ -17,6 +18,8 @@ from pwm.errors import EnvError
 DEFAULT_EPISODE_LENGTH = 1000
 # How environments call a limit that they keep by themselves.
 ATTRIBUTES = ("_max_episode_steps", "max_episode_steps")
+# What properties raise that need more than the constructor made.
+TOO_EARLY = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, ResetNeeded)
 
 
 def layers(env: Any) -> Iterator[Any]:
@@ -60,10 +63,11 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
 
 
 def told(layer: Any, key: str) -> Any:
-    """An attribute of an environment that is not reset yet; None where it is missing or raises whatever."""
-    with contextlib.suppress(Exception):
+    """An attribute of an environment that is not reset yet; None where it is missing or comes later."""
+    try:
         return getattr(layer, key, None)
-    return None
+    except TOO_EARLY:
+        return None
 
 
 def _attributes(layer: Any) -> Iterator[tuple[str, int]]:
