@@ -5,21 +5,24 @@ All of them end their episodes after ``LENGTH`` steps unless they say otherwise.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
-from random import gauss
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 LENGTH = 12
 UNIT = spaces.Box(-1.0, 1.0, (2,), np.float32)
 REALS = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+
+class OwnSpace(spaces.Space):
+    """A kind of space that Gymnasium does not know, and of which no two are equal."""
+
+    def contains(self, x: Any) -> bool:
+        return True
 
 
 class Odd(gymnasium.Env):
@@ -183,6 +186,66 @@ class Limited(Odd):
         return False, self.steps >= self.own
 
 
+class ClassLimited(Limited):
+    """States its limit in the class."""
+
+    max_episode_steps = 7
+
+
+class Unlimited(Odd):
+    """States that it has no limit, as some do it."""
+
+    max_episode_steps = 0
+    _max_episode_steps = -1
+
+
+class Inheriting(ClassLimited):
+    """Inherits its limit from another class."""
+
+
+class Telling(Limited):
+    """States its limit in a property."""
+
+    @property
+    def _max_episode_steps(self) -> int:
+        return self.own
+
+
+class Late(Odd):
+    """Has properties that cannot be told before a reset."""
+
+    @property
+    def max_episode_steps(self) -> int:
+        return 7 // int(hasattr(self, "steps"))
+
+    dt = max_episode_steps
+
+
+class Timed(Odd):
+    """States the seconds of a step."""
+
+    def __init__(self, dt: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.dt = dt
+
+
+class Drawn(Odd):
+    """Draws ``picture``, and from generators that the whole process shares."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, picture: Any, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.picture = picture
+
+    def observe(self) -> np.ndarray:
+        return super().observe() + np.random.random()  # noqa: NPY002
+
+    def render(self) -> Any:
+        np.random.random(), random.random()  # noqa: NPY002
+        return self.picture
+
+
 class Unpicklable(Exception):
     """Cannot be sent between processes."""
 
@@ -197,6 +260,8 @@ ERRORS = {
     "type": TypeError("unsupported operand"),
     "key": KeyError("speed"),
     "exit": SystemExit(0),
+    "import": ImportError("cannot import name 'wheel'"),
+    "gymnasium": gymnasium.error.Error("no wheels"),
     "missing module": ModuleNotFoundError("No module named 'wheels_kit'", name="wheels_kit"),
     "missing part": ModuleNotFoundError("No module named 'Box2D'", name="Box2D"),
     "unpicklable": Unpicklable("two", "words"),
@@ -236,17 +301,6 @@ class Changing(Odd):
         return np.array([float(len(self.goals)), 0.0, 0.0])
 
 
-class Parent(Odd):
-    """Has a process of its own."""
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(render_mode)
-        child = multiprocessing.get_context("fork").Process(target=int)
-        child.start()
-        child.join()
-        assert child.exitcode == 0
-
-
 class Returns(Odd):
     """Returns from ``reset`` or ``step`` what ``change`` makes of what it should."""
 
@@ -261,64 +315,6 @@ class Returns(Odd):
     def step(self, action: np.ndarray) -> Any:
         result = super().step(action)
         return self.change(*result) if self.call == "step" else result
-
-
-class Drawing(Odd):
-    """Draws from generators that the whole process shares: in the constructor, in resets and in steps."""
-
-    DRAWS = {
-        "python": random.random,
-        "python, imported": lambda: gauss(0, 1),
-        "numpy": lambda: np.random.randn(),  # noqa: NPY002
-        "numpy, choice": lambda: np.random.choice(1000),  # noqa: NPY002
-        "torch": lambda: torch.randn(()).item(),
-        "space of the class": lambda: float(REALS.sample()[0]),
-    }
-
-    def __init__(self, draw: str, render_mode: str | None = None) -> None:
-        super().__init__(render_mode)
-        self.draw = (
-            self.DRAWS[draw] if draw != "space of the class" else lambda: self.observation_space.sample()[0]
-        )
-        self.size = 1.0 if draw == "space of the class" else self.draw()
-
-    def observe(self) -> np.ndarray:
-        return np.array([self.size, self.draw(), self.draw()])
-
-    def ends(self) -> tuple[bool, bool]:
-        return self.draw() > 0.9, False
-
-
-class Reseeding(Odd):
-    """Seeds generators with whatever it was given, which is nothing when an episode follows another."""
-
-    SEEDS = {
-        "python": lambda seed: random.seed(seed) or random.random(),
-        "python, by name": lambda seed: random.seed(a=seed) or random.random(),
-        "numpy": lambda seed: np.random.seed(seed) or np.random.random(),  # noqa: NPY002
-        "numpy, new": lambda seed: np.random.default_rng(seed).random(),
-        "gymnasium": lambda seed: spaces.Box(0.0, 1.0, (), seed=seed).sample(),
-    }
-
-    def __init__(self, kind: str, render_mode: str | None = None) -> None:
-        super().__init__(render_mode)
-        self.draw = self.SEEDS[kind]
-        self.size = self.draw(None) + self.np_random.normal()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
-        self.goal = float(self.draw(seed))
-        return super().reset(seed=seed)
-
-    def observe(self) -> np.ndarray:
-        return np.array([self.size, self.goal, self.np_random.random()])
-
-
-class Dying(Odd):
-    """Takes its whole process along."""
-
-    def ends(self) -> tuple[bool, bool]:
-        os._exit(3) if self.steps == 2 else None
-        return False, False
 
 
 def wrapped(limit: int, **kwargs: Any) -> gymnasium.Env:
@@ -339,14 +335,17 @@ for _class in (
     Ends,
     Faulty,
     Returns,
-    Drawing,
-    Reseeding,
-    Dying,
     Changing,
-    Parent,
+    Late,
+    Drawn,
+    Timed,
 ):
     gymnasium.register(f"Odd{_class.__name__}-v0", _class, max_episode_steps=LENGTH)
 gymnasium.register("OddLimited-v0", Limited)
+gymnasium.register("OddClassLimited-v0", ClassLimited)
+gymnasium.register("OddInheriting-v0", Inheriting)
+gymnasium.register("OddTelling-v0", Telling)
+gymnasium.register("OddUnlimited-v0", Unlimited)
 gymnasium.register("OddEndless-v0", Odd)
 gymnasium.register("OddWrapped-v0", wrapped, kwargs={"limit": 5})
 gymnasium.register("OddHuge-v0", Odd, max_episode_steps=10**9)

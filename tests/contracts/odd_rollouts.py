@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import tests.contracts.odd_processes  # noqa: F401 - registers environments
 import torch
 from tests.contracts.odd_envs import LENGTH
 

@@ -161,7 +161,10 @@ def test_bad_actions_raise(case: str) -> None:
 def test_actions_are_clipped(case: str) -> None:
     wide, edge = make(case, seed=5), make(case, seed=5)
     sign = torch.sign(actions(wide, 4))
-    assert all(same(wide.step(10 * action), edge.step(action)) for action in sign)
+    # The largest ones cannot even be added up.
+    for scale, action in zip((10.0, 1e30, 3e38, 3e38), sign, strict=True):
+        assert same(wide.step(scale * action), edge.step(action))
+    assert same(wide.step(torch.full_like(sign[0], 3e38)), edge.step(torch.ones_like(sign[0])))
 
 
 def test_callers_may_change_what_they_were_given(case: str) -> None:
@@ -236,7 +239,33 @@ def test_gym_mujoco_state_is_exact(name: str) -> None:
         first.step(action)
     second = make("gym", id=name, num_envs=2, seed=8)
     second.load_state_dict(first.state_dict())
+    # What rewards and observations of these environments do not read is in the state, too.
+    clocks = [[copy.unwrapped.data.time for copy in env._env.envs] for env in (first, second)]
+    assert clocks[0] == clocks[1]
+    assert min(clocks[0]) > 0.0
     assert all(same(first.step(action), second.step(action)) for action in plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda saved: saved["arrays"].pop("qpos"), r"another model, or .*mujoco \d.*: qpos differ"),
+        (lambda saved: saved["arrays"].update(new=torch.zeros(2)), ": new differ"),
+        (lambda saved: saved["arrays"].update(qpos=torch.zeros(1)), ": qpos differ"),
+        (lambda saved: saved.update(physics=saved["physics"][:-1]), ": physics differ"),
+        (lambda saved: saved.update(family="classic_control"), "family 'classic_control'"),
+    ],
+)
+def test_gym_states_of_other_models_are_refused_and_change_nothing(change: Any, words: str) -> None:
+    env = make("gym", id="Hopper-v5", num_envs=1)
+    same_env = make("gym", id="Hopper-v5", num_envs=1)
+    other = make("gym", id="Hopper-v5", num_envs=1, seed=8)
+    state = other.state_dict()
+    change(state["envs"][0])
+    with pytest.raises(EnvError, match=words):
+        env.load_state_dict(state)
+    for action in actions(env, 3):
+        assert same(env.step(action), same_env.step(action))
 
 
 def test_gym_rescales_actions_to_the_bounds() -> None:

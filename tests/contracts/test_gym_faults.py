@@ -1,18 +1,18 @@
-"""Whatever an environment raises, draws at random or is called: one sentence, one stream, one name."""
+"""Whatever an environment raises or draws at random: one sentence, one stream."""
 
 from __future__ import annotations
 
 import random
-import warnings
 
 import numpy as np
 import pytest
 import torch
-from tests.contracts.odd_envs import LENGTH, Drawing, Reseeding
+from tests.contracts.odd_envs import LENGTH
+from tests.contracts.odd_processes import Drawing, Reseeding
 from tests.contracts.odd_rollouts import N, make, rollout, same
 
 from pwm.envs import gym
-from pwm.envs.gym.random_streams import CopyStream
+from pwm.envs.gym.random_streams import CopyStream, borrowed_globals
 from pwm.errors import EnvError
 
 # --- faults of the environment --------------------------------------------------------------------
@@ -23,6 +23,8 @@ SENTENCES = {
     "type": r"TypeError: unsupported operand \(odd_envs",
     "key": r"KeyError: 'speed'",
     "exit": r"SystemExit: 0",
+    "import": r"ImportError: cannot import name 'wheel' \(odd_envs\.py, line \d+\)$",
+    "gymnasium": r"Error: no wheels \(odd_envs\.py, line \d+\)$",
     "missing module": r"No module named 'wheels_kit'",
     "unpicklable": r"Unpicklable: two words",
 }
@@ -66,35 +68,11 @@ def test_copies_share_no_arguments(mode: str) -> None:
     env.close()
 
 
-def test_environments_may_have_processes_of_their_own(mode: str) -> None:
-    env = make("Parent", mode)
-    rollout(env, 2)
-    env.close()
-
-
 def test_arguments_that_the_constructor_refuses_are_named(mode: str) -> None:
     with pytest.raises(
         EnvError, match=r"^OddOdd-v0 does not accept env.kwargs=\{'sise': 2\}: TypeError: .*'sise'$"
     ):
         make("Odd", mode, sise=2)
-
-
-def test_a_process_that_dies_is_named() -> None:
-    env = make("Dying", "async")
-    with pytest.raises(
-        EnvError, match=r"^OddDying-v0: the process of environments 0 to 1 died with exit code 3"
-    ):
-        rollout(env, 2)
-    env.close()
-
-
-def test_closed_environments_leave_no_process() -> None:
-    env = make("Odd", "async")
-    running = list(env._env._processes)
-    assert [process.is_alive() for process in running] == [True, True]
-    env.close()
-    assert [process.exitcode for process in running] == [0, 0]
-    env.close()
 
 
 # --- random streams -------------------------------------------------------------------------------
@@ -141,14 +119,34 @@ def test_the_same_seed_gives_the_same_numbers_where_no_seed_is_handed_on(kind: s
     assert len(goals.unique()) >= 9
 
 
+def seeders() -> list[object]:
+    return [random.seed, random.Random.seed, np.random.seed, np.random.default_rng, np.random.RandomState]
+
+
 def test_functions_that_take_seeds_are_as_before() -> None:
-    before = [random.seed, np.random.seed, np.random.default_rng]
+    before = seeders()
     env = make("Reseeding", kind="numpy")
     rollout(env)
-    assert [random.seed, np.random.seed, np.random.default_rng] == before
+    assert seeders() == before
     with pytest.raises(EnvError, match="size must be"):
         rollout(make("Faulty", where="step", error="text"))
-    assert [random.seed, np.random.seed, np.random.default_rng] == before
+    assert seeders() == before
+    # They ask the operating system again, whatever was drawn from before.
+    fresh = set()
+    for _ in range(2):
+        random.seed(0)
+        fresh |= {np.random.default_rng().random(), random.Random().random()}
+    assert len(fresh) == 4
+
+
+def test_seeds_that_are_given_are_kept() -> None:
+    expected = [random.Random("a").random(), random.Random(3).random(), np.random.default_rng(3).random()]
+    random.seed(5, 1)
+    expected.append(random.random())
+    with borrowed_globals():
+        found = [random.Random("a").random(), random.Random(3).random(), np.random.default_rng(3).random()]
+        random.seed(5, 1)
+        assert [*found, random.random()] == expected
 
 
 @pytest.mark.parametrize("draw", ["python", "numpy", "torch"])
@@ -162,7 +160,9 @@ def test_copies_do_not_depend_on_how_many_there_are(draw: str) -> None:
 @pytest.mark.parametrize("draw", Drawing.DRAWS)
 def test_the_process_keeps_its_own_streams(draw: str) -> None:
     def drawn() -> list[float]:
-        return [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
+        # Normal numbers come in pairs, of which generators keep one for the next call.
+        normal = [random.gauss(0, 1), np.random.randn(), float(torch.randn(()))]  # noqa: NPY002
+        return [*normal, random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
 
     def seed() -> None:
         random.seed(1)
@@ -191,48 +191,3 @@ def test_environments_of_gymnasium_are_not_asked_for_global_draws() -> None:
     env = gym.build(gym.Options("Pendulum-v1"), 1, "cpu", 0)
     assert not env._env._draws
     assert make("Odd")._env._draws
-
-
-# --- ids ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("HalfCheetah-v3", r"use env\.id=HalfCheetah-v5$"),
-        ("Hopper-v2", r"use env\.id=Hopper-v5$"),
-        ("Pusher-v4", r"use env\.id=Pusher-v5$"),
-        ("Humanoid-v1", r"use env\.id=Humanoid-v5$"),
-        ("Pendulum-v0", r"use env\.id=Pendulum-v1$"),
-        ("MountainCarContinuous-v9", r"Close matches: MountainCarContinuous-v0"),
-        ("FetchReach-v4", r"gymnasium_robotics:FetchReach-v4"),
-        ("dm_control/cartpole-swingup-v0", r"shimmy:dm_control/cartpole-swingup-v0"),
-        (
-            "no_such_module:Thing-v0",
-            r"no module 'no_such_module'.*working directory.*pip install no-such-module$",
-        ),
-        ("no_such.part:Thing-v0", r"no module 'no_such'"),
-        ("json:Thing-v0", r"Environment `Thing` doesn't exist"),
-        ("a:b:C-v0", r"write module:Id"),
-        (":C-v0", r"write module:Id"),
-        ("not an id", r"not an id"),
-    ],
-)
-def test_ids_that_cannot_be_made_say_which_to_use(name: str, words: str, mode: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(EnvError, match=words) as caught:
-            gym.build(gym.Options(name, vectorization=mode), 1, "cpu", 0)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [
-        ("Pendulum-v1", "gym_Pendulum-v1"),
-        ("my_env:Point-v0", "gym_Point-v0"),
-        ("my.package.envs:lab/Point-v0", "gym_lab_Point-v0"),
-    ],
-)
-def test_task_names_are_fit_for_folders(name: str, task: str) -> None:
-    assert gym.Options(name).task_name == task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tests.contracts.odd_envs import UNIT
+from tests.contracts.odd_envs import UNIT, OwnSpace
 from tests.contracts.odd_rollouts import N, make, rollout, zeros
 
+from pwm.envs.gym.precision import PrecisionWatch
 from pwm.envs.gym.spaces import ActionScaling
 from pwm.errors import EnvError
 
@@ -81,6 +83,8 @@ def test_actions_within_plus_minus_one_arrive_as_they_are() -> None:
         (spaces.Discrete(3), "discrete"),
         (spaces.MultiDiscrete([2, 3]), "discrete"),
         (spaces.Dict({"a": UNIT}), "only continuous"),
+        (OwnSpace(), "only continuous"),
+        (None, "only continuous"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "unbounded"),
         (spaces.Box(0.0, np.inf, (2,), np.float32), "unbounded"),
         (spaces.Box(-np.inf, np.inf, (2,), np.int64), "unbounded"),
@@ -162,6 +166,11 @@ def test_keys_are_taken_in_the_order_of_the_space() -> None:
         spaces.Graph(UNIT, None),
         spaces.Dict(a=spaces.Sequence(UNIT)),
         spaces.Box(-1, 1, (0,), np.float32),
+        OwnSpace(),
+        spaces.Dict(a=OwnSpace()),
+        spaces.OneOf((spaces.Sequence(UNIT), UNIT)),
+        None,
+        "Box(3)",
     ],
 )
 def test_other_observation_spaces_are_refused(space: spaces.Space, mode: str) -> None:
@@ -169,6 +178,74 @@ def test_other_observation_spaces_are_refused(space: spaces.Space, mode: str) ->
         EnvError, match=r"^OddConstant-v0 has observation space .*(flattened|without entries)"
     ):
         make("Constant", mode, value=None, space=space)
+
+
+BYTES = spaces.Box(0, 255, (3,), np.uint8)
+MIXED = spaces.Dict(a=spaces.Box(0, 9, (2,), np.uint8), b=spaces.Discrete(2), c=spaces.MultiBinary(2))
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "row"),
+    [
+        # Lists and numbers of Python have no dtype: what counts are their values.
+        (BYTES, [0, 7, 255], [0, 7, 255]),
+        (BYTES, (1, 2, 3), [1, 2, 3]),
+        (BYTES, np.array([0, 7, 255]), [0, 7, 255]),
+        (spaces.Box(0, 255, (), np.uint8), 7, [7]),
+        (spaces.Box(0, 1, (3,), np.bool_), [0, 1, 1], [0, 1, 1]),
+        (spaces.Box(-9, 9, (3,), np.float32), [1, 2.5, True], [1, 2.5, 1]),
+        (spaces.Box(-9, 9, (), np.float64), 2, [2]),
+        (spaces.Discrete(2), True, [0, 1]),
+        (spaces.Discrete(3, start=-1), np.array([1]), [0, 0, 1]),
+        (spaces.MultiDiscrete([2, 3], start=[5, -2]), [6, -2], [0, 1, 1, 0, 0]),
+        (spaces.MultiDiscrete([[2], [2]]), np.array([[0], [1]]), [1, 0, 0, 1]),
+        (spaces.MultiBinary(3), [0.0, 1.0, 1.0], [0, 1, 1]),
+        (MIXED, {"a": [9, 8], "b": np.bool_(True), "c": [True, False]}, [9, 8, 0, 1, 1, 0]),
+        (spaces.Tuple((UNIT, spaces.Discrete(2))), [[0.5, -0.5], 0], [0.5, -0.5, 1, 0]),
+        (spaces.Text(2, charset="ab"), "b", [1, 2]),
+        (spaces.OneOf((UNIT, spaces.Discrete(2))), (0, np.array([0.5, 1.0], np.float32)), [0, 0.5, 1]),
+    ],
+)
+def test_observations_may_be_lists_and_numbers_of_python(
+    space: spaces.Space, value: Any, row: list[float]
+) -> None:
+    env = make("Constant", space=space, value=value)
+    assert env.reset()[1].tolist() == row
+    assert rollout(env, 2)[1].obs[2].tolist() == row
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "words"),
+    [
+        (BYTES, [0, 7, 256], "of dtype int64 with numbers beyond uint8"),
+        (BYTES, [0, -1, 255], "of dtype int64 with numbers beyond uint8"),
+        (
+            spaces.Box(-128, 127, (3,), np.int8),
+            np.array([300, 1, 2]),
+            "of dtype int64 with numbers beyond int8",
+        ),
+        (spaces.Box(0, 1, (3,), np.bool_), [0, 1, 2], "of dtype int64 with numbers beyond bool"),
+        (BYTES, [0.5, 1.0, 2.0], "of dtype float64, its space says uint8"),
+        (spaces.Discrete(3), 3, r"of 3, its space says Discrete\(3\)"),
+        (spaces.Discrete(3), -1, r"of -1, its space says Discrete\(3\)"),
+        (spaces.Discrete(3), 1.0, r"of 1\.0, its space says Discrete\(3\)"),
+        (spaces.Discrete(3), [0, 1], "that is none of its space"),
+        (spaces.MultiDiscrete([2, 3]), [2, 0], r"of \[2 0\], its space says MultiDiscrete"),
+        (spaces.MultiBinary(2), [2, 0], r"of \[2 0\], its space says MultiBinary"),
+        (spaces.Text(2, charset="ab"), "c", "of c, its space says Text"),
+        (MIXED, {"a": [1, 2], "b": -1, "c": [0, 0]}, r"of -1, its space says Discrete\(2\)"),
+        # As many numbers as there should be, but not where they should be.
+        (spaces.Dict(a=UNIT, b=spaces.Box(-1, 1, (1,))), {"a": [0.5], "b": [0.5, 0.5]}, r"of shape \(1,\)"),
+        (spaces.Dict(a=spaces.Box(-1, 1, (1, 2))), {"a": np.zeros((2, 1))}, r"of shape \(2, 1\)"),
+        (spaces.Tuple((UNIT,)), ([0.5, 0.5], 1), "that is none of its space"),
+        (spaces.Dict(a=UNIT), {"a": np.array([1j, 0])}, "of dtype complex128, its space says float32"),
+    ],
+)
+def test_values_beyond_their_space_are_named(space: spaces.Space, value: Any, words: str, mode: str) -> None:
+    with pytest.raises(
+        EnvError, match=rf"^OddConstant-v0: reset of environment 0 returned an observation {words}"
+    ):
+        make("Constant", mode, space=space, value=value)
 
 
 def test_an_array_that_the_environment_uses_again_is_copied() -> None:
@@ -242,3 +319,43 @@ def test_precision_that_float32_lacks_is_told_once(values: Any, entries: str | N
             f"OddMoving-v0: changes of observation entries {entries} are lost in float32"
         )
     env.close()
+
+
+def first_loss(rows: Callable[[int], list[list[float]]], calls: int = 200) -> tuple[int, list[int]] | None:
+    """The call at which entries are found whose changes are lost, and which ones."""
+    watch = PrecisionWatch(len(rows(1)[0]))
+    for call in range(1, calls + 1):
+        if (lost := watch.lost(np.array(rows(call)))) is not None:
+            return call, np.flatnonzero(lost).tolist()
+    return None
+
+
+# Between 2^19 and 2^20 float32 has steps of 1/16, so a thousand of them are 62.5.
+STEP = 2.0**-4
+BASE = 2.0**19
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        # Sizes are looked at in every call, in every copy, and on both sides of zero.
+        (lambda call: [[0.0, 2.0**24], [0.0, 0.0]], None),
+        (lambda call: [[0.0, 2.0**24 + 2], [0.0, 0.0]], (1, [1])),
+        (lambda call: [[0.0, 0.0], [-(2.0**24) - 2, 0.0]], (1, [0])),
+        (lambda call: [[0.0, 2.0**24 + 2 if call == 40 else 0.0]], (40, [1])),
+        # Widths after 32 calls, 64, 128: what has only begun to move may go far.
+        (lambda call: [[BASE + STEP * call]], (32, [0])),
+        (lambda call: [[BASE + STEP * 40 * call]], None),
+        (lambda call: [[BASE + (STEP if call > 32 else 0.0)]], (64, [0])),
+        (lambda call: [[BASE + (STEP if call > 64 else 0.0)]], (128, [0])),
+        # What never moves loses nothing; neither does what moves by a thousand steps.
+        (lambda call: [[BASE, -BASE]], None),
+        (lambda call: [[BASE], [BASE + 999 * STEP]], (32, [0])),
+        (lambda call: [[BASE], [BASE + 1000 * STEP]], None),
+        (lambda call: [[-BASE], [-BASE - 999 * STEP]], (32, [0])),
+        # Below ten thousand it is rounding.
+        (lambda call: [[9999.0, 10001.0], [9999.001, 10001.001]], (32, [1])),
+    ],
+)
+def test_precision_is_judged_by_sizes_and_widths(rows: Any, found: tuple[int, list[int]] | None) -> None:
+    assert first_loss(rows) == found

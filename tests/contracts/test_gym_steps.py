@@ -135,6 +135,31 @@ def test_infos_of_every_name_and_length_change_nothing(mode: str) -> None:
         ),
         (
             "step",
+            lambda o, r, d, t, i: (o, r, d, np.array([]), i),
+            r"step of environment 0 returned truncated an array of shape \(0,\)",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, np.array([]), d, t, i),
+            r"step of environment 0 returned the reward an array of shape \(0,\)",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, "x" * 58, d, t, i),
+            r"step of environment 0 returned the reward 'x{58}' instead of one number$",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, "x" * 59, d, t, i),
+            r"step of environment 0 returned the reward 'x{59}\.\.\. instead of one number$",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, r, "no", t, i),
+            r"step of environment 0 returned terminated 'no' instead of one truth value",
+        ),
+        (
+            "step",
             lambda o, r, d, t, i: (o, r, d, np.zeros(2), i),
             r"step of environment 0 returned truncated an array of shape \(2,\)",
         ),
@@ -171,6 +196,13 @@ def limit_of(name: str, mode: str, **kwargs: Any) -> tuple[int, list[int]]:
         ("Limited", {"attribute": "_max_episode_steps"}, 7, 7),
         ("Limited", {"attribute": "max_episode_steps"}, 7, 7),
         ("Limited", {"attribute": "_max_episode_steps", "episode_length": 3}, 3, 3),
+        ("ClassLimited", {}, 7, 7),
+        ("ClassLimited", {"episode_length": 5}, 5, 5),
+        ("Inheriting", {}, 7, 7),
+        ("Inheriting", {"episode_length": 5}, 5, 5),
+        ("Late", {}, LENGTH, LENGTH),
+        ("Telling", {"own": 9}, 9, 9),
+        ("Telling", {"episode_length": 5}, 5, 5),
         ("Limited", {"max_episode_steps": 5}, 5, 5),
         ("Limited", {"episode_length": 30}, 30, 7),
     ],
@@ -185,7 +217,12 @@ def test_time_limits_are_found_wherever_they_are(
 
 @pytest.mark.parametrize(
     ("name", "kwargs", "cut"),
-    [("Limited", {}, [7]), ("Endless", {}, []), ("Odd", {"max_episode_steps": -1}, [])],
+    [
+        ("Limited", {}, [7]),
+        ("Endless", {}, []),
+        ("Unlimited", {}, []),
+        ("Odd", {"max_episode_steps": -1}, []),
+    ],
 )
 def test_environments_without_a_limit_get_one_and_say_so(
     name: str, kwargs: dict[str, Any], cut: list[int], mode: str
@@ -212,3 +249,66 @@ def test_limits_that_evaluations_cannot_reach_are_refused(mode: str) -> None:
     with pytest.raises(ConfigError, match=r"env\.episode_length=1000000000: must be at most 100000"):
         make("Huge", mode, episode_length=10**9)
     make("Huge", mode, episode_length=50).close()
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"),
+    [
+        (0.25, 0.25),
+        (np.float32(0.25), 0.25),
+        (2, 2.0),
+        *[(value, 0.0) for value in (True, None, "fast", 0, -0.1, float("nan"), float("inf"))],
+    ],
+)
+def test_the_time_of_a_step_is_taken_where_it_is_one(stated: Any, seconds: float) -> None:
+    assert make("Timed", dt=stated).spec.control_dt == seconds
+    assert make("Late").spec.control_dt == 0.0
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_pictures_are_drawn_and_change_nothing(dtype: Any, mode: str) -> None:
+    picture = np.arange(24, dtype=dtype).reshape(2, 4, 3)
+    drawn, plain = (make("Drawn", mode, picture=picture) for _ in range(2))
+    with pytest.raises(EnvError, match=r"^gym_OddDrawn-v0: call start_rendering before render"):
+        drawn.render(0)
+    for env in (drawn, plain):
+        env.start_rendering()
+        env.reset(3)
+    for _ in range(LENGTH + 2):
+        found = drawn.render(1)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, picture)
+        assert torch.equal(drawn.step(zeros(drawn)).obs, plain.step(zeros(plain)).obs)
+    drawn.close()
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (None, "returned None instead of a picture"),
+        ("a picture", "returned 'a picture' instead of a picture"),
+        (np.full((2, 4, 3), 0.5), r"returned an array of shape \(2, 4, 3\) and dtype float64 instead of a"),
+        (np.zeros((2, 4), np.uint8), r"returned an array of shape \(2, 4\) "),
+        (np.zeros((2, 4, 4), np.uint8), r"returned an array of shape \(2, 4, 4\) "),
+        (np.zeros((0, 4, 3), np.uint8), r"returned an array of shape \(0, 4, 3\) "),
+        ([np.zeros((2, 4, 3), np.uint8)], ".* instead of a picture"),
+        (np.full((2, 4, 3), 300), "returned a picture with numbers from 300 to 300 instead of 0 to 255"),
+        (np.full((2, 4, 3), -1), "returned a picture with numbers from -1 to -1"),
+    ],
+)
+def test_what_is_no_picture_is_named_before_anything_is_drawn(picture: Any, words: str) -> None:
+    env = make("Drawn", picture=picture)
+    with pytest.raises(EnvError, match=f"^OddDrawn-v0: drawing it {words}"):
+        env.start_rendering()
+
+
+def test_environments_without_pictures_are_not_made_anew(mode: str) -> None:
+    env = make("Odd", mode)
+    with pytest.raises(EnvError, match=r"^OddOdd-v0 has no render mode rgb_array"):
+        env.start_rendering()
+    rollout(env, 2)
+    env.close()

@@ -23,9 +23,13 @@ from gymnasium.spaces import Box
 import helper_of_own_env
 
 
+class Positions(Box):
+    pass
+
+
 class Point(gymnasium.Env):
     metadata = {"render_modes": []}
-    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    observation_space = Positions(-np.inf, np.inf, (2,), np.float64)
     action_space = Box(-3.0, 0.9, (1,), np.float32)
 
     def __init__(self, pays="distance", scale=1.0, fails="", side=0, render_mode=None):
@@ -62,7 +66,7 @@ def distance(x):
     return -float(x @ x)
 """
 OWN = ["env=gym", "env.id=own_env:own/Point-v0"]
-TASK = "gym_own_Point-v0"
+TASK = "gym_own_env-own_Point-v0"
 
 
 @pytest.fixture(autouse=True)

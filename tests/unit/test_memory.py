@@ -8,7 +8,10 @@ import psutil
 import pytest
 import torch
 
+from pwm.errors import ConfigError
 from pwm.experiment import memory
+from pwm.experiment.config import compose_config
+from pwm.experiment.run import build_env
 
 CPU = torch.device("cpu")
 
@@ -58,3 +61,27 @@ def test_limits_of_the_first_version_are_read(groups: Path) -> None:
         memory__stat="total_inactive_file 10\n",
     )
     assert memory.available_memory(CPU) == 1010
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        (5150, "alg.buffer_size=5100 fits"),
+        # The smallest buffer has 64 * (18 + 2) rows, which is more than the two digits of what fits.
+        (1288, "alg.buffer_size=1280 fits"),
+        (1279, "no size of it fits"),
+        (-9, "no size of it fits"),
+    ],
+)
+def test_the_size_that_is_named_fits_and_is_allowed(
+    rows: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ["alg.num_envs=64", "alg.horizon=18", "alg.wm_batch_size=4", "alg.buffer_size=1000000"]
+    config = compose_config(["env=analytic", "alg=pwm_small", *sizes])
+    env = build_env(config, 64, 0, CPU)
+    numbers = env.spec.obs_dim * (2 * 64 * (env.spec.episode_length + 1) + 4 * 19 + 64 * 18)
+    row = memory.FLOAT * (env.spec.obs_dim + env.spec.act_dim + 2) + memory.ROW
+    available = int(((rows + 0.5) * row + memory.FLOAT * numbers) / 0.9)
+    monkeypatch.setattr(memory, "available_memory", lambda device: available)
+    with pytest.raises(ConfigError, match=rf"^alg\.buffer_size=1000000 does not fit .*; {advice}$"):
+        memory.check_memory(config, env, env)

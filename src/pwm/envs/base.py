@@ -154,8 +154,10 @@ def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:
     if tuple(action.shape) != (num_envs, act_dim):
         raise ActionError(f"action has shape {tuple(action.shape)}, expected ({num_envs}, {act_dim})")
     # A NaN or infinity anywhere makes the sum non-finite: one reduction instead of a mask.
-    if not math.isfinite(action.sum().item()):
-        bad = (~torch.isfinite(action)).any(-1).nonzero().flatten().tolist()
+    if math.isfinite(action.sum().item()):
+        return
+    # Else they may only have been too large to be added up.
+    if bad := (~torch.isfinite(action)).any(-1).nonzero().flatten().tolist():
         raise ActionError(f"action of environment(s) {bad[:8]} is not finite; actions must lie in [-1, 1]")
 
 

@@ -45,7 +45,10 @@ def check_memory(config: ExperimentConfig, env: VectorEnv, eval_env: VectorEnv) 
     if needed > available:
         fitting = int((0.9 * available - evaluation - batches) / row)
         least = alg.num_envs * (alg.horizon + 2)
-        size = f"alg.buffer_size={_rounded_down(fitting)}" if fitting >= least else "no size of it"
+        # A round number, but never one that the buffer does not take.
+        size = (
+            f"alg.buffer_size={max(_rounded_down(fitting), least)}" if fitting >= least else "no size of it"
+        )
         raise ConfigError(f"alg.buffer_size={alg.buffer_size} does not fit into memory: {parts}; {size} fits")
     if spec.obs_dim >= WIDE or needed >= LARGE:
         warnings.warn(parts, RuntimeWarning, stacklevel=2)

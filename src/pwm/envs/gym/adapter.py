@@ -17,7 +17,7 @@ from pwm.envs.engines.opengl import choose_backend
 from pwm.envs.gym import state as copy_state
 from pwm.envs.gym.copies import Copies
 from pwm.envs.gym.creation import INSTALL_HINT
-from pwm.envs.gym.faults import Blame
+from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.precision import PrecisionWatch
 from pwm.envs.gym.processes import Processes
@@ -155,7 +155,7 @@ class GymEnv:
             raise EnvError(f"{self.spec.name}: call start_rendering before render")
         with Blame(f"{self._options.id}: drawing it"):
             try:
-                return np.asarray(self._here().envs[index].render(), dtype=np.uint8)
+                return _picture(self._here().envs[index].render())
             except DependencyNotInstalled as error:
                 raise EnvError(f"drawing {self._options.id}: {error}; {INSTALL_HINT}") from error
         raise AssertionError("a Blame never swallows an exception")
@@ -201,6 +201,22 @@ class GymEnv:
 
 def _copies(options: Options, seeds: list[int]) -> Copies | Processes:
     return Copies(options, 0, seeds) if options.vectorization == "sync" else Processes(options, seeds)
+
+
+def _picture(found: Any) -> np.ndarray:
+    """What ``render`` of an environment returned, [height, width, 3] uint8.
+
+    Raises:
+        WrongReturn: it is no picture; as one it would be black, torn or refused by whatever stores it.
+    """
+    picture = np.asarray(found)
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype.kind not in "iu":
+        raise WrongReturn(f"{described(found)} instead of a picture [height, width, 3] of dtype uint8")
+    if picture.min() < 0 or picture.max() > 255:
+        raise WrongReturn(
+            f"a picture with numbers from {picture.min()} to {picture.max()} instead of 0 to 255"
+        )
+    return picture.astype(np.uint8)
 
 
 def _spread(seed: int, count: int) -> list[int]:

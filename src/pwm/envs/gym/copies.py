@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pwm.envs.gym.creation import make
-from pwm.envs.gym.faults import Blame, WrongReturn
+from pwm.envs.gym.creation import import_module, make
+from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
 from pwm.envs.gym.random_streams import CopyStream, borrowed_globals, may_draw_from_globals
-from pwm.envs.gym.spaces import ObservationLayout
-from pwm.envs.gym.time_limit import limited
+from pwm.envs.gym.spaces import ActionScaling, ObservationLayout
+from pwm.envs.gym.time_limit import limited, told
 from pwm.errors import EnvError
 
 
@@ -92,11 +92,14 @@ class Copies:
         copies = range(first, first + len(seeds))
         self._resets = [Blame(f"{options.id}: reset of environment {i}") for i in copies]
         self._steps = [Blame(f"{options.id}: step of environment {i}") for i in copies]
+        import_module(options.id, seeds[0])
         try:
             with borrowed_globals():
                 facts = [self._add(options, stream) for stream in self.streams]
+            # Refused before they are compared, which spaces of one's own may not be able to.
+            ActionScaling(options.id, facts[0].action_space)
+            self._layout = ObservationLayout(options.id, facts[0].observation_space)
             self.facts = common(options.id, facts)
-            self._layout = ObservationLayout(options.id, self.facts.observation_space)
         except EnvError:
             self.close()
             raise
@@ -110,13 +113,12 @@ class Copies:
             _own_spaces(env.unwrapped)
             env, length, declared = limited(options.id, env, options.episode_length)
             self.envs[-1] = env
-            dt = getattr(env.unwrapped, "dt", 0.0)
             return Facts(
                 env.action_space,
                 env.observation_space,
                 length,
                 declared,
-                float(dt) if isinstance(dt, (int, float)) else 0.0,
+                _seconds(told(env.unwrapped, "dt")),
                 tuple(env.metadata.get("render_modes") or ()),
             )
 
@@ -171,7 +173,7 @@ class Copies:
                     env.unwrapped.action_space.seed(seed)
             found = env.reset(seed=seed)
             if not isinstance(found, tuple) or len(found) != 2:
-                raise WrongReturn(f"{_described(found)} instead of (observation, info)")
+                raise WrongReturn(f"{described(found)} instead of (observation, info)")
             self._layout.write(found[0], row)
 
     def _advance(self, index: int, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
@@ -197,13 +199,19 @@ def _own_spaces(core: Any) -> None:
             setattr(core, name, copy.deepcopy(getattr(core, name)))
 
 
+def _seconds(dt: Any) -> float:
+    """The time of a step, 0 where it is not stated."""
+    stated = isinstance(dt, (int, float, np.number)) and not isinstance(dt, bool) and 0.0 < dt < np.inf
+    return float(dt) if stated else 0.0
+
+
 def _number(reward: Any) -> float:
     """A reward given as any number, or as an array of one."""
     if isinstance(reward, (float, int, np.number, np.bool_)):
         return float(reward)
     found = np.asarray(reward)
     if found.size != 1 or not np.can_cast(found.dtype, np.float64, "same_kind"):
-        raise WrongReturn(f"the reward {_described(reward)} instead of one number")
+        raise WrongReturn(f"the reward {described(reward)} instead of one number")
     return float(found.reshape(()))
 
 
@@ -212,16 +220,6 @@ def _flag(name: str, value: Any) -> bool:
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     found = np.asarray(value)
-    if found.size != 1 or found.dtype == object:
-        raise WrongReturn(f"{name} {_described(value)} instead of one truth value")
+    if found.size != 1 or found.dtype.kind not in "biuf":
+        raise WrongReturn(f"{name} {described(value)} instead of one truth value")
     return bool(found.reshape(()))
-
-
-def _described(value: Any) -> str:
-    """The kind of a returned value, for messages."""
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -12,10 +12,11 @@ import warnings
 from typing import Any, NoReturn
 
 import gymnasium
-from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
+from gymnasium.envs.registration import EnvSpec, find_highest_version, get_env_id, parse_env_id
 
 from pwm.envs.gym.faults import sentence
 from pwm.envs.gym.options import Options
+from pwm.envs.gym.random_streams import CopyStream, borrowed_globals
 from pwm.errors import EnvError
 
 INSTALL_HINT = "install it with: pip install 'gymnasium[mujoco,classic-control]'"
@@ -39,15 +40,20 @@ PIP_NAMES = {
     "PIL": "pillow",
 }
 
+# What each module registered when it was imported, which happens once: another one may have registered the
+# same ids since.
+_registered: dict[str, dict[str, EnvSpec]] = {}
+
 
 def make(options: Options) -> Any:
     """The environment of ``options``, as Gymnasium makes it but without its checker.
+
+    Its module must have been imported with ``import_module``.
 
     Raises:
         EnvError: unknown or removed id, missing package, arguments that the constructor refuses, or whatever
             else it raises.
     """
-    _import_module(options.id)
     # What environments return is checked here, in every step and in plain words.
     kwargs = {"disable_env_checker": True, **copy.deepcopy(options.kwargs)}
     if options.episode_length is not None:
@@ -75,8 +81,20 @@ def make(options: Options) -> Any:
         raise EnvError(f"{options.id} {verb} env.kwargs={options.kwargs!r}: {sentence(cause)}") from error
 
 
-def _import_module(name: str) -> None:
-    """Import the module of ``module:Id``, which may lie in the working directory."""
+def import_module(name: str, seed: int) -> None:
+    """Import the module of ``module:Id``, which may lie in the working directory, and let its ids be its own.
+
+    What it draws from global generators while it is imported, or makes of them, depends on ``seed`` alone.
+
+    Raises:
+        EnvError: it cannot be imported.
+    """
+    with borrowed_globals():
+        CopyStream(seed).seed_globals()
+        _import(name)
+
+
+def _import(name: str) -> None:
     # Last, so that no file there hides an installed module. Entry points may name such modules, too.
     if (folder := os.getcwd()) not in sys.path:
         sys.path.append(folder)
@@ -85,6 +103,7 @@ def _import_module(name: str) -> None:
         return
     if not module or not registered or ":" in registered:
         raise EnvError(f"env.id={name!r}: write module:Id, for example my_env:MyEnv-v0")
+    before = dict(gymnasium.registry)
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -98,10 +117,13 @@ def _import_module(name: str) -> None:
         ) from error
     except (Exception, SystemExit) as error:
         raise EnvError(f"env.id={name!r}: importing {module} raised {sentence(error)}") from error
+    new = {key: spec for key, spec in gymnasium.registry.items() if before.get(key) is not spec}
+    gymnasium.registry.update(_registered.setdefault(module, {}) | new)
+    _registered[module] |= new
 
 
 def _refuse_id(name: str, error: Exception) -> NoReturn:
-    """Say what is wrong with an id, and which one to use instead."""
+    """Say what is wrong with an id, and which one to use instead; or with its environment."""
     module, _, registered = name.rpartition(":")
     message = f"cannot make Gymnasium id {name!r}: {_line(error).rstrip('.?')}"
     if (newer := _successor(registered)) is not None:
@@ -113,6 +135,9 @@ def _refuse_id(name: str, error: Exception) -> NoReturn:
                 f"{message}; use env.id={package}:{registered}"
                 + ("" if there else f" after pip install {pip_name}")
             ) from error
+    if registered in gymnasium.registry:
+        # The id is right: it is the environment that raised what ids raise.
+        raise EnvError(f"{name} cannot be made: {sentence(error)}") from error
     by_lower = {known.lower(): known for known in sorted(gymnasium.registry) if _successor(known) is None}
     close = difflib.get_close_matches(registered.lower(), by_lower, n=5, cutoff=0.5)
     matches = ", ".join(by_lower[found] for found in close) or "none"

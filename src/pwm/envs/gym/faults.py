@@ -6,6 +6,9 @@ import sysconfig
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import numpy as np
 
 from pwm.errors import EnvError, PwmError
 
@@ -57,3 +60,13 @@ def _place(error: BaseException) -> str:
         if path.is_file() and not any(folder in path.parents for folder in LIBRARIES):
             return f" ({path.name}, line {frame.lineno})"
     return ""
+
+
+def described(value: Any) -> str:
+    """The kind of a returned value, for messages."""
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}..."

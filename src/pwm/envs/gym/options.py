@@ -52,5 +52,8 @@ class Options:
 
     @property
     def task_name(self) -> str:
-        """``EnvSpec.name``: the id without the module that registers it, fit for a folder."""
-        return "gym_" + re.sub(r"[^\w.-]+", "_", self.id.rpartition(":")[2])
+        """``EnvSpec.name``, fit for a folder: ``gym_Id``, or ``gym_module-Id`` where a module registers it.
+
+        Modules have no hyphen in their names, so no two of them share one.
+        """
+        return "gym_" + re.sub(r"[^\w.-]+", "_", self.id.replace(":", "-"))

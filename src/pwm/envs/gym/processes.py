@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from pwm.envs.gym.copies import Copies, Step, common
+from pwm.envs.gym.creation import import_module
+from pwm.envs.gym.faults import Blame
 from pwm.envs.gym.options import Options
 from pwm.errors import EnvError
 
@@ -37,6 +39,9 @@ class Processes:
     """
 
     def __init__(self, options: Options, seeds: Sequence[int]) -> None:
+        # Before the processes are forked, for spaces may be of classes of that module, and what it draws is
+        # drawn once, as for copies in this process.
+        import_module(options.id, seeds[0])
         self._name = options.id
         self._shares = np.array_split(np.arange(len(seeds)), min(len(seeds), _cores()))
         self._connections: list[Connection] = []
@@ -119,9 +124,7 @@ def _serve(
     connection: Connection, others: Sequence[Connection], options: Options, first: int, seeds: Sequence[int]
 ) -> None:
     """Answer the calls of the parent process until it closes the connection or ends."""
-    # The parent decides when to stop: it has a state to save.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    _outlive_signals()
     # Held open here, the parent's ends would keep this and other processes waiting for a parent that is gone.
     for other in others:
         other.close()
@@ -132,21 +135,34 @@ def _serve(
     except EnvError as error:
         connection.send((False, str(error)))
         return
-    connection.send((True, copies.facts))
-    while True:
-        try:
+    try:
+        with Blame(f"{options.id}: sending its spaces to another process, as env.vectorization=async does,"):
+            connection.send((True, copies.facts))
+    except EnvError as error:
+        connection.send((False, str(error)))
+    # A parent that is gone, perhaps in the middle of a step, has told nobody to close.
+    with contextlib.suppress(EOFError, OSError):
+        while True:
             method, argument = connection.recv()
-        except EOFError:
-            break
-        if method == "close":
-            break
-        try:
-            answer = copies.reset(argument) if method == "reset" else copies.step(argument)
-        except EnvError as error:
-            connection.send((False, str(error)))
-        else:
-            connection.send((True, answer))
+            if method == "close":
+                break
+            try:
+                answer = copies.reset(argument) if method == "reset" else copies.step(argument)
+            except EnvError as error:
+                connection.send((False, str(error)))
+            else:
+                connection.send((True, answer))
     copies.close()
+
+
+def _outlive_signals() -> None:
+    """Leave it to the parent to decide when to stop: it has a state to save."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Processes of an environment inherit what is ignored, and ``terminate`` could then not end them. Handlers
+    # are not inherited by another program, but by a fork.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    os.register_at_fork(after_in_child=functools.partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
 
 
 def _close(reference: weakref.ref[Processes]) -> None:

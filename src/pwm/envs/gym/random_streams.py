@@ -6,9 +6,9 @@ that belongs to the copy, and afterwards the process gets its own states back. S
 numbers beside any other copies, in this process or another one, and training meets the numbers it would
 meet without the environment.
 
-Meanwhile functions that would take a seed from the operating system, because they are given none, take one
-from the same stream: ``np.random.seed(None)``, as in resets that hand on the seed they were given, or
-``np.random.default_rng()``.
+Meanwhile generators that would be seeded from the operating system, because they are given no seed, are
+seeded from the same stream, in whichever way they are made: ``np.random.seed(None)``, as in resets that hand
+on the seed they were given, ``np.random.default_rng()``, ``np.random.RandomState()`` or ``random.Random()``.
 """
 
 from __future__ import annotations
@@ -16,41 +16,32 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.utils import seeding
-from numpy.random import mtrand
+from numpy.random import bit_generator, mtrand
 
-# Stands in for NumPy's own generator while environments draw. Swapping generators costs next to nothing;
-# reading and restoring the state of one takes as long as a step of a robot.
+# Stands in for NumPy's own generator while environments draw, which need not be one that takes seeds.
 _LENT = np.random.MT19937(0)
+_SEED = random.Random.seed
 
 
-def _with_seed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, but where it gets no seed it gets one from Python's global generator."""
-
-    @functools.wraps(function)
-    def seeded(*args: Any, **kwargs: Any) -> Any:
-        if any(value is not None for value in (*args, *kwargs.values())):
-            return function(*args, **kwargs)
-        return function(random.getrandbits(32))
-
-    return seeded
+def _seed_python(generator: random.Random, a: Any = None, version: int = 2) -> None:
+    """What ``random.Random.seed`` does, but without a seed it takes one from Python's global generator."""
+    _SEED(generator, random.getrandbits(32) if a is None else a, version)
 
 
-# Where a function without a seed would ask the operating system for one: its module, name, itself, and the
-# one that stands in for it. Environments and spaces of Gymnasium make their generators with the last.
-_SEEDERS = [
-    (module, name, getattr(module, name), _with_seed(getattr(module, name)))
-    for module, name in (
-        (random, "seed"),
-        (np.random, "seed"),
-        (np.random, "default_rng"),
-        (seeding, "np_random"),
+# Where Python's generators and all of NumPy's get their seeds from the operating system: owner, name, the
+# original, and what stands in for it. The global generator's ``seed`` is bound to the original.
+_SEEDERS: list[tuple[Any, str, Any, Any]] = [
+    (owner, name, getattr(owner, name), stand_in)
+    for owner, name, stand_in in (
+        (random.Random, "seed", _seed_python),
+        (random, "seed", functools.partial(_seed_python, random.seed.__self__)),  # type: ignore[attr-defined]
+        (bit_generator, "randbits", random.getrandbits),
     )
 ]
 
@@ -90,16 +81,20 @@ def borrowed_globals() -> Iterator[None]:
     """Give the process its global generators back as they were, however the block used them."""
     python, torch_state = random.getstate(), torch.default_generator.get_state()
     numpy_generator = mtrand.get_bit_generator()
+    # Beside its generator, NumPy keeps every second normal number for the next call; swapping drops it.
+    kept = np.random.get_state(legacy=False)  # noqa: NPY002
     mtrand.set_bit_generator(_LENT)
-    for module, name, _, seeded in _SEEDERS:
-        setattr(module, name, seeded)
+    for owner, name, _, stand_in in _SEEDERS:
+        setattr(owner, name, stand_in)
     try:
         yield
     finally:
-        for module, name, function, _ in _SEEDERS:
-            setattr(module, name, function)
+        for owner, name, original, _ in _SEEDERS:
+            setattr(owner, name, original)
         random.setstate(python)
         mtrand.set_bit_generator(numpy_generator)
+        if kept["has_gauss"]:
+            np.random.set_state(kept)  # noqa: NPY002
         torch.default_generator.set_state(torch_state)
 
 

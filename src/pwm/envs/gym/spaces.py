@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from pwm.errors import EnvError
 
 # Kept as they are; every other kind of number is kept as float64 until it becomes float32.
 COMPACT = (np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.float16, np.float32)
+# Spaces of one value that become rows.
+FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text)
+# Kinds of dtypes of truth values and integers.
+WHOLE = "biu"
 # Entries that a message lists.
 NAMED = 8
 
@@ -83,12 +88,12 @@ class ObservationLayout:
     """
 
     def __init__(self, name: str, space: Any) -> None:
-        flat = spaces.flatten_space(space) if space.is_np_flattenable else None
-        if not isinstance(flat, spaces.Box):
+        if not _can_be_flattened(space):
             raise EnvError(
                 f"{name} has observation space {_text(space)}; only Box observations, and dictionaries and "
                 "tuples that can be flattened to one, are supported"
             )
+        flat: Any = spaces.flatten_space(space)
         self.dim = int(np.prod(flat.shape))
         if not self.dim:
             raise EnvError(
@@ -96,6 +101,9 @@ class ObservationLayout:
             )
         self.dtype = flat.dtype if flat.dtype.type in COMPACT else np.dtype(np.float64)
         self._space, self._plain = space, isinstance(space, spaces.Box)
+        # Where each part of an observation lies in a row.
+        ends = np.cumsum([0, *(spaces.flatdim(part) for part in _leaves(space))]).tolist()
+        self._places = [slice(start, end) for start, end in itertools.pairwise(ends)]
 
     def write(self, observation: Any, row: np.ndarray) -> None:
         """Put ``observation`` into ``row`` [dim] of ``dtype``.
@@ -104,27 +112,88 @@ class ObservationLayout:
             WrongReturn: it is not what the space says.
         """
         try:
-            found = np.asarray(observation if self._plain else spaces.flatten(self._space, observation))
+            if self._plain:
+                # What the loop does, in the time that a step of a small environment leaves for it.
+                _fill(self._space, self._space.shape, np.asarray(observation), row)
+                return
+            for (space, part), place in zip(_parts(self._space, observation), self._places, strict=True):
+                if isinstance(space, spaces.Box):
+                    _fill(space, space.shape, np.asarray(part), row[place])
+                else:
+                    _fill(space, row[place].shape, _codes(space, part), row[place])
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise WrongReturn(
                 f"an observation that is none of its space {_text(self._space)} "
                 f"({type(error).__name__}: {_text(error)})"
             ) from error
-        shape = self._space.shape if self._plain else row.shape
-        if found.shape != shape:
-            raise WrongReturn(f"an observation of shape {found.shape}, its space says {shape}")
-        if found.dtype == row.dtype:
-            row[:] = found.reshape(-1)
-        elif np.can_cast(found.dtype, row.dtype, "same_kind"):
-            # What exceeds the type becomes infinite, and is then found and named.
-            with np.errstate(over="ignore"):
-                row[:] = found.reshape(-1)
-        else:
-            raise WrongReturn(f"an observation of dtype {found.dtype}, its space says {self._space.dtype}")
 
     def labels(self) -> list[str]:
         """Names of the parts and entries: ``["0", "1"]``, or ``["goal[0]", "goal[1]", "speed"]``."""
         return list(_labels(self._space, ""))
+
+
+def _can_be_flattened(space: Any) -> bool:
+    """Whether Gymnasium makes a Box of ``space``, which may be of a kind that it does not know."""
+    if isinstance(space, spaces.Dict):
+        return all(map(_can_be_flattened, space.spaces.values()))
+    if isinstance(space, (spaces.Tuple, spaces.OneOf)):
+        return all(map(_can_be_flattened, space.spaces))
+    return isinstance(space, FLAT)
+
+
+def _leaves(space: Any) -> Iterator[Any]:
+    """The spaces that a Dict or Tuple is made of, in the order of a row."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            yield from _leaves(part)
+    else:
+        yield space
+
+
+def _parts(space: Any, observation: Any) -> Iterator[tuple[Any, Any]]:
+    """Each of ``_leaves(space)`` with what ``observation`` holds for it."""
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _parts(part, observation[key])
+    elif isinstance(space, spaces.Tuple):
+        for part, item in zip(space.spaces, observation, strict=True):
+            yield from _parts(part, item)
+    else:
+        yield space, observation
+
+
+def _codes(space: Any, value: Any) -> np.ndarray:
+    """``value`` of a space other than Box, as Gymnasium flattens it.
+
+    Raises:
+        WrongReturn: it is out of range, and would be taken for another value.
+    """
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        value = np.asarray(value).reshape(space.shape)
+        # Truth values count as numbers.
+        value = value.astype(np.int8) if value.dtype == np.bool_ else value
+    if not space.contains(value):
+        raise WrongReturn(f"an observation of {_text(value)}, its space says {_text(space)}")
+    return np.asarray(spaces.flatten(space, value)).reshape(-1)
+
+
+def _fill(space: Any, shape: tuple[int, ...], found: np.ndarray, row: np.ndarray) -> None:
+    """Put an array of ``space``, which should have ``shape``, into its place in a row."""
+    if found.shape != shape:
+        raise WrongReturn(f"an observation of shape {found.shape}, its space says {shape}")
+    if found.dtype == row.dtype:
+        row[:] = found.reshape(-1)
+    elif found.dtype.kind in WHOLE and row.dtype.kind in WHOLE:
+        # Lists of whole numbers come as int64, whatever the space says: it is the values that must fit.
+        row[:] = found.reshape(-1)
+        if not np.array_equal(row, found.reshape(-1)):
+            raise WrongReturn(f"an observation of dtype {found.dtype} with numbers beyond {space.dtype}")
+    elif np.can_cast(found.dtype, row.dtype, "same_kind"):
+        # What exceeds the type becomes infinite, and is then found and named.
+        with np.errstate(over="ignore"):
+            row[:] = found.reshape(-1)
+    else:
+        raise WrongReturn(f"an observation of dtype {found.dtype}, its space says {space.dtype}")
 
 
 def _labels(space: Any, name: str) -> Iterator[str]:

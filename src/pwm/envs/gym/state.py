@@ -45,11 +45,14 @@ def load(env: Any, stream: CopyStream, saved: dict[str, Any]) -> None:
     """Put ``env`` and its stream into the state that ``save`` returned.
 
     Raises:
-        EnvError: the state is of another kind of environment, or this one cannot be restored.
+        EnvError: the state is of another kind or model of environment, or this one cannot be restored.
+            Nothing is changed then.
     """
     family, core = _family(env), env.unwrapped
     if saved["family"] != family:
         raise EnvError(f"saved state is of family {saved['family']!r}, the environment of {family!r}")
+    if family == "mujoco":
+        _check_model(core, saved)
     core.np_random.bit_generator.state = json.loads(saved["random"])
     # States of earlier releases have none; environments that can be saved do not draw from it.
     if "stream" in saved:
@@ -68,6 +71,24 @@ def load(env: Any, stream: CopyStream, saved: dict[str, Any]) -> None:
     # positions, contact forces); mj_forward would replace them by fresh ones.
     for name, array in _arrays(core.data):
         array[...] = saved["arrays"][name].numpy()
+
+
+def _check_model(core: Any, saved: dict[str, Any]) -> None:
+    """Raise EnvError unless ``saved`` is of the same model in the same layout."""
+    here = {name: array.shape for name, array in _arrays(core.data)}
+    there = {name: tuple(array.shape) for name, array in saved["arrays"].items()}
+    if len(saved["physics"]) != len(_physics(core)) or here != there:
+        names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        raise EnvError(
+            f"the saved state of {type(core).__name__} is of another model, or of a version of MuJoCo that "
+            f"lays it out differently from mujoco {_version()}: {', '.join(names[:3]) or 'physics'} differ"
+        )
+
+
+def _version() -> str:
+    import mujoco
+
+    return str(mujoco.__version__)
 
 
 def _family(env: Any) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeLimit
 
 from pwm.envs.gym.options import MAX_EPISODE_LENGTH
@@ -15,6 +18,8 @@ from pwm.errors import EnvError
 DEFAULT_EPISODE_LENGTH = 1000
 # How environments call a limit that they keep by themselves.
 ATTRIBUTES = ("_max_episode_steps", "max_episode_steps")
+# What properties raise that need more than the constructor made.
+TOO_EARLY = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, ResetNeeded)
 
 
 def layers(env: Any) -> Iterator[Any]:
@@ -42,7 +47,9 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
     attributes = [(layer, key, value) for layer in layers(env) for key, value in _attributes(layer)]
     if wanted is not None:
         for layer, key, _ in attributes:
-            setattr(layer, key, wanted)
+            # Properties that only tell follow what they are computed from.
+            with contextlib.suppress(AttributeError):
+                setattr(layer, key, wanted)
         length, declared = wanted, True
     else:
         found = [layer._max_episode_steps for layer in wrappers] or [value for *_, value in attributes]
@@ -55,10 +62,20 @@ def limited(name: str, env: Any, wanted: int | None) -> tuple[Any, int, bool]:
     return env if wrappers else TimeLimit(env, length), length, declared
 
 
+def told(layer: Any, key: str) -> Any:
+    """An attribute of an environment that is not reset yet; None where it is missing or comes later."""
+    try:
+        return getattr(layer, key, None)
+    except TOO_EARLY:
+        return None
+
+
 def _attributes(layer: Any) -> Iterator[tuple[str, int]]:
     """Attributes that state a limit, of this layer alone."""
     for key in ATTRIBUTES:
-        # Wrappers may hand on attributes of what they wrap; properties follow what they are computed from.
-        value = vars(layer).get(key, vars(type(layer)).get(key))
+        # Asked only where it is there: wrappers may hand on attributes of what they wrap.
+        value = inspect.getattr_static(layer, key, None)
+        if isinstance(value, property):
+            value = told(layer, key)
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0:
             yield key, int(value)
