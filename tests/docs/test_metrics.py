@@ -22,7 +22,10 @@ LONG = ["alg.horizon=16", "env.episode_length=60", "alg.gamma=0.9"]
 RUNS = {
     "closed loop, flow": [*HOPPER, *FLOW, *LONG, "general.esnr_every=2"],
     "lockstep": [*ANALYTIC, *LOCKSTEP],
-    "gym": ["env=gym", "env.id=Pendulum-v1", "general.save_interval=0"],
+    "gym": [
+        *("env=gym", "env.id=Pendulum-v1", "general.save_interval=0"),
+        *("actor=sac", "alg.entropy_target=-1"),
+    ],
 }
 # Only a GPU has these; test_gpu_metrics_are_listed looks at them where there is one.
 ON_GPU = {"memory/device", "memory/device_peak"}

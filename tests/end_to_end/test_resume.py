@@ -38,11 +38,12 @@ from pwm.experiment.preemption import EXIT_CODE
 from pwm.launch.cli import INTERRUPTED
 from pwm.training.hooks import go_on
 
+SAC = ["actor=sac", "alg.entropy_target=-1"]
 RUNS = {
     "hopper-flow-closed_loop": [*HOPPER, *FLOW],
     "hopper-mlp-lockstep": [*HOPPER, *LOCKSTEP],
     "analytic-residual": [*ANALYTIC, "dynamics=residual"],
-    "gym-observations": ["env=gym", "env.id=Pendulum-v1", "alg.latents=observations"],
+    "gym-observations": ["env=gym", "env.id=Pendulum-v1", "alg.latents=observations", *SAC],
 }
 SAVE_ALWAYS = "general.save_interval=0"
 # Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that

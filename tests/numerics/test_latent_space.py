@@ -107,5 +107,5 @@ def test_several_tasks_need_learned_latents() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="alg.latents='pixels'; choose one of: simnorm, observations"):
+    with pytest.raises(ConfigError, match=r"alg\.latents='pixels'; choose one of: simnorm, observations"):
         Options(latents="pixels")

@@ -69,6 +69,10 @@ class Options(WorldModelOptions):
             targets (PopArt), so that they learn returns of any size at the same speed.
         saturation_coef: weight of the penalty on squared locations of actions (before the squashing) beyond
             1, along the imagined rollout.
+        entropy_target: entropy of the policy per entry of the action, in nats, that a learned temperature
+            holds (Haarnoja et al. 2018, SAC, section 5; there -1). It rewards the actor along the imagined
+            rollout, not the critics, whose values stay those of rewards. None: no such reward.
+        temperature, temperature_lr: initial weight of the entropy, and learning rate of its logarithm.
         max_skipped_updates: non-finite updates in a row before training stops.
     """
 
@@ -100,6 +104,9 @@ class Options(WorldModelOptions):
     actor_average: float = 1.0
     value_rms: bool = True
     saturation_coef: float = 0.0
+    entropy_target: float | None = None
+    temperature: float = 0.01
+    temperature_lr: float = 1e-3
     max_skipped_updates: int = 20
 
     def __post_init__(self) -> None:
@@ -111,7 +118,7 @@ class Options(WorldModelOptions):
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
         if self.wm_iterations < 0:
             raise ConfigError(f"alg.wm_iterations={self.wm_iterations}; it must not be negative")
-        rates = ("actor_lr", "critic_lr", "model_lr", "encoder_lr_scale")
+        rates = ("actor_lr", "critic_lr", "model_lr", "encoder_lr_scale", "temperature", "temperature_lr")
         for key in rates:
             if not 0.0 < getattr(self, key) < math.inf:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be positive and finite")
@@ -123,6 +130,8 @@ class Options(WorldModelOptions):
         for key in ("dynamics_coef", "reward_coef", "termination_coef", "saturation_coef"):
             if not 0.0 <= getattr(self, key) < math.inf:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be finite and not negative")
+        if self.entropy_target is not None and not math.isfinite(self.entropy_target):
+            raise ConfigError(f"alg.entropy_target={self.entropy_target}; it must be finite, or null")
         for key in ("gamma", "lam", "target_rate", "actor_average"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
@@ -156,6 +165,14 @@ class Agent(nn.Module):
         self.averaged_actor = None
         if options.actor_average < 1.0:
             self.averaged_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.log_temperature = None
+        if options.entropy_target is not None:
+            if not self.actor.has_density:
+                raise ConfigError(
+                    f"alg.entropy_target={options.entropy_target} needs a policy whose density is known; "
+                    f"actor={actor_options.name} does not tell it"
+                )
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.critic = CriticEnsemble(
             self.world_model.latent_dim,
             options.critic_units,
@@ -168,26 +185,32 @@ class Agent(nn.Module):
         self.return_rms = RunningMeanStd(epsilon=0.0)
         self.value_rms = MovingMeanStd()
         self.to(device)
-        betas = (options.adam_betas[0], options.adam_betas[1])
-        skips = options.max_skipped_updates
-        self.updaters = {
+        self.updaters = self._build_updaters()
+
+    def _build_updaters(self) -> dict[str, Updater]:
+        opts, skips = self.options, self.options.max_skipped_updates
+        betas, slow_betas = (opts.adam_betas[0], opts.adam_betas[1]), (0.9, 0.999)
+        encoder = self.world_model.encoder.parameters()
+        actor, critic = self.actor.parameters(), self.critic.parameters()
+        updaters = {
             "wm": Updater(
                 "world-model",
                 self.world_model.parameters(),
-                options.model_lr,
-                (0.9, 0.999),
-                options.wm_grad_norm,
+                opts.model_lr,
+                slow_betas,
+                opts.wm_grad_norm,
                 skips,
-                self.world_model.encoder.parameters(),
-                options.encoder_lr_scale,
+                encoder,
+                opts.encoder_lr_scale,
             ),
-            "actor": Updater(
-                "actor", self.actor.parameters(), options.actor_lr, betas, options.actor_grad_norm, skips
-            ),
-            "critic": Updater(
-                "critic", self.critic.parameters(), options.critic_lr, betas, options.critic_grad_norm, skips
-            ),
+            "actor": Updater("actor", actor, opts.actor_lr, betas, opts.actor_grad_norm, skips),
+            "critic": Updater("critic", critic, opts.critic_lr, betas, opts.critic_grad_norm, skips),
         }
+        if self.log_temperature is not None:
+            updaters["temperature"] = Updater(
+                "temperature", [self.log_temperature], opts.temperature_lr, slow_betas, math.inf, skips
+            )
+        return updaters
 
     @property
     def policy(self) -> Actor:
@@ -250,7 +273,20 @@ class Agent(nn.Module):
         if opts.saturation_coef:
             excess = (rollout.locations.abs() - 1.0).clamp(min=0.0)
             loss = loss + opts.saturation_coef * excess.square().mean()
+        if self.log_temperature is not None:
+            assert rollout.log_probs is not None
+            loss = loss + self.log_temperature.detach().exp() * rollout.log_probs.mean()
         return loss
+
+    def update_temperature(self, rollout: Imagined) -> Metrics:
+        """Raise the weight of the entropy where the imagined actions have less of it than their target."""
+        assert self.log_temperature is not None
+        assert self.options.entropy_target is not None
+        assert rollout.log_probs is not None
+        entropy = -rollout.log_probs.detach().mean() / rollout.actions.shape[-1]
+        temperature = self.log_temperature.exp()
+        self.updaters["temperature"].step(temperature * (entropy - self.options.entropy_target))
+        return {"entropy": entropy, "temperature": temperature.detach()}
 
     def update_actor(self, z: Tensor, interrupt: Interrupt | None = None) -> tuple[Imagined, Tensor, Metrics]:
         """Imagine from ``z`` [B, L] and take one actor step.
@@ -279,6 +315,8 @@ class Agent(nn.Module):
             "std": self.actor.mean_std(),
             "saturation": rollout.locations.detach().abs().mean(),
         }
+        if self.log_temperature is not None:
+            metrics |= self.update_temperature(rollout)
         return rollout, targets, metrics
 
     def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:

@@ -105,6 +105,7 @@ class Imagined(NamedTuple):
         ends, terminated: [H, B] bool, or None when nothing interrupted the rollout.
         survival: [H, B], predicted probability that each transition does not terminate; None where real
             ends are known or the model does not predict terminations.
+        log_probs: [H, B], log densities of the actions; None where the policy does not tell them.
     """
 
     latents: Tensor
@@ -115,6 +116,7 @@ class Imagined(NamedTuple):
     ends: Tensor | None
     terminated: Tensor | None
     survival: Tensor | None
+    log_probs: Tensor | None = None
 
 
 def imagine(
@@ -140,9 +142,11 @@ def imagine(
             rollout continues there.
     """
     e = model.embed(task)
-    latents, next_latents, actions, locations, feedback = [], [], [], [], []
+    latents, next_latents, actions, locations, log_probs, feedback = [], [], [], [], [], []
     for t in range(horizon):
-        a, location = actor.decide(z, None if noise is None else noise[t])
+        a, location, log_prob = actor.decide(z, None if noise is None else noise[t])
+        if log_prob is not None:
+            log_probs.append(log_prob)
         z_next = model.dynamics.next(z, a, e)
         latents.append(z)
         actions.append(a)
@@ -171,6 +175,7 @@ def imagine(
         ends,
         terminated,
         survival,
+        torch.stack(log_probs) if log_probs else None,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pwm import components
@@ -17,10 +20,32 @@ class Decision(NamedTuple):
         action: [..., act_dim] in [-1, 1].
         location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]. Far from 0 the
             squashing is saturated, and hardly any gradient passes.
+        log_prob: [...], log density of ``action``; None for the deterministic action, and from policies whose
+            density is not known.
     """
 
     action: Tensor
     location: Tensor
+    log_prob: Tensor | None = None
+
+
+def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Decision:
+    """tanh(mean + exp(log_std) noise) and its log density, or tanh(mean) without noise.
+
+    log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which does not underflow (Haarnoja et
+    al. 2018, SAC, appendix C).
+
+    Args:
+        mean: [..., act_dim], also the location.
+        log_std: broadcasts against ``mean``.
+        noise: standard normal [..., act_dim], or None.
+    """
+    if noise is None:
+        return Decision(torch.tanh(mean), mean)
+    raw = torch.addcmul(mean, log_std.exp(), noise)
+    squashing = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+    density = -0.5 * (noise.square() + math.log(2.0 * math.pi)) - log_std - squashing
+    return Decision(torch.tanh(raw), mean, density.sum(-1))
 
 
 class Actor(nn.Module, ABC):
@@ -28,9 +53,11 @@ class Actor(nn.Module, ABC):
 
     Attributes:
         noise_dim: width of the noise that ``decide`` reads.
+        has_density: ``decide`` gives the log density of noisy actions.
     """
 
     noise_dim: int
+    has_density = False
 
     @abstractmethod
     def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.errors import ConfigError
-from pwm.models.actors.base import Actor, Decision
+from pwm.models.actors.base import Actor, Decision, tanh_gaussian
 from pwm.models.layers import check_units, mlp
 
 
@@ -44,6 +44,8 @@ class Options:
 class GaussianActor(Actor):
     """a = tanh(mu(z) + exp(log_std) * noise)."""
 
+    has_density = True
+
     def __init__(self, options: Options, latent_dim: int, act_dim: int) -> None:
         super().__init__()
         self.noise_dim = act_dim
@@ -59,9 +61,7 @@ class GaussianActor(Actor):
 
     def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
         """tanh(mean + std * noise), or tanh(mean) without noise; the mean is the location."""
-        mean = self.net(z)
-        raw = mean if noise is None else torch.addcmul(mean, self.log_std.exp(), noise)
-        return Decision(torch.tanh(raw), mean)
+        return tanh_gaussian(self.net(z), self.log_std, noise)
 
     @torch.no_grad()
     def mean_std(self) -> Tensor:
