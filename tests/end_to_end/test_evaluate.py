@@ -6,6 +6,7 @@ import _thread
 import csv
 import json
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -229,9 +230,14 @@ def test_a_folder_is_seen_to_be_writable_before_the_work(tmp_path: Path) -> None
 
 
 def test_an_interrupted_command_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    # Started in the background, as a job of a shell script is, Python leaves this signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(1.0, _thread.interrupt_main)
     timer.start()
-    assert main(["evaluate", SEED1, "--episodes", "1000000"]) == INTERRUPTED
+    try:
+        assert main(["evaluate", SEED1, "--episodes", "1000000"]) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert the_message(capsys) == "pwm: interrupted\n"
 
 
