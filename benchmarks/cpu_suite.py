@@ -2,7 +2,7 @@
 
     make cpu-suite                                              all tasks, all seeds (hours)
     make cpu-suite ARGS="--tasks dflex_hopper --seeds 1"        a part (minutes)
-    make cpu-suite ARGS="--ablations --tasks dflex_hopper"      one change at a time to pwm_small_flow
+    make cpu-suite ARGS="--ablations --tasks dflex_hopper"      one change at a time to pwm_small_h16_flow
 
 Every run is a plain ``pwm train`` on one CPU thread, as many at a time as the machine has cores.
 Interrupted runs continue, finished ones are not repeated. Results are merged into ``results/cpu_suite`` (or
@@ -49,9 +49,9 @@ TASKS: dict[str, tuple[int, tuple[str, ...]]] = {
     "dflex_ant": (500, ("env=dflex_ant", "env.num_threads=1")),
 }
 ALGORITHMS: dict[str, tuple[str, ...]] = {
-    name: (f"alg={name}",) for name in ("pwm_small", "pwm_small_residual", "pwm_small_flow")
+    name: (f"alg={name}",) for name in ("pwm_small_h16", "pwm_small_h16_residual", "pwm_small_h16_flow")
 }
-FLOW = "pwm_small_flow"
+FLOW = "pwm_small_h16_flow"
 ABLATIONS: dict[str, tuple[str, ...]] = {
     name: (f"alg={FLOW}", *overrides)
     for name, overrides in {
@@ -321,7 +321,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
-        "--ablations", action="store_true", help="changes to pwm_small_flow instead of the suite"
+        "--ablations", action="store_true", help="changes to pwm_small_h16_flow instead of the suite"
     )
     parser.add_argument("--algorithms", nargs="+", help="default: all of the study")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))

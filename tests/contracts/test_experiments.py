@@ -199,7 +199,7 @@ MISTAKES = {
         ["arms: general.name=x", "name=..."],
     ),
     "a seed among the overrides": (
-        ["experiment=flow_vs_mlp", "overrides=[alg=pwm_small,general.seed=1]"],
+        ["experiment=flow_vs_mlp", "overrides=[alg=pwm_small_h16,general.seed=1]"],
         ["overrides: general.seed=1", "seeds=[...]"],
     ),
     "no override": (["experiment=flow_vs_mlp", "overrides=[alg]"], ["overrides: 'alg' is not an override"]),

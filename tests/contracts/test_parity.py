@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = [(f"env={name}",) for name in ENVS if name != "gym"]
 TASKS += [("env=gym", f"env.id={name}") for name in ("Pendulum-v1", "HalfCheetah-v5")]
 ANT = (37, 8)
-SMALL_PARTS = (compose_config(["alg=pwm_small"]).dynamics, compose_config(["alg=pwm_small"]).actor)
+SMALL_PARTS = (compose_config(["alg=pwm_small_h16"]).dynamics, compose_config(["alg=pwm_small_h16"]).actor)
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def preset(name: str, *overrides: str) -> ExperimentConfig:
 
 @functools.cache
 def sizes(task: tuple[str, ...]) -> tuple[int, int]:
-    return task_sizes(compose_config(["alg=pwm_small", *task]))
+    return task_sizes(compose_config(["alg=pwm_small_h16", *task]))
 
 
 def check(baseline: str, candidate: str, *overrides: str) -> Parity:
@@ -55,7 +55,7 @@ def test_sizes_come_from_the_environment() -> None:
     assert sizes(("env=gym", "env.id=Pendulum-v1")) == (3, 1)
 
 
-@pytest.mark.parametrize("name", ["pwm_small", "pwm_small_flow", "pwm_small_residual"])
+@pytest.mark.parametrize("name", ["pwm_small_h16", "pwm_small_h16_flow", "pwm_small_h16_residual"])
 def test_counts_are_those_of_a_real_model(name: str) -> None:
     config = preset(name)
     model = build_world_model(config.alg, config.dynamics, *ANT)
@@ -72,7 +72,7 @@ def test_counts_are_those_of_a_real_model(name: str) -> None:
 
 
 def test_task_embeddings_are_counted() -> None:
-    config = preset("pwm_small")
+    config = preset("pwm_small_h16")
     # Online training, whose options these are, learns one task and refuses the value.
     config.alg.task_dim = 16
     parity = check_parity(config, config, *ANT, n_tasks=30)
@@ -83,9 +83,9 @@ def test_task_embeddings_are_counted() -> None:
 @pytest.mark.parametrize(
     ("baseline", "candidate", "units"),
     [
-        ("pwm_small", "pwm_small_flow", "[200,200]"),
-        ("pwm_small", "pwm_small_flow", "[16,16]"),
-        ("pwm_small", "pwm_small_residual", "[256,256]"),
+        ("pwm_small_h16", "pwm_small_h16_flow", "[200,200]"),
+        ("pwm_small_h16", "pwm_small_h16_flow", "[16,16]"),
+        ("pwm_small_h16", "pwm_small_h16_residual", "[256,256]"),
         ("pwm_5M", "pwm_5M_flow", "[512]"),
         ("pwm_5M", "pwm_5M_flow", "[1024,256]"),
         ("pwm_48M", "pwm_48M_flow", "[2304,2304]"),
@@ -104,12 +104,12 @@ def test_unequal_pair_fails_and_the_printed_width_passes(baseline: str, candidat
 @pytest.mark.parametrize("head", ["linear", "simnorm"])
 def test_no_other_width_is_closer(head: str) -> None:
     """The solved width is the best of all, found here by trying every one."""
-    candidate = preset("pwm_small_flow", f"alg.velocity_head={head}", "alg.dynamics.units=[64,64]")
-    solved = check_parity(preset("pwm_small"), candidate, *ANT).units
+    candidate = preset("pwm_small_h16_flow", f"alg.velocity_head={head}", "alg.dynamics.units=[64,64]")
+    solved = check_parity(preset("pwm_small_h16"), candidate, *ANT).units
     assert solved is not None
 
     def distance(width: int) -> float:
-        pair = check_parity(preset("pwm_small"), with_units(candidate, [width, width]), *ANT)
+        pair = check_parity(preset("pwm_small_h16"), with_units(candidate, [width, width]), *ANT)
         return abs(pair.difference)
 
     best = min(range(100, 160), key=distance)
@@ -117,8 +117,8 @@ def test_no_other_width_is_closer(head: str) -> None:
 
 
 def test_proportions_of_the_baseline_are_kept() -> None:
-    baseline = preset("pwm_small", "alg.dynamics.units=[256,64]")
-    parity = check_parity(baseline, preset("pwm_small_flow", "alg.dynamics.units=[64,64]"), *ANT)
+    baseline = preset("pwm_small_h16", "alg.dynamics.units=[256,64]")
+    parity = check_parity(baseline, preset("pwm_small_h16_flow", "alg.dynamics.units=[64,64]"), *ANT)
     assert parity.units is not None
     wide, narrow = parity.units
     assert abs(wide - 4 * narrow) <= 2
@@ -133,22 +133,22 @@ def test_tolerance_is_two_percent() -> None:
 
 def test_a_change_elsewhere_fails_even_at_equal_totals() -> None:
     """Equal counts with another encoder are no twins, and no width of the dynamics mends it."""
-    moved = check("pwm_small", "pwm_small_flow", "alg.reward_units=[128,129]")
+    moved = check("pwm_small_h16", "pwm_small_h16_flow", "alg.reward_units=[128,129]")
     assert abs(moved.difference) < TOLERANCE
     assert not moved.passed
     assert moved.units is None
     assert "reward differs" in moved.report()
     swapped = check_parity(
-        preset("pwm_small", "alg.reward_units=[64,32]"),
-        preset("pwm_small", "alg.reward_units=[32,64]"),
+        preset("pwm_small_h16", "alg.reward_units=[64,32]"),
+        preset("pwm_small_h16", "alg.reward_units=[32,64]"),
         *ANT,
     )
     assert not swapped.passed
 
 
 def test_a_pair_that_no_width_can_mend_says_so() -> None:
-    linear = preset("pwm_small", "alg.dynamics.units=[]")
-    parity = check_parity(linear, preset("pwm_small_flow"), *ANT)
+    linear = preset("pwm_small_h16", "alg.dynamics.units=[]")
+    parity = check_parity(linear, preset("pwm_small_h16_flow"), *ANT)
     assert not parity.passed
     assert parity.units is None
     assert "no width" in parity.report()
@@ -167,7 +167,7 @@ def test_nothing_is_allocated() -> None:
 @pytest.mark.parametrize(("obs_dim", "act_dim"), [(0, 1), (3, -1)])
 def test_impossible_sizes_are_refused(obs_dim: int, act_dim: int) -> None:
     with pytest.raises(ConfigError, match="at least 1"):
-        check_parity(preset("pwm_small"), preset("pwm_small_flow"), obs_dim, act_dim)
+        check_parity(preset("pwm_small_h16"), preset("pwm_small_h16_flow"), obs_dim, act_dim)
 
 
 COMMAND = ["parity", "--baseline", "pwm_48M", "--candidate", "pwm_48M_flow"]
@@ -191,9 +191,9 @@ def test_the_size_in_a_name_is_that_of_tdmpc2s_agent(
     theirs = tdmpc2_parameters(config, 39, 6, members, 96, 80)
     assert theirs / 1e6 == pytest.approx(millions, abs=0.05)
     assert abs(theirs / 1e6 / float(name.removesuffix("M")) - 1) < 0.09
-    ours = Agent(preset("pwm_small").alg, *SMALL_PARTS, *ANT, torch.Generator())
+    ours = Agent(preset("pwm_small_h16").alg, *SMALL_PARTS, *ANT, torch.Generator())
     expected = sum(p.numel() for net in (ours.world_model, ours.actor, ours.critic) for p in net.parameters())
-    assert agent_parameters(preset("pwm_small"), *ANT) == expected
+    assert agent_parameters(preset("pwm_small_h16"), *ANT) == expected
     assert main(["parity", "--baseline", f"pwm_{name}", "--candidate", f"pwm_{name}_flow", *DIMS]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(f"{name} counts what the original counts")
@@ -202,7 +202,7 @@ def test_the_size_in_a_name_is_that_of_tdmpc2s_agent(
 
 
 def test_a_preset_without_a_size_in_its_name_is_not_explained() -> None:
-    assert explain_size(preset("pwm_small"), *ANT) is None
+    assert explain_size(preset("pwm_small_h16"), *ANT) is None
 
 
 def test_command_takes_the_sizes_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 import pwm.configs
 from pwm import components
@@ -85,6 +87,27 @@ def test_preset_builds_an_agent(preset: str, monkeypatch: pytest.MonkeyPatch) ->
             assert agent.critic(agent.world_model.next(z, action)).shape == (config.alg.num_critics, 2)
         assert action.shape == (2, ACT_DIM)
     assert agent.world_model.total_params == count
+
+
+@pytest.mark.parametrize("preset", ALGS)
+def test_what_a_preset_says_of_components_is_an_option_of_one_of_them(preset: str) -> None:
+    """What the chosen component does not have is dropped, and a misspelt key would be dropped everywhere."""
+    values = yaml.safe_load((CONFIGS / "alg" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    for kind in ("dynamics", "actor"):
+        known = {
+            option.name
+            for name in components.names(kind)
+            for option in dataclasses.fields(components.load(kind, name).Options)
+        }
+        assert set(values.get(kind, ())) <= known
+
+
+@pytest.mark.parametrize("dynamics", ["residual", "flow"])
+def test_twins_are_what_their_dynamics_make_of_the_preset(dynamics: str) -> None:
+    for preset in ("pwm_small", "pwm_small_h16"):
+        twin = compose_config([f"alg={preset}_{dynamics}"])
+        combined = compose_config([f"alg={preset}", f"dynamics={dynamics}"])
+        assert diff(twin.identity(), combined.identity()) == [f"preset: {preset}_{dynamics} -> {preset}"]
 
 
 @pytest.mark.parametrize("preset", TWINS)

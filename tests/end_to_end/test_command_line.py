@@ -91,7 +91,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     assert train(Path("~/logs"), *ANALYTIC, "general.epochs=1") == 0
     assert main(["evaluate", "~/logs/*/*/seed42", "--episodes", "1"]) == 0
-    assert (tmp_path / "logs" / "analytic_lqr" / "pwm_small" / "seed42" / "final_policy.pt").is_file()
+    assert (tmp_path / "logs" / "analytic_lqr" / "pwm_small_h16" / "seed42" / "final_policy.pt").is_file()
 
 
 @pytest.mark.parametrize("value", ["1e5", "007", "null", "true", "on", "2024-05-01", "1_000", "12.50"])

@@ -52,13 +52,13 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[s
 
 
 def row(seed: int, checkpoint: str) -> list[str]:
-    return ["analytic_lqr", "pwm_small", str(seed), checkpoint]
+    return ["analytic_lqr", "pwm_small_h16", str(seed), checkpoint]
 
 
 ROOT = "logs [1]"
 # Glob patterns read [1] as a class of characters.
 PATTERN = "logs [[]1]"
-SEED1, SEED2 = [f"{ROOT}/analytic_lqr/pwm_small/seed{seed}" for seed in (1, 2)]
+SEED1, SEED2 = [f"{ROOT}/analytic_lqr/pwm_small_h16/seed{seed}" for seed in (1, 2)]
 BOTH_BEST, BOTH_FINAL = [row(1, "best"), row(2, "best")], [row(1, "final"), row(2, "final")]
 SELECTIONS = {
     "a run": ([SEED1], [row(1, "best")]),
@@ -68,7 +68,7 @@ SELECTIONS = {
     "a pattern of files": ([f"{PATTERN}/**/best_policy.pt"], BOTH_BEST),
     "paths as the checkpoint": (["--checkpoint", f"{PATTERN}/*/*/*/final_policy.pt"], BOTH_FINAL),
     "paths that the shell expanded": (
-        ["--checkpoint", *(f"{ROOT}/analytic_lqr/pwm_small/seed{n}/best_policy.pt" for n in (1, 2))],
+        ["--checkpoint", *(f"{ROOT}/analytic_lqr/pwm_small_h16/seed{n}/best_policy.pt" for n in (1, 2))],
         BOTH_BEST,
     ),
     "a file in a run": (
@@ -111,14 +111,14 @@ def test_all_checkpoints_of_a_folder_with_their_files(
         rows = list(csv.DictReader(file))
     assert [float(r["return"]) for r in rows] == [r["mean"] for r in results]
     assert [r["epoch"] for r in rows][1:4] == ["2", "1", "2"]
-    run = root / "analytic_lqr" / "pwm_small" / "seed1"
+    run = root / "analytic_lqr" / "pwm_small_h16" / "seed1"
     peak = max(results[:4], key=lambda r: r["mean"])
     line = f"seed 1 ({run}): peak {peak['mean']:.1f} ({peak['checkpoint']}), final {results[1]['mean']:.1f}, "
     assert line in shown
     stored = json.loads((run / "policies" / "evaluation_epoch0000001.json").read_text())
     assert stored == results[2]
     # A run that has saved nothing yet is named.
-    bare = root / "analytic_lqr" / "pwm_small" / "seed3"
+    bare = root / "analytic_lqr" / "pwm_small_h16" / "seed3"
     bare.mkdir()
     shutil.copy(run / "config.yaml", bare)
     with pytest.warns(RuntimeWarning, match=r"seed3 has no policy yet"):
@@ -142,7 +142,7 @@ def test_the_peak_is_counted_from_the_floor() -> None:
 def test_policies_that_are_called_alike_show_their_paths(
     logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = logs / "analytic_lqr" / "pwm_small" / "seed1"
+    run = logs / "analytic_lqr" / "pwm_small_h16" / "seed1"
     copy = shutil.copytree(run, tmp_path / "copy")
     assert main(["evaluate", str(run), str(copy), "--episodes", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -247,7 +247,7 @@ def test_damage_in_one_policy_costs_no_work_on_the_others(
     root = shutil.copytree(logs, tmp_path / "logs")
     for stored in root.rglob("evaluation_*.json"):
         stored.unlink()
-    damaged = root / "analytic_lqr" / "pwm_small" / "seed2" / "final_policy.pt"
+    damaged = root / "analytic_lqr" / "pwm_small_h16" / "seed2" / "final_policy.pt"
     damaged.write_bytes(damaged.read_bytes()[:500])
     assert main(["evaluate", str(root), "--checkpoint", "all"]) == 2
     assert str(damaged) in the_message(capsys)

@@ -277,7 +277,7 @@ def test_a_process_is_pwm_with_its_threads_in_a_session_of_its_own(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(pwm.__file__).parents[1]))
     log = tmp_path / "output" / "run.txt"
-    process = run_pool.start_process(["train", "--print-config", "alg=pwm_small"], 3, log)
+    process = run_pool.start_process(["train", "--print-config", "alg=pwm_small_h16"], 3, log)
     assert os.getsid(process.pid) == process.pid
     environment = Path(f"/proc/{process.pid}/environ")
     if environment.exists():
@@ -286,7 +286,7 @@ def test_a_process_is_pwm_with_its_threads_in_a_session_of_its_own(
             time.sleep(0.001)
         assert b"OMP_NUM_THREADS=3\0" in seen
     assert process.wait(timeout=60) == 0
-    assert "preset: pwm_small" in log.read_text()
+    assert "preset: pwm_small_h16" in log.read_text()
 
 
 class Words:

@@ -115,13 +115,13 @@ def test_forced_settings_are_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_changes_before_the_first_epoch_and_of_patience_are_none() -> None:
-    short, long = (compose_config(["alg=pwm_small", f"general.epochs={n}"]) for n in (100, 200))
-    patient = compose_config(["alg=pwm_small", "general.epochs=100", "general.patience=3"])
+    short, long = (compose_config(["alg=pwm_small_h16", f"general.epochs={n}"]) for n in (100, 200))
+    patient = compose_config(["alg=pwm_small_h16", "general.epochs=100", "general.patience=3"])
     assert find_change(short, long, 0) is None
     assert find_change(short, patient, 50) is None
     assert find_change(short, long, 100) == Change(100, 100, 200)
     assert str(find_change(long, short, 70)) == "shortened at epoch 70 from 200 to 100 epochs"
-    default = compose_config(["alg=pwm_small"])
+    default = compose_config(["alg=pwm_small_h16"])
     assert find_change(default, short, 9) == Change(9, 500, 100)
     # A sitting that was killed before it wrote its configuration does so again.
     once = add_change([], Change(100, 100, 200))

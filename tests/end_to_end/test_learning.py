@@ -19,7 +19,7 @@ HELD_OUT = 12_345
 SIZES = [
     "env=analytic",
     "env.state_dim=2",
-    "alg=pwm_small",
+    "alg=pwm_small_h16",
     "alg.horizon=8",
     "alg.gamma=0.95",
     "alg.num_envs=16",
@@ -78,7 +78,7 @@ def test_recipe_swings_a_pendulum_up_and_keeps_it_there(dynamics: str, tmp_path:
             [
                 "env=gym",
                 "env.id=Pendulum-v1",
-                f"alg=pwm_small_{dynamics}",
+                f"alg=pwm_small_h16_{dynamics}",
                 "general.epochs=80",
                 "general.eval_every=5",
                 "general.progress=false",

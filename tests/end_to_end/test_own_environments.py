@@ -103,23 +103,34 @@ def the_message(capsys: pytest.CaptureFixture[str]) -> str:
 def test_every_command_finds_the_module(capsys: pytest.CaptureFixture[str]) -> None:
     assert train() == 0
     assert train("general.name=elsewhere", "env.vectorization=async") == 0
-    run = Path("logs", TASK, "pwm_small", "seed42")
+    run = Path("logs", TASK, "pwm_small_h16", "seed42")
     # Copies meet the same numbers in one process and in several.
     assert [r["wm/loss"] for r in metrics(run)[1:]] == [
         r["wm/loss"] for r in metrics(Path("logs", TASK, "elsewhere", "seed42"))[1:]
     ]
     assert main(["evaluate", str(run), "--episodes", "3", "--task", TASK]) == 0
     assert re.search(rf"^{TASK} ", capsys.readouterr().out, re.MULTILINE)
-    named = ["--task", TASK, "--algorithm", "pwm_small", "elsewhere", "--seeds", "42"]
+    named = ["--task", TASK, "--algorithm", "pwm_small_h16", "elsewhere", "--seeds", "42"]
     assert main(["compare", *named, "--declared", "env.vectorization"]) == 0
     assert (
-        main(["parity", "--baseline", "pwm_small", "--candidate", "pwm_small_flow", "--env", "gym", OWN[1]])
+        main(
+            [
+                "parity",
+                "--baseline",
+                "pwm_small_h16",
+                "--candidate",
+                "pwm_small_h16_flow",
+                "--env",
+                "gym",
+                OWN[1],
+            ]
+        )
         == 0
     )
     own = ("env", "alg=", "general.logdir", "alg.dynamics")
     sizes = [change for change in overrides(Path("logs")) if not change.startswith(own)]
     planned = ["experiment=velocity_head", f"tasks=[gym {OWN[1]}]", "seeds=[1]", *sizes]
-    assert main(["experiment", *planned, "alg=pwm_small", "--dry-run"]) == 0
+    assert main(["experiment", *planned, "alg=pwm_small_h16", "--dry-run"]) == 0
     assert f"{TASK} " in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from tests.end_to_end.tiny import NETWORKS, overrides
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = "logs/gym_Pendulum-v1/pwm_small/seed42"
+RUN = "logs/gym_Pendulum-v1/pwm_small_h16/seed42"
 PENDULUM = ["env=gym", "env.id=Pendulum-v1"]
 
 # Arguments of `pwm`, one after the other in one process and one folder.

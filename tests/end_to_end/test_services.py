@@ -113,7 +113,7 @@ def test_offline_runs_of_two_sittings_sync_into_one(logged: Path, server: WandBS
     assert list(server.runs) == [run_id(logged)] == [name]
     records = metrics(logged)
     assert_one_run(run, records)
-    assert (run.project, run.group, run.name) == ("flow", "pairs", "analytic_lqr pwm_small seed42")
+    assert (run.project, run.group, run.name) == ("flow", "pairs", "analytic_lqr pwm_small_h16 seed42")
     assert run.config["alg"]["horizon"] == 4
     assert run.config["general"]["epochs"] == 4
     assert run.config["manifest"] == json.loads((logged / "manifest.json").read_text())

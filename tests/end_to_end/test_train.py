@@ -110,7 +110,7 @@ def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_leaves_every_file_and_metric(name: str, tmp_path: Path) -> None:
     folder = trained(tmp_path, *RUNS[name])
     assert {path.name for path in folder.iterdir()} == FILES
-    assert folder.relative_to(tmp_path).parts[1:] == ("pwm_small", "seed42")
+    assert folder.relative_to(tmp_path).parts[1:] == ("pwm_small_h16", "seed42")
     assert status(folder)["state"] == "finished"
     assert status(folder)["epoch"] == 3
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -290,7 +290,7 @@ import sys, torch
 from pwm.experiment.config import compose_config
 from pwm.experiment import run
 for overrides in (["env=dflex_hopper", "env.num_threads=1"], ["env=gym", "env.id=Pendulum-v1"]):
-    env = run.build_env(compose_config([*overrides, "alg=pwm_small"]), 2, 0, torch.device("cpu"))
+    env = run.build_env(compose_config([*overrides, "alg=pwm_small_h16"]), 2, 0, torch.device("cpu"))
     env.step(torch.zeros(2, env.spec.act_dim))
     env.close()
 drawing = {"PIL", "imageio", "OpenGL", "pygame", "pwm.envs.engines.mujoco_camera", "pwm.analysis.video"}

@@ -28,7 +28,7 @@ SIZES = [
     "general.eval_every=1",
     "general.eval_runs=2",
     "general.progress=false",
-    "alg=pwm_small",
+    "alg=pwm_small_h16",
     "alg.horizon=4",
     *NETWORKS,
     "alg.num_envs=4",

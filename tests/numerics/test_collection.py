@@ -18,7 +18,7 @@ from pwm.training.online import OnlineTrainer
 CPU = torch.device("cpu")
 ENVS, HORIZON, BATCH = 6, 5, 8
 SIZES = [
-    "alg=pwm_small_flow",
+    "alg=pwm_small_h16_flow",
     "env=analytic",
     "env.task=counting",
     # Some episodes end inside an epoch, others go on.

@@ -27,7 +27,7 @@ from pwm.training.online import OnlineTrainer
 SIZES = [
     "env=gym",
     "env.id=Pendulum-v1",
-    "alg=pwm_small",
+    "alg=pwm_small_h16",
     "alg.horizon=4",
     "alg.latent_dim=40",
     "alg.encoder_units=[24,28]",

@@ -31,7 +31,7 @@ from pwm.training.evaluation import Recording, evaluate
 
 H, B, OBS, ACT = 5, 7, 4, 2
 SIZES = [
-    "alg=pwm_small_flow",
+    "alg=pwm_small_h16_flow",
     *NETWORKS,
     "alg.horizon=5",
 ]

@@ -78,7 +78,7 @@ def test_bounds_that_do_not_hold_the_first_spread_are_refused(bounds: dict[str, 
 
 def agent(*changes: str) -> Agent:
     torch.manual_seed(0)
-    config = compose_config(["alg=pwm_small", "alg.latent_dim=16", "alg.horizon=3", *changes])
+    config = compose_config(["alg=pwm_small_h16", "alg.latent_dim=16", "alg.horizon=3", *changes])
     return Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
 
 

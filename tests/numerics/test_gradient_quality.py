@@ -241,7 +241,7 @@ def norm(gradient: tuple[Tensor, ...]) -> float:
     return float(torch.cat([part.flatten() for part in gradient]).norm())
 
 
-@pytest.mark.parametrize("alg", ["pwm_small", "pwm_small_flow"])
+@pytest.mark.parametrize("alg", ["pwm_small_h16", "pwm_small_h16_flow"])
 def test_gradients_are_those_that_training_takes(alg: str) -> None:
     trainer = trainer_of(f"alg={alg}")
     agent = trainer.agent
@@ -274,7 +274,7 @@ def everything(trainer: OnlineTrainer) -> list[Tensor]:
 
 @pytest.mark.parametrize("collect", [[], LOCKSTEP], ids=["closed_loop", "lockstep"])
 def test_measuring_changes_nothing_and_repeats_itself(collect: list[str]) -> None:
-    trainer = trainer_of("alg=pwm_small_flow", "alg.actor_iterations=1", *collect)
+    trainer = trainer_of("alg=pwm_small_h16_flow", "alg.actor_iterations=1", *collect)
     before = everything(trainer)
     passed: list[int] = []
     first = trainer.gradient_quality(lambda: passed.append(1))
@@ -292,7 +292,7 @@ def start_states(agent: Agent, trainer: OnlineTrainer) -> Tensor:
 
 
 def test_gradient_of_a_large_batch_is_the_mean_over_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of("alg=pwm_small")
+    trainer = trainer_of("alg=pwm_small_h16")
     agent = trainer.agent
     z = agent.world_model.encode(start_states(agent, trainer)).detach()
     noise = agent.noise(4, 64, generator=generator(8))
@@ -306,7 +306,7 @@ def test_gradient_of_a_large_batch_is_the_mean_over_its_parts(monkeypatch: pytes
 
 
 def test_only_clipping_biases_the_actors_gradient() -> None:
-    trainer = trainer_of("alg=pwm_small")
+    trainer = trainer_of("alg=pwm_small_h16")
     agent = trainer.agent
     obs = start_states(agent, trainer)
     before = everything(trainer)
@@ -331,6 +331,6 @@ def test_only_clipping_biases_the_actors_gradient() -> None:
 
 @pytest.mark.parametrize(("states", "size", "batches"), [(0, 8, 8), (4, 0, 8), (4, 8, 0)])
 def test_nothing_to_measure_is_refused(states: int, size: int, batches: int) -> None:
-    trainer = trainer_of("alg=pwm_small")
+    trainer = trainer_of("alg=pwm_small_h16")
     with pytest.raises(DataError, match="of size 0"):
         actor_gradient_bias(trainer.agent, trainer.obs[:states], size, generator(), batches=batches)

@@ -35,7 +35,7 @@ from pwm.training.evaluation import Recording, evaluate
 STATE, LENGTH, STEPS = 16, 40, 20
 SIZES = [
     "env=analytic",
-    "alg=pwm_small_flow",
+    "alg=pwm_small_h16_flow",
     *NETWORKS,
     "alg.horizon=5",
     # Little is worth anything beyond the horizon, so that the time limit hides few returns.

@@ -85,7 +85,7 @@ def test_simnorm_is_a_softmax_in_consecutive_groups() -> None:
 
 def _small_agent(*changes: str) -> Agent:
     torch.manual_seed(0)
-    config = compose_config(["alg=pwm_small", "alg.latent_dim=16", "alg.horizon=4", *changes])
+    config = compose_config(["alg=pwm_small_h16", "alg.latent_dim=16", "alg.horizon=4", *changes])
     return Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
 
 

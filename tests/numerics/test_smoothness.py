@@ -36,9 +36,9 @@ SIZES = [
     "alg.actor.units=[16]",
 ]
 KINDS = {
-    "mlp": ["alg=pwm_small"],
-    "residual": ["alg=pwm_small_residual"],
-    "flow": ["alg=pwm_small_flow", "alg.flow_integrator=heun", "alg.flow_substeps=2"],
+    "mlp": ["alg=pwm_small_h16"],
+    "residual": ["alg=pwm_small_h16_residual"],
+    "flow": ["alg=pwm_small_h16_flow", "alg.flow_integrator=heun", "alg.flow_substeps=2"],
 }
 
 

@@ -25,7 +25,7 @@ MANIFEST = {
 @functools.cache
 def configuration(task: str) -> ExperimentConfig:
     """Configuration of ``analytic_lqr`` or ``analytic_counting``."""
-    return compose_config(["env=analytic", f"env.task={task.removeprefix('analytic_')}", "alg=pwm_small"])
+    return compose_config(["env=analytic", f"env.task={task.removeprefix('analytic_')}", "alg=pwm_small_h16"])
 
 
 def write_run(

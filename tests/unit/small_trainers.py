@@ -13,7 +13,7 @@ from pwm.training.online import OnlineTrainer
 CPU = torch.device("cpu")
 ENVS, HORIZON = 3, 4
 SMALL = dict(override.split("=") for override in NETWORKS) | {
-    "alg": "pwm_small_flow",
+    "alg": "pwm_small_h16_flow",
     "env": "analytic",
     "alg.num_envs": str(ENVS),
     "alg.horizon": str(HORIZON),

@@ -77,7 +77,7 @@ def test_the_size_that_is_named_fits_and_is_allowed(
     rows: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = ["alg.num_envs=64", "alg.horizon=18", "alg.wm_batch_size=4", "alg.buffer_size=1000000"]
-    config = compose_config(["env=analytic", "alg=pwm_small", *sizes])
+    config = compose_config(["env=analytic", "alg=pwm_small_h16", *sizes])
     env = build_env(config, 64, 0, CPU)
     numbers = env.spec.obs_dim * (2 * 64 * (env.spec.episode_length + 1) + 4 * 19 + 64 * 18)
     row = memory.FLOAT * (env.spec.obs_dim + env.spec.act_dim + 2) + memory.ROW

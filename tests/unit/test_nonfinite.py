@@ -12,7 +12,7 @@ from pwm.experiment.config import compose_config
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
 
 OBS_DIM, ACT_DIM, B, H = 3, 2, 8, 4
-SMALL = ["alg=pwm_small_flow", "alg.latent_dim=16", f"alg.horizon={H}", "alg.critic_units=[16]"]
+SMALL = ["alg=pwm_small_h16_flow", "alg.latent_dim=16", f"alg.horizon={H}", "alg.critic_units=[16]"]
 BAD = [float("nan"), float("inf"), float("-inf"), 3e38]
 
 

@@ -83,7 +83,7 @@ def test_options_end_where_they_say(key: str) -> None:
 )
 def test_numbers_of_networks_are_finite(key: str, value: str) -> None:
     with pytest.raises(ConfigError, match="finite"):
-        compose_config(["alg=pwm_small_flow", f"{key}={value}"])
+        compose_config(["alg=pwm_small_h16_flow", f"{key}={value}"])
 
 
 def test_a_run_is_saved_after_some_time_or_at_its_end_only() -> None:

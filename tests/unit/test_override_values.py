@@ -258,7 +258,7 @@ def test_a_component_is_chosen_by_its_name_as_by_its_preset() -> None:
         assert config.to_dict() == compose_config(["dynamics=flow", "alg.flow_substeps=3"]).to_dict()
     assert compose_config(["env.name=gym"]).to_dict() == compose_config(["env=gym"]).to_dict()
     assert compose_config(["env=dflex_ant", "env.name=dflex"]).env.task == "ant"
-    mlp = compose_config(["alg=pwm_small_flow", "alg.dynamics.name=mlp"])
+    mlp = compose_config(["alg=pwm_small_h16_flow", "alg.dynamics.name=mlp"])
     assert mlp.dynamics.name == "mlp"
 
 

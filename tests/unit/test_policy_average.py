@@ -10,7 +10,7 @@ from pwm.errors import ConfigError
 from pwm.experiment.config import compose_config
 
 OBS_DIM, ACT_DIM = 3, 2
-SMALL = ["alg=pwm_small_flow", "alg.latent_dim=16", "alg.horizon=4", "alg.critic_units=[16]"]
+SMALL = ["alg=pwm_small_h16_flow", "alg.latent_dim=16", "alg.horizon=4", "alg.critic_units=[16]"]
 
 
 def agent(rate: float) -> Agent:

@@ -140,7 +140,7 @@ def test_streams_of_all_seeds_are_different() -> None:
 
 
 def test_agents_and_policies_leave_global_generators_alone(tmp_path: Path) -> None:
-    config = compose_config(["alg=pwm_small", "general.deterministic=true", "general.seed=3"])
+    config = compose_config(["alg=pwm_small_h16", "general.deterministic=true", "general.seed=3"])
     spec, cpu = EnvSpec("task", 4, 2, 10, 0.1), torch.device("cpu")
     set_seed(5)
     expected = draws()
@@ -159,7 +159,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
     def weights(seed: int, global_seed: int) -> torch.Tensor:
         torch.manual_seed(global_seed)
-        agent = build_agent(compose_config(["alg=pwm_small", f"general.seed={seed}"]), spec, cpu)
+        agent = build_agent(compose_config(["alg=pwm_small_h16", f"general.seed={seed}"]), spec, cpu)
         return torch.cat([p.detach().flatten() for p in agent.parameters()])
 
     assert torch.equal(weights(1, 1), weights(1, 2))

@@ -47,7 +47,11 @@ def curve(values: list[float], keys: tuple[str, ...]) -> str:
 
 
 def test_a_repeated_run_replaces_its_row(suite: ModuleType) -> None:
-    for new in (row("pwm_small", 2, 10, 9), row("pwm_small", 1, 20, 18), row("pwm_small", 2, 30, 27)):
+    for new in (
+        row("pwm_small_h16", 2, 10, 9),
+        row("pwm_small_h16", 1, 20, 18),
+        row("pwm_small_h16", 2, 30, 27),
+    ):
         suite.merge(suite.RESULTS / "cpu_suite", new)
     rows = suite.load_rows(suite.RESULTS / "cpu_suite")
     assert [(int(r["seed"]), float(r["peak"])) for r in rows] == [(1, 20.0), (2, 30.0)]
@@ -58,11 +62,11 @@ def returns(*values: float) -> dict[str, np.ndarray]:
 
 
 def test_summary_takes_medians_and_measures_retention_from_the_floors(suite: ModuleType) -> None:
-    rows = [row("pwm_small", s, 150.0, last) for s, last in ((1, 50.0), (2, 100.0), (3, 150.0))]
-    rows += [row("pwm_small_flow", s, 950.0, 900.0 + s) for s in (1, 2, 3)]
+    rows = [row("pwm_small_h16", s, 150.0, last) for s, last in ((1, 50.0), (2, 100.0), (3, 150.0))]
+    rows += [row("pwm_small_h16_flow", s, 950.0, 900.0 + s) for s in (1, 2, 3)]
     curves = {
-        ("dflex_hopper", "pwm_small"): [returns(0, 150, 50), returns(0, 150, 100), returns(0, 150, 150)],
-        ("dflex_hopper", "pwm_small_flow"): [returns(0, 950, 901)] * 3,
+        ("dflex_hopper", "pwm_small_h16"): [returns(0, 150, 50), returns(0, 150, 100), returns(0, 150, 150)],
+        ("dflex_hopper", "pwm_small_h16_flow"): [returns(0, 950, 901)] * 3,
     }
     mlp, flow = suite.summarise(rows, curves, suite.ALGORITHMS)
     assert (mlp["median_last10"], mlp["median_minutes"], mlp["seeds"]) == (100.0, 2.0, 3)
@@ -77,8 +81,8 @@ def test_summary_takes_medians_and_measures_retention_from_the_floors(suite: Mod
 
 
 def test_a_seed_that_gained_nothing_kept_no_share_of_it(suite: ModuleType) -> None:
-    rows = [row("pwm_small", 1, 100.0, 90.0), row("pwm_small", 2, 300.0, 290.0)]
-    curves = {("dflex_hopper", "pwm_small"): [returns(0, 100, 90), returns(0, 300, 290)]}
+    rows = [row("pwm_small_h16", 1, 100.0, 90.0), row("pwm_small_h16", 2, 300.0, 290.0)]
+    curves = {("dflex_hopper", "pwm_small_h16"): [returns(0, 100, 90), returns(0, 300, 290)]}
     (found,) = suite.summarise(rows, curves, suite.ALGORITHMS)
     empty = ("median_gain_retention", "worst_gain_retention", "worst_drawdown")
     assert [found[key] for key in empty] == [""] * 3
@@ -104,7 +108,7 @@ def test_drawdown_is_the_largest_drop_from_a_peak_above_the_floor(
 def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "cpu_suite"
     (folder / "curves").mkdir(parents=True)
-    for algorithm in ("pwm_small", "pwm_small_flow"):
+    for algorithm in ("pwm_small_h16", "pwm_small_h16_flow"):
         for seed in (1, 2):
             suite.merge(suite.RESULTS / "cpu_suite", row(algorithm, seed, 300, 250))
             path = folder / "curves" / f"dflex_hopper_{algorithm}_seed{seed}.csv"
@@ -118,7 +122,7 @@ def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_pat
 
 def test_baselines_stand_beside_the_suite(suite: ModuleType, tmp_path: Path) -> None:
     recorded = {
-        ("cpu_suite", "pwm_small_flow"): suite.CURVE,
+        ("cpu_suite", "pwm_small_h16_flow"): suite.CURVE,
         ("model_free", "sac"): ("env_steps", "train_time", "eval/episode_return"),
     }
     for (study, algorithm), columns in recorded.items():
@@ -128,17 +132,17 @@ def test_baselines_stand_beside_the_suite(suite: ModuleType, tmp_path: Path) -> 
         path.write_text(curve([1.0, 300.0, 250.0], columns))
     rows, curves, algorithms = suite.stored("cpu_suite")
     assert algorithms == [*suite.ALGORITHMS, "sac"]
-    assert [r["algorithm"] for r in rows] == ["pwm_small_flow", "sac"]
+    assert [r["algorithm"] for r in rows] == ["pwm_small_h16_flow", "sac"]
     suite.report("cpu_suite")
     with (tmp_path / "cpu_suite" / "summary.csv").open(newline="") as file:
-        assert [r["algorithm"] for r in csv.DictReader(file)] == ["pwm_small_flow", "sac"]
+        assert [r["algorithm"] for r in csv.DictReader(file)] == ["pwm_small_h16_flow", "sac"]
     study = importlib.import_module("plot_study")
     colours = dict.fromkeys(algorithms, "C0")
     drawn = {}
     for over in study.AXES:
         (axes,) = study.draw_returns(rows, curves, colours, over).axes
         drawn[over] = axes.lines[1].get_xdata().tolist()
-        assert [line.get_label() for line in axes.lines[:2]] == ["pwm_small_flow", "sac"]
+        assert [line.get_label() for line in axes.lines[:2]] == ["pwm_small_h16_flow", "sac"]
     assert drawn == {"env_steps": [0, 512, 1024], "train_time": [0, 1, 2]}
 
 
@@ -207,7 +211,7 @@ def test_every_panel_says_what_it_shows_and_whose_lines(suite: ModuleType) -> No
     steps = np.arange(3.0)
     seed = {"env_steps": steps, **dict.fromkeys(shown, steps + 1)}
     seed["eval/value"] = seed["eval/realised_value"] = np.full(3, np.nan)
-    colours = {"pwm_small": "C0", "pwm_small_flow": "C1"}
+    colours = {"pwm_small_h16": "C0", "pwm_small_h16_flow": "C1"}
     figure = study.draw_diagnostics({("dflex_hopper", name): [seed] for name in colours}, colours)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(colours)
@@ -231,7 +235,7 @@ def test_curves_keep_what_was_recorded_and_leave_the_rest_empty(suite: ModuleTyp
         },
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
-    run = suite.Run("cpu_suite", "dflex_hopper", "pwm_small", 1)
+    run = suite.Run("cpu_suite", "dflex_hopper", "pwm_small_h16", 1)
     assert suite.write_curve(run, tmp_path) == [
         records[0] | {"train_time": 0.0},
         records[2] | {"train_time": 8.0},

@@ -159,12 +159,13 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
 def _choose_components(
     values: dict[str, Any], presets: Sequence[Override], overrides: Sequence[Override]
 ) -> None:
-    """Put the names of components in place, and drop what presets say of others that these replace.
+    """Put the names of components in place, and drop what presets say of others.
 
-    The names come before all other keys because they decide which there are.
+    The names come before all other keys because they decide which there are. A preset may thus say what any
+    dynamics that are combined with it should have, although its own have no such option.
     """
     by_preset = {preset.group: preset for preset in presets}
-    chosen = by_preset.keys() & {"dynamics", "actor"}
+    chosen = {"dynamics", "actor"}
     for override in overrides:
         if (kind := NAMES.get(override.key)) is None:
             continue
@@ -173,7 +174,7 @@ def _choose_components(
             raise ConfigError(contradiction(by_preset[kind].typed, override.typed))
         options["name"] = name
         chosen |= {kind}
-    for kind in map(str, chosen):
+    for kind in chosen:
         group = _group_of(values, kind)
         known = _option_names(kind, group[kind]["name"])
         group[kind] = {key: value for key, value in group[kind].items() if key in known}
