@@ -112,21 +112,8 @@ def test_every_command_finds_the_module(capsys: pytest.CaptureFixture[str]) -> N
     assert re.search(rf"^{TASK} ", capsys.readouterr().out, re.MULTILINE)
     named = ["--task", TASK, "--algorithm", "pwm_small_h16", "elsewhere", "--seeds", "42"]
     assert main(["compare", *named, "--declared", "env.vectorization"]) == 0
-    assert (
-        main(
-            [
-                "parity",
-                "--baseline",
-                "pwm_small_h16",
-                "--candidate",
-                "pwm_small_h16_flow",
-                "--env",
-                "gym",
-                OWN[1],
-            ]
-        )
-        == 0
-    )
+    arms = ["--baseline", "pwm_small", "--candidate", "pwm_small_flow"]
+    assert main(["parity", *arms, "--env", "gym", OWN[1]]) == 0
     own = ("env", "alg=", "general.logdir", "alg.dynamics")
     sizes = [change for change in overrides(Path("logs")) if not change.startswith(own)]
     planned = ["experiment=velocity_head", f"tasks=[gym {OWN[1]}]", "seeds=[1]", *sizes]

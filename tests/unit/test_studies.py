@@ -47,11 +47,8 @@ def curve(values: list[float], keys: tuple[str, ...]) -> str:
 
 
 def test_a_repeated_run_replaces_its_row(suite: ModuleType) -> None:
-    for new in (
-        row("pwm_small_h16", 2, 10, 9),
-        row("pwm_small_h16", 1, 20, 18),
-        row("pwm_small_h16", 2, 30, 27),
-    ):
+    for numbers in ((2, 10, 9), (1, 20, 18), (2, 30, 27)):
+        new = row("pwm_small_h16", *numbers)
         suite.merge(suite.RESULTS / "cpu_suite", new)
     rows = suite.load_rows(suite.RESULTS / "cpu_suite")
     assert [(int(r["seed"]), float(r["peak"])) for r in rows] == [(1, 20.0), (2, 30.0)]
