@@ -27,12 +27,8 @@ ARMS = {
     "MLP": ["alg=pwm_small"],
     "flow": ["alg=pwm_small_flow"],
 }
-# The same for both arms: a short run on an easy task can learn faster than the presets dare to.
 COMMON = [
-    "alg.actor_lr=5e-4",
-    "alg.warmup_env_steps=16000",
-    "alg.warmup_updates=4000",
-    "general.eval_every=5",
+    "general.eval_every=10",
     # One thread is as fast for networks of this size, and much faster beside other programs.
     "general.threads=1",
 ]
@@ -54,7 +50,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("logs/demo"), help="where runs and picture go")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     rows, folders, reference = [], {}, {}
