@@ -107,8 +107,8 @@ def test_dry_run_lists_every_run_and_writes_nothing(
 def test_cost_is_that_of_the_configuration() -> None:
     found = plan("flow_vs_mlp", "general.epochs=100", "alg.warmup_env_steps=1000", "alg.warmup_updates=10")
     mlp, _, flow = found.cells
-    # 1000 steps of 32 environments are 32 rounds; 100 epochs of 16 steps follow.
-    assert mlp.env_steps == flow.env_steps == 32 * (32 + 100 * 16)
+    # 1000 steps of 4 environments are 250 rounds; 100 epochs of 5 steps follow.
+    assert mlp.env_steps == flow.env_steps == 4 * (250 + 100 * 5)
     assert flow.flops > mlp.flops > 100 * mlp.epoch_flops
     assert mlp.parameters == mlp.parity.totals[0]
 
@@ -134,7 +134,7 @@ def test_tasks_have_overrides_of_their_own() -> None:
     found = make_plan(load_experiment(["experiment=flow_vs_mlp", tasks, "seeds=[5]", "alg.gamma=0.9"]))
     cells = {cell.task: cell for cell in found.cells if cell.arm == "flow"}
     assert list(cells) == ["analytic_lqr", "gym_Pendulum-v1", "dflex_cartpole"]
-    assert [cell.config.epochs for cell in cells.values()] == [7, 500, 500]
+    assert [cell.config.epochs for cell in cells.values()] == [7, 4750, 4750]
     assert {cell.config.alg.gamma for cell in cells.values()} == {0.9}
     # One thread per run, in the simulator as well.
     cartpole = cells["dflex_cartpole"].config

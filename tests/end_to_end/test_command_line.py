@@ -105,7 +105,7 @@ def test_text_that_looks_like_nothing_is_warned_of() -> None:
         RuntimeWarning, match=r"wandb.group=null is the text 'null'; wandb.group= leaves it out"
     ):
         assert compose_config(["wandb.group=null"]).wandb.group == "null"
-    assert compose_config(["wandb.group=", "general.epochs=null", "env.episode_length=None"]).epochs == 500
+    assert compose_config(["wandb.group=", "general.epochs=null", "env.episode_length=None"]).epochs == 4750
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "..", "-x", "a:b", "'", "[a]", "e\u0301"])

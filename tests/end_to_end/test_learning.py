@@ -69,27 +69,38 @@ def test_reaches_the_optimum_of_a_linear_quadratic_system(dynamics: str, tmp_pat
     assert optimality(folder / "final_policy.pt") >= 0.95
 
 
+def evaluated_returns(logdir: Path, *overrides: str) -> list[float]:
+    """Returns of all evaluations of a Gymnasium run with seed 1, in order."""
+    fixed = ["env=gym", "general.progress=false", "general.seed=1", "general.threads=1"]
+    folder = train(compose_config([*fixed, *overrides, f"general.logdir={logdir}"])).folder
+    records = read_metrics(folder / "metrics.jsonl")
+    return [r["eval/episode_return"] for r in records if "eval/episode_return" in r]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dynamics", ["flow", "residual"])
 def test_recipe_swings_a_pendulum_up_and_keeps_it_there(dynamics: str, tmp_path: Path) -> None:
     """Guards the recipe of the presets: reaches what it should, and does not fall back."""
-    folder = train(
-        compose_config(
-            [
-                "env=gym",
-                "env.id=Pendulum-v1",
-                f"alg=pwm_small_h16_{dynamics}",
-                "general.epochs=80",
-                "general.eval_every=5",
-                "general.progress=false",
-                "general.seed=1",
-                f"general.logdir={tmp_path}",
-            ]
-        )
-    ).folder
-    returns = [
-        r["eval/episode_return"] for r in read_metrics(folder / "metrics.jsonl") if "eval/episode_return" in r
-    ]
+    returns = evaluated_returns(
+        tmp_path,
+        f"alg=pwm_small_h16_{dynamics}",
+        "env.id=Pendulum-v1",
+        "general.epochs=80",
+        "general.eval_every=5",
+    )
     # Doing nothing scores about -1190, a perfect policy about -120 on these episodes.
     assert returns[0] < -1000
     assert min(returns[-6:]) > -180
+
+
+@pytest.mark.slow
+def test_a_cheetah_runs_after_15_thousand_steps(tmp_path: Path) -> None:
+    """What nobody reaches by luck: model-free agents earn some hundred there, a random policy -280."""
+    returns = evaluated_returns(
+        tmp_path,
+        "alg=pwm_small_residual",
+        "env.id=HalfCheetah-v5",
+        "general.epochs=500",
+        "general.eval_every=100",
+    )
+    assert returns[-1] > 4000
