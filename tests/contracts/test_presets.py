@@ -229,3 +229,16 @@ def test_options_are_checked_where_they_are_built() -> None:
     module = components.load("dynamics", "flow")
     with pytest.raises(ConfigError, match="substeps"):
         build_options(module.Options, {"substeps": "many"}, "alg.dynamics")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "epochs"),
+    [
+        (["alg=pwm_small"], 100),
+        (["alg=pwm_small_h16"], 20),
+        (["alg=pwm_small", "alg.num_envs=6"], 67),
+        (["alg=pwm_small", "general.eval_every=7"], 7),
+    ],
+)
+def test_short_epochs_are_evaluated_less_often(overrides: list[str], epochs: int) -> None:
+    assert compose_config(overrides).eval_every == epochs

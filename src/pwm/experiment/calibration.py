@@ -51,7 +51,7 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
         eval_step = _step_seconds(eval_env, lambda obs: agent.act(obs, deterministic=True))
     warmup = alg.warmup_updates * update + math.ceil(alg.warmup_env_steps / alg.num_envs) * step
     rounds = math.ceil(general.eval_runs / eval_copies)
-    evaluations = 1 + math.ceil(config.epochs / general.eval_every)
+    evaluations = 1 + math.ceil(config.epochs / config.eval_every)
     return warmup + config.epochs * epoch + evaluations * rounds * eval_env.spec.episode_length * eval_step
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from pwm.experiment.general import General
 from pwm.training import options
 
 T = TypeVar("T")
+# Unless told otherwise, a policy is evaluated after this many epochs and environment steps.
+EVAL_EPOCHS, EVAL_STEPS = 20, 2000
 
 
 @dataclass
@@ -135,6 +138,13 @@ class ExperimentConfig:
     def epochs(self) -> int:
         """Number of epochs of the run."""
         return self.general.epochs or self.alg.max_epochs
+
+    @property
+    def eval_every(self) -> int:
+        """Epochs between evaluations."""
+        # Epochs of few environments and short horizons are so short that the evaluations would cost more.
+        steps = self.alg.num_envs * self.alg.horizon
+        return self.general.eval_every or max(EVAL_EPOCHS, math.ceil(EVAL_STEPS / steps))
 
     @property
     def run_name(self) -> str:

@@ -28,7 +28,7 @@ class General:
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
             an existing run folder, ``force`` continues even though the configuration changed.
         checkpoint: policy, or world model of ``pwm convert``, to start from; empty starts from scratch.
-        eval_every: epochs between evaluations.
+        eval_every: epochs between evaluations; null takes 20, or as many as make 2000 environment steps.
         eval_runs: episodes per evaluation.
         patience: stop after this many evaluations without a new best return; null trains to the end.
         save_interval: seconds between saves of the resumable state.
@@ -50,7 +50,7 @@ class General:
     name: str | None = None
     resume: str = "auto"
     checkpoint: str | None = None
-    eval_every: int = 20
+    eval_every: int | None = None
     eval_runs: int = 16
     patience: int | None = None
     save_interval: float = 300.0
@@ -72,10 +72,10 @@ class General:
             raise ConfigError(
                 f"general.save_interval={self.save_interval}; it must not be negative (inf: only at the end)"
             )
-        for key in ("eval_every", "eval_runs", "keep_checkpoints"):
+        for key in ("eval_runs", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
-        for key in ("epochs", "patience", "checkpoint_every"):
+        for key in ("epochs", "eval_every", "patience", "checkpoint_every"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ConfigError(f"general.{key}={value}; it must be at least 1, or null")
         if self.esnr_every < 0:

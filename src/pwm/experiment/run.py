@@ -135,7 +135,7 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
     state = folder.load_state()
     plan = Plan(
         config.epochs,
-        general.eval_every,
+        config.eval_every,
         general.eval_runs,
         general.patience,
         general.save_interval,
