@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pwm import components
+from pwm.models.layers import mlp
 
 
 class Decision(NamedTuple):
@@ -27,6 +29,22 @@ class Decision(NamedTuple):
     action: Tensor
     location: Tensor
     log_prob: Tensor | None = None
+
+
+def policy_net(
+    latent_dim: int, units: Sequence[int], width: int, act: str, activation_first: bool
+) -> nn.Sequential:
+    """MLP [..., latent_dim] -> [..., width] with orthogonal weights, whose last layer ``[-1]`` is small.
+
+    So a policy starts near zero action, where tanh is not saturated.
+    """
+    head = nn.Linear([latent_dim, *units][-1], width)
+    net = mlp(latent_dim, units, head, act, activation_first)
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, 0.01 if layer is head else 1.0)
+            nn.init.zeros_(layer.bias)
+    return net
 
 
 def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Decision:

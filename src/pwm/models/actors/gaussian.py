@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pwm.errors import ConfigError
-from pwm.models.actors.base import Actor, Decision, tanh_gaussian
-from pwm.models.layers import check_units, mlp
+from pwm.models.actors.base import Actor, Decision, policy_net, tanh_gaussian
+from pwm.models.layers import check_units
 
 
 @dataclass
@@ -50,13 +50,7 @@ class GaussianActor(Actor):
         super().__init__()
         self.noise_dim = act_dim
         self.min_log_std = options.min_log_std
-        head = nn.Linear([latent_dim, *options.units][-1], act_dim)
-        self.net = mlp(latent_dim, options.units, head, options.act, options.activation_first)
-        for layer in self.net.modules():
-            if isinstance(layer, nn.Linear):
-                # A small last layer starts the policy near zero action, where tanh is not saturated.
-                nn.init.orthogonal_(layer.weight, 0.01 if layer is head else 1.0)
-                nn.init.zeros_(layer.bias)
+        self.net = policy_net(latent_dim, options.units, act_dim, options.act, options.activation_first)
         self.log_std = nn.Parameter(torch.full((act_dim,), options.init_log_std))
 
     def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pwm.errors import ConfigError
-from pwm.models.actors.base import Actor, Decision, tanh_gaussian
-from pwm.models.layers import check_units, mlp
+from pwm.models.actors.base import Actor, Decision, policy_net, tanh_gaussian
+from pwm.models.layers import check_units
 
 
 @dataclass
@@ -53,15 +54,10 @@ class SACActor(Actor):
         self.noise_dim = act_dim
         self.low = options.min_log_std
         self.range = options.max_log_std - options.min_log_std
-        head = nn.Linear([latent_dim, *options.units][-1], 2 * act_dim)
-        self.net = mlp(latent_dim, options.units, head, options.act, options.activation_first)
-        for layer in self.net.modules():
-            if isinstance(layer, nn.Linear):
-                # A small last layer starts the policy near zero action, where tanh is not saturated.
-                nn.init.orthogonal_(layer.weight, 0.01 if layer is head else 1.0)
-                nn.init.zeros_(layer.bias)
+        self.net = policy_net(latent_dim, options.units, 2 * act_dim, options.act, options.activation_first)
         share = (options.init_log_std - self.low) / self.range
-        nn.init.constant_(head.bias[act_dim:], math.log(share / (1.0 - share)))
+        spreads = cast("nn.Linear", self.net[-1]).bias[act_dim:]
+        nn.init.constant_(spreads, math.log(share / (1.0 - share)))
         # What is reported; not part of a checkpoint.
         self.register_buffer("typical_std", torch.tensor(math.exp(options.init_log_std)), persistent=False)
 
