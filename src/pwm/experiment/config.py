@@ -142,7 +142,7 @@ class ExperimentConfig:
     @property
     def eval_every(self) -> int:
         """Epochs between evaluations."""
-        # Epochs of few environments and short horizons are so short that the evaluations would cost more.
+        # Epochs of few environments and short horizons are short, evaluations are not.
         steps = self.alg.num_envs * self.alg.horizon
         return self.general.eval_every or max(EVAL_EPOCHS, math.ceil(EVAL_STEPS / steps))
 
