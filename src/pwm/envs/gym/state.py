@@ -37,7 +37,7 @@ def save(env: Any, stream: CopyStream) -> dict[str, Any]:
         saved["dtype"] = str(np.asarray(core.state).dtype)
     else:
         saved["physics"] = _physics(core)
-        saved["arrays"] = {name: torch.from_numpy(array.copy()) for name, array in _arrays(core.data)}
+        saved["arrays"] = {name: torch.from_numpy(array.copy()) for name, array in _arrays(core)}
     return saved
 
 
@@ -69,14 +69,15 @@ def load(env: Any, stream: CopyStream, saved: dict[str, Any]) -> None:
     mujoco.mj_forward(core.model, core.data)
     # Rewards and observations also read quantities that lag the state by one substep (body
     # positions, contact forces); mj_forward would replace them by fresh ones.
-    for name, array in _arrays(core.data):
+    for name, array in _arrays(core):
         array[...] = saved["arrays"][name].numpy()
 
 
 def _check_model(core: Any, saved: dict[str, Any]) -> None:
     """Raise EnvError unless ``saved`` is of the same model in the same layout."""
-    here = {name: array.shape for name, array in _arrays(core.data)}
-    there = {name: tuple(array.shape) for name, array in saved["arrays"].items()}
+    here = {name: array.shape for name, array in _arrays(core)}
+    # States of earlier releases also hold arrays without entries.
+    there = {name: tuple(array.shape) for name, array in saved["arrays"].items() if array.numel()}
     if len(saved["physics"]) != len(_physics(core)) or here != there:
         names = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
         raise EnvError(
@@ -121,13 +122,23 @@ def _physics(core: Any) -> Tensor:
     return torch.from_numpy(state)
 
 
-def _arrays(data: Any) -> list[tuple[str, np.ndarray]]:
-    """Return every floating-point array of the simulation whose size the model fixes."""
+def _arrays(core: Any) -> list[tuple[str, np.ndarray]]:
+    """Return every floating-point array of the simulation that has entries and whose size the model fixes.
+
+    The others live as long as one step and grow with its contacts. Data of the same model that has not been
+    stepped tells them apart without a list of names, which every release of MuJoCo would make longer: there
+    they are empty.
+    """
+    import mujoco
+
+    unstepped = mujoco.MjData(core.model)
     found = []
-    for name in sorted(dir(data)):
-        if name.startswith(("_", "efc_", "iefc_", "contact")):
+    for name in sorted(dir(unstepped)):
+        if name.startswith("_"):
             continue
-        value = getattr(data, name)
-        if isinstance(value, np.ndarray) and value.dtype == np.float64 and value.flags.writeable:
-            found.append((name, value))
+        array = getattr(unstepped, name)
+        if not isinstance(array, np.ndarray) or array.dtype != np.float64 or not array.flags.writeable:
+            continue
+        if array.size:
+            found.append((name, getattr(core.data, name)))
     return found
