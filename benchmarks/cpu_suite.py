@@ -33,10 +33,10 @@ from plot_study import Curves, load, plot_study
 from scipy import stats
 from study_files import CURVE, csv_text, load_rows, merge
 
-from pwm.analysis.visualization import load_records, load_reference
+from pwm.analysis.tables.records import load_records, load_reference
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, evaluate_policy
 from pwm.envs.engines.mujoco_cpu import usable_cores
-from pwm.experiment.checkpoints import write_text
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
+from pwm.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 # Epochs and overrides of every task.

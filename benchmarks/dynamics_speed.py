@@ -19,8 +19,8 @@ from cpu_suite import TASKS
 from esnr_speed import warm_trainer
 from model_fit import RESULTS, STUDIES
 
-from pwm.experiment.checkpoints import write_text
-from pwm.experiment.monitoring import PhaseTimer
+from pwm.files import write_text
+from pwm.logging.monitoring import PhaseTimer
 
 FORMS = STUDIES["dynamics"]
 BASELINE = "flow"

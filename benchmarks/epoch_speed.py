@@ -15,10 +15,9 @@ import statistics
 import torch
 from plain_epoch import PRESETS, EpochSizes, PlainEpoch
 
-from pwm.experiment.config import compose_config
-from pwm.experiment.monitoring import PhaseTimer
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import compose_config
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training.online import OnlineTrainer
 
 # flow_euler is the default of dynamics=flow, which trains along the model's own rollout; teacher starts every

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 
-from pwm.experiment.config import General, compose_config
-from pwm.experiment.monitoring import PhaseTimer
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import General, compose_config
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training.online import OnlineTrainer
 
 TARGET_PERCENT = 2.0

@@ -24,8 +24,8 @@ from pathlib import Path
 import gymnasium
 import torch
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.checkpoints import write_text
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.files import write_text
 from pwm.launch.cli import main as pwm
 
 RESULT = Path(__file__).parents[1] / "results" / "gym_ids.csv"

@@ -20,14 +20,13 @@ from typing import Any
 import psutil
 import torch
 
-from pwm.experiment import gradients
-from pwm.experiment.config import compose_config
-from pwm.experiment.loggers import JSONLLogger, export_csv
-from pwm.experiment.monitoring import PhaseTimer, TrainingMonitor, memory_usage
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
-from pwm.experiment.tensorboard_logger import TensorBoardLogger
-from pwm.experiment.wandb_logger import Options, WandBLogger
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import compose_config
+from pwm.logging import gradients
+from pwm.logging.loggers import JSONLLogger, export_csv
+from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
+from pwm.logging.tensorboard_logger import TensorBoardLogger
+from pwm.logging.wandb_logger import Options, WandBLogger
 from pwm.training.online import OnlineTrainer
 
 EPOCHS = 40

@@ -24,13 +24,12 @@ from cpu_suite import FLOW, TASKS
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import open_loop_error
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.data.batch import Batch
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import VectorEnv
-from pwm.experiment.checkpoints import write_text
-from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results" / "model_fit"
 STEPS = 900

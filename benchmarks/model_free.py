@@ -40,14 +40,14 @@ from numpy.typing import NDArray
 from study_files import CURVE, csv_text, curve_path, load_rows, merge
 from torch import Tensor
 
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
+from pwm.configuration.building import EVAL_ENVS, build_env
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.envs.base import VectorEnv
 from pwm.errors import ConfigError, PwmError
-from pwm.experiment import reference
-from pwm.experiment.checkpoints import write_text
-from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED
-from pwm.experiment.reproducibility import LIBRARIES, cpu_model, git_commit
-from pwm.experiment.run import EVAL_ENVS, build_env
+from pwm.files import write_text
+from pwm.runs import reference
+from pwm.runs.provenance import LIBRARIES, cpu_model, git_commit
 from pwm.training.evaluation import EVALUATION_SEED, Evaluation, evaluate
 
 ALGORITHMS = {"sac": "SAC", "tqc": "TQC", "crossq": "CrossQ", "ppo": "PPO"}

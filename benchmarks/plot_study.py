@@ -27,7 +27,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 from study_files import curve_path
 
-from pwm.analysis.visualization import COLOURS, draw_references, save
+from pwm.analysis.plots.visualization import COLOURS, draw_references, save
 
 Curve = dict[str, NDArray[np.float64]]
 # By (task, algorithm), one per seed, in the order of ``runs.csv``.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from pwm.experiment.config import compose_config
-from pwm.experiment.reference import env_options
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_env
+from pwm.configuration.config import compose_config
+from pwm.runs.reference import env_options
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, random_policy, zero_policy
 
 EPISODES = 64

@@ -13,10 +13,9 @@ import time
 
 import torch
 
-from pwm.experiment.config import General, compose_config
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
-from pwm.experiment.run_folder import RunFolder
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import General, compose_config
+from pwm.runs.run_folder import RunFolder
 from pwm.training.online import OnlineTrainer
 
 CAPACITY = 1_000_000

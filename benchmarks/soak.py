@@ -27,10 +27,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.checkpoints import write_json, write_text
-from pwm.experiment.config import compose_config
-from pwm.experiment.run import train
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.configuration.config import compose_config
+from pwm.files import write_json, write_text
+from pwm.runs.run import train
 
 RESULTS = Path(__file__).parents[1] / "results" / "soak"
 OVERRIDES = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pwm.experiment.checkpoints import write_text
+from pwm.files import write_text
 
 # Columns of a curve. ``wall_time`` [s] counts everything since training began, ``train_time`` [s] leaves out
 # what is measured on the way: evaluations with their diagnostics, and the quality of gradients.

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from pwm.analysis.visualization import plot_comparison
-from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.numbers import readable
-from pwm.experiment.policies import build_agent
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED, evaluate_policy
-from pwm.experiment.run import build_env, train
+from pwm.analysis.plots.visualization import plot_comparison
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, evaluate_policy
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import ExperimentConfig, compose_config
+from pwm.numbers import readable
+from pwm.runs.run import train
 from pwm.training.evaluation import evaluate
 
 TASK = "gym_Pendulum-v1"

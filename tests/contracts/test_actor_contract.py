@@ -13,10 +13,10 @@ from torch import nn
 
 import pwm.models.actors
 from pwm import components
-from pwm.experiment.config import compose_config
-from pwm.experiment.run import train
+from pwm.configuration.config import compose_config
 from pwm.models.actors.base import Actor
 from pwm.models.dynamics.base import Dynamics
+from pwm.runs.run import train
 
 # A policy of another kind than the one that ships: no standard deviation of its own, noise of another width.
 SHIFTED = '''

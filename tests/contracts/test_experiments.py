@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.tiny import SIZES
 
-from pwm.analysis.cost import match_compute
-from pwm.analysis.experiment_plan import Plan, make_plan, require_parity
-from pwm.analysis.plan_table import describe
+from pwm.analysis.cost.operations import match_compute
+from pwm.configuration.config import compose_config, diff
+from pwm.configuration.overrides import last_of_each
 from pwm.errors import ConfigError
-from pwm.experiment.config import compose_config, diff
-from pwm.experiment.experiment_file import experiment_names, load_experiment
-from pwm.experiment.overrides import last_of_each
 from pwm.launch.cli import main
+from pwm.study.experiment_file import experiment_names, load_experiment
+from pwm.study.plan import Plan, make_plan, require_parity
+from pwm.study.plan_table import describe
 
 NAMES = experiment_names()
 # Wide enough that LayerNorm's few parameters do not decide parity.

@@ -11,7 +11,7 @@ import torch
 from tests.end_to_end.tiny import ANALYTIC, metrics, trained
 
 import pwm
-from pwm.experiment.monitoring import TrainingMonitor
+from pwm.logging.monitoring import TrainingMonitor
 from pwm.utils.visualization import TrainingVisualizer
 
 NAMES = {

@@ -13,10 +13,10 @@ import torch
 from tests.contracts.test_presets import ENVS, TWINS
 
 from pwm.algorithm.agent import Agent
-from pwm.analysis.named_size import agent_parameters, explain_size, tdmpc2_parameters
-from pwm.analysis.parameter_parity import TOLERANCE, Parity, check_parity, task_sizes, with_units
+from pwm.analysis.cost.named_size import agent_parameters, explain_size, tdmpc2_parameters
+from pwm.analysis.cost.parameter_parity import TOLERANCE, Parity, check_parity, task_sizes, with_units
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.errors import ConfigError
-from pwm.experiment.config import ExperimentConfig, compose_config
 from pwm.launch.cli import main
 from pwm.models.world_model import build_world_model
 

@@ -13,10 +13,10 @@ import yaml
 import pwm.configs
 from pwm import components
 from pwm.algorithm.agent import Agent
+from pwm.configuration.config import ExperimentConfig, build_options, compose_config, diff
+from pwm.configuration.predecessor_keys import ALIASES
 from pwm.envs import dflex
 from pwm.errors import ConfigError
-from pwm.experiment.config import ExperimentConfig, build_options, compose_config, diff
-from pwm.experiment.predecessor_keys import ALIASES
 from pwm.models.world_model import WorldModel, build_world_model
 
 CONFIGS = Path(pwm.configs.__file__).parent

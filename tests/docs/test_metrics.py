@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, LOCKSTEP, metrics, trained
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.monitoring import memory_usage
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.logging.monitoring import memory_usage
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs" / "metrics.md"

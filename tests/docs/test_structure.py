@@ -20,11 +20,33 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 PACKAGE = SRC / "pwm"
 
-LAYERS = ["envs", "data", "models", "algorithm", "training", "experiment", "interop", "analysis", "launch"]
-# Files of the package root that belong to no layer; `configs` holds YAML only.
-ROOT_MODULES = {"__init__", "components", "errors", "configs"}
-# Places that belong to the last layer: nothing imports from them.
+# Rooms, each a folder of the package with one purpose. A module imports from its own room and those above it.
+ROOMS = [
+    "envs",
+    "data",
+    "models",
+    "algorithm",
+    "training",
+    "logging",
+    "configuration",
+    "checkpoints",
+    "runs",
+    "interop",
+    "analysis/statistics",
+    "analysis/tables",
+    "analysis/cost",
+    "analysis/plots",
+    "analysis/model_quality",
+    "study/comparison",
+    "study/report",
+    "study",
+    "launch",
+]
+# Files of the package root that belong to no room; `configs` holds YAML only.
+ROOT_MODULES = {"__init__", "components", "configs", "errors", "files", "numbers"}
+# Places that belong to the last room: nothing imports from them.
 FRONT_DOORS = {"__main__", "utils"}
+MAX_ROOM_FILES = 14
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 IMPORT_SECONDS = 0.3
@@ -95,37 +117,50 @@ def imported_modules(path: Path, tree: ast.Module) -> Iterator[tuple[str, ast.AS
                 yield first.value, node
 
 
-def layer_of(name: str) -> str:
-    """Return the part of ``pwm.<part>...`` that decides the layer; ``__init__`` for the package itself."""
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+def room_of(name: str) -> str:
+    """Return the room of a module or of a name in it; of what is in none, the first part of its name."""
+    parts = name.split(".")[1:]
+    inner = "/".join(parts[:2])
+    if inner in ROOMS:
+        return inner
+    return parts[0] if parts else "__init__"
 
 
-def test_every_module_belongs_to_a_layer() -> None:
-    # `python -m pwm` is a front door of the launch layer, `utils` one for code written for the original.
-    known = {*LAYERS, *ROOT_MODULES, *FRONT_DOORS}
-    strangers = [where(p) for p in python_files("src/pwm") if layer_of(module_name(p)) not in known]
-    report(f"a module lies in one of the folders {', '.join(LAYERS)}; these do not:", strangers)
+def test_every_module_belongs_to_a_room() -> None:
+    # `python -m pwm` is a front door of the launch room, `utils` one for code written for the original.
+    known = {*ROOMS, *ROOT_MODULES, *FRONT_DOORS}
+    # A folder of rooms holds nothing but them.
+    halls = {PACKAGE / room.split("/")[0] / "__init__.py" for room in ROOMS if "/" in room}
+    modules = [p for p in python_files("src/pwm") if p not in halls]
+    strangers = [where(p) for p in modules if room_of(module_name(p)) not in known]
+    report(f"a module lies in one of the folders {', '.join(ROOMS)}; these do not:", strangers)
 
 
-def test_imports_follow_the_layers() -> None:
+def test_rooms_hold_about_a_dozen_files() -> None:
+    # Components are one file each, and there may be any number.
+    counts = {room: len(list((PACKAGE / room).glob("*.py"))) - 1 for room in ROOMS}
+    problems = [f"{room} holds {n}" for room, n in counts.items() if n > MAX_ROOM_FILES]
+    report(f"a room holds at most {MAX_ROOM_FILES} files; divide it by purpose:", problems)
+
+
+def test_imports_follow_the_order_of_the_rooms() -> None:
     problems = []
     for path in python_files("src/pwm"):
-        own = layer_of(module_name(path))
+        own = room_of(module_name(path))
         own = "launch" if own in FRONT_DOORS else own
         for name, node in imported_modules(path, parse(path)):
             if name.split(".")[0] != "pwm":
                 continue
-            other = layer_of(name)
+            other = room_of(name)
             if other in ROOT_MODULES or other in {"__version__", own}:
                 continue
-            if other not in LAYERS:
+            if other not in ROOMS:
                 problems.append(f"{where(path, node)} imports {name}; name the module that defines it")
-            elif own not in LAYERS:
-                problems.append(f"{where(path, node)} belongs to no layer, yet imports {name}")
-            elif LAYERS.index(other) > LAYERS.index(own):
+            elif own not in ROOMS:
+                problems.append(f"{where(path, node)} belongs to no room, yet imports {name}")
+            elif ROOMS.index(other) > ROOMS.index(own):
                 problems.append(f"{where(path, node)} is in {own}, yet imports {name}")
-    report(f"a module imports only from its own layer or those to its left: {' -> '.join(LAYERS)}", problems)
+    report(f"a module imports only from its own room or those to its left: {' -> '.join(ROOMS)}", problems)
 
 
 # --- sizes and names ------------------------------------------------------------------------------

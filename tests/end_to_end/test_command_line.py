@@ -12,9 +12,9 @@ from tests.end_to_end.test_cli_errors import the_message
 from tests.end_to_end.tiny import ANALYTIC, metrics, train
 
 import pwm
-from pwm.analysis.runs import load_runs
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.config import ExperimentConfig, compose_config
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.analysis.tables.runs import load_runs
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.launch.cli import UNREAD, main
 
 # A folder whose name holds what shells, YAML, Hydra, Git, glob and printf read as something else.

@@ -16,16 +16,22 @@ from pathlib import Path
 import pytest
 from tests.unit.run_folders import write_run
 
-from pwm.analysis.arms import load_algorithms, load_arms
-from pwm.analysis.comparison import limits
-from pwm.analysis.comparison_plots import learning_curves, losses, task_bars
-from pwm.analysis.comparison_tables import compare_with_first, comparison_text
-from pwm.analysis.run_measures import MEASURES
-from pwm.analysis.statistics import Estimate, holm, permutation_test, summarise, welch_test
-from pwm.analysis.visualization import save
-from pwm.experiment.config import ExperimentConfig
+from pwm.analysis.plots.visualization import save
+from pwm.analysis.statistics.comparison import limits
+from pwm.analysis.statistics.estimates import (
+    Estimate,
+    holm,
+    permutation_test,
+    summarise,
+    welch_test,
+)
+from pwm.analysis.tables.run_measures import MEASURES
+from pwm.configuration.config import ExperimentConfig
 from pwm.launch import compare
 from pwm.launch.cli import main
+from pwm.study.comparison.arms import load_algorithms, load_arms
+from pwm.study.comparison.plots import learning_curves, losses, task_bars
+from pwm.study.comparison.tables import compare_with_first, comparison_text
 
 pytest.importorskip("rliable")
 

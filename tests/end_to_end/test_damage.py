@@ -22,14 +22,14 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.checkpoints import storage
 from pwm.envs.analytic import LqrEnv
 from pwm.envs.base import StepResult
 from pwm.errors import CheckpointError, DamagedCheckpointError
-from pwm.experiment import checkpoints
-from pwm.experiment.preemption import EXIT_CODE
-from pwm.experiment.status import StatusFile
 from pwm.launch.cli import INTERRUPTED
+from pwm.runs.preemption import EXIT_CODE
+from pwm.runs.status import StatusFile
 from pwm.training.evaluation import reference_scores
 from pwm.training.online import OnlineTrainer
 
@@ -108,7 +108,7 @@ def test_newer_state_is_refused_and_stays_the_latest(
 def test_every_flipped_bit_of_a_checkpoint_is_damage_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "latest.pt"
     value = torch.arange(40.0)
-    checkpoints.save(path, "kind", {"value": value})
+    storage.save(path, "kind", {"value": value})
     whole = path.read_bytes()
     damaged = 0
     for position in range(0, len(whole), 3):
@@ -117,7 +117,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_damage_or_harmless(tmp_path: Path)
             content[position] ^= 1 << bit
             path.write_bytes(content)
             try:
-                found = checkpoints.load(path, "kind")
+                found = storage.load(path, "kind")
             except DamagedCheckpointError:
                 damaged += 1
             else:
@@ -128,7 +128,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_damage_or_harmless(tmp_path: Path)
 def test_checkpoint_without_version_is_refused(tmp_path: Path) -> None:
     torch.save({"format": "kind"}, tmp_path / "file.pt")
     with pytest.raises(CheckpointError, match="has version None"):
-        checkpoints.load(tmp_path / "file.pt", "kind")
+        storage.load(tmp_path / "file.pt", "kind")
 
 
 def test_reward_that_is_no_number_ends_the_run_at_the_evaluation(
@@ -167,7 +167,7 @@ def test_signal_while_the_scores_of_doing_nothing_are_measured(
         signal.raise_signal(signal.SIGTERM)
         return reference_scores(*arguments, **named)
 
-    monkeypatch.setattr("pwm.experiment.reference.reference_scores", signalled)
+    monkeypatch.setattr("pwm.runs.reference.reference_scores", signalled)
     assert train(tmp_path, *RUN) == EXIT_CODE
     folder = only_run(tmp_path)
     assert status(folder)["state"] == "preempted"
@@ -190,7 +190,7 @@ def test_warm_up_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.M
         patch.setattr(OnlineTrainer, "_update_world_model", killed)
         assert train(tmp_path / "parts", *RUN) == INTERRUPTED
     folder = only_run(tmp_path / "parts")
-    saved = checkpoints.load(folder / "latest.pt", checkpoints.STATE_FORMAT)["trainer"]["counters"]
+    saved = storage.load(folder / "latest.pt", storage.STATE_FORMAT)["trainer"]["counters"]
     assert (saved["env_steps"], saved["warmup_updates"]) == (200, 1)
     assert train(tmp_path / "parts", *RUN) == 0
     assert_same_run(folder, trained(tmp_path / "whole", *RUN))
@@ -219,7 +219,7 @@ def test_failure_is_told_even_where_no_file_can_be_made(
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pwm.experiment.status.write_text", full)
+    monkeypatch.setattr("pwm.runs.status.write_text", full)
     with pytest.raises(OSError, match="No space left"):
         file.write("running", "", {"epoch": 2})
     file.write("failed", "disk full", {"epoch": 2})

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, contents, trained
 
-from pwm.analysis.diagnosis import record
-from pwm.experiment.policies import load_policy
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED
+from pwm.analysis.model_quality.diagnosis import record
+from pwm.checkpoints.policies import load_policy
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
 from pwm.launch.cli import main
 
 FILES = {"diagnosis.json", "diagnosis.txt", "diagnosis_model.png", "diagnosis_smoothness.png"}

@@ -14,11 +14,11 @@ import pytest
 from tests.end_to_end.test_cli_errors import the_message
 from tests.end_to_end.tiny import ANALYTIC, train
 
-from pwm.analysis.checkpoint_table import peak_against_final
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.analysis.tables.checkpoint_table import peak_against_final
+from pwm.checkpoints.policy_files import select_policies
 from pwm.errors import StorageError
-from pwm.experiment.checkpoints import check_writable
-from pwm.experiment.policy_files import select_policies
+from pwm.files import check_writable
 from pwm.launch.cli import INTERRUPTED, main
 
 KEPT = ["best_policy.pt", "final_policy.pt", "policies/epoch0000001.pt", "policies/epoch0000002.pt"]

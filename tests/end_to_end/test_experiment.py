@@ -17,13 +17,13 @@ from tests.end_to_end.processes import Forked
 from tests.end_to_end.tiny import metrics, overrides, status
 
 import pwm
-import pwm.analysis.experiment_findings  # so that forked processes have everything they need
-import pwm.experiment.run
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED
-from pwm.experiment.preemption import EXIT_CODE
-from pwm.launch import run_pool
+import pwm.runs.run
+import pwm.study.findings  # so that forked processes have everything they need
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
 from pwm.launch.cli import main
-from pwm.launch.run_progress import MetricsTail
+from pwm.runs.preemption import EXIT_CODE
+from pwm.study import run_pool
+from pwm.study.run_progress import MetricsTail
 
 EPISODES = 3
 
@@ -221,7 +221,7 @@ def test_an_unequal_pair_is_refused_before_anything_is_trained(
 def test_what_the_report_needs_is_looked_for_first(
     tmp_path: Path, starts: Starts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pwm.analysis.report_packages.PACKAGES", ("jinja2", "no_such_package"))
+    monkeypatch.setattr("pwm.study.report.packages.PACKAGES", ("jinja2", "no_such_package"))
     assert experiment(tmp_path, "seeds=[1]") == 2
     shown = capsys.readouterr().err
     assert shown == 'pwm: comparing runs needs no_such_package: pip install "flow-pwm[report]"\n'

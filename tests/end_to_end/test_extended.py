@@ -16,14 +16,14 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.arms import Arm, load_arms
-from pwm.analysis.fairness import DECLARED, find_differences
-from pwm.analysis.runs import RunTable, load_runs
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.analysis.tables.runs import RunTable, load_runs
+from pwm.configuration.config import compose_config
 from pwm.errors import DataError
-from pwm.experiment.config import compose_config
-from pwm.experiment.run_changes import NEVER, Change, add_change, describe_changes, find_change, read_changes
 from pwm.launch.cli import INTERRUPTED, main
+from pwm.runs.run_changes import NEVER, Change, add_change, describe_changes, find_change, read_changes
+from pwm.study.comparison.arms import Arm, load_arms
+from pwm.study.comparison.fairness import DECLARED, find_differences
 
 LONG, SHORT = "general.epochs=4", "general.epochs=2"
 FURTHER = "extended at epoch 2 from 2 to 4 epochs"

@@ -25,10 +25,10 @@ from tests.end_to_end.tiny import (
 )
 
 from pwm.algorithm.gradient_quality import MICRO_BATCHES
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.config import compose_config
-from pwm.experiment.preemption import EXIT_CODE
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.configuration.config import compose_config
 from pwm.launch.cli import INTERRUPTED
+from pwm.runs.preemption import EXIT_CODE
 from pwm.training.online import OnlineTrainer
 
 RUNS = {

@@ -13,12 +13,12 @@ from PIL import Image
 from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, trained
 
 from pwm.algorithm.diagnostics import open_loop_error, whole_windows, windows
-from pwm.analysis.imagination import compare, typical
-from pwm.analysis.readout import fit_readout
+from pwm.analysis.model_quality.imagination import compare, typical
+from pwm.analysis.model_quality.readout import fit_readout
+from pwm.checkpoints.policies import load_policy
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
+from pwm.configuration.building import build_env
 from pwm.data.batch import Recorded
-from pwm.experiment.policies import load_policy
-from pwm.experiment.policy_evaluation import HELD_OUT_SEED
-from pwm.experiment.run import build_env
 from pwm.launch.cli import main
 from pwm.training.evaluation import Recording, evaluate
 

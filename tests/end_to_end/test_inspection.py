@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, trained
 
-from pwm.analysis import visualization
-from pwm.analysis.visualization import TrainingVisualizer, load_records
+from pwm.analysis.plots import visualization
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.analysis.tables.records import load_records
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.errors import ConfigError, DataError
-from pwm.experiment.config import ExperimentConfig, compose_config
 from pwm.launch.cli import main
 
 PICTURES = ["learning_curves.png", "world_model_losses.png", "gradient_norms.png", "training_summary.png"]

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pwm.checkpoints.policies import load_policy
+from pwm.configuration.building import build_env
+from pwm.configuration.config import compose_config
 from pwm.envs.analytic import LqrEnv
-from pwm.experiment.config import compose_config
-from pwm.experiment.loggers import read_metrics
-from pwm.experiment.policies import load_policy
-from pwm.experiment.run import build_env, train
+from pwm.logging.loggers import read_metrics
+from pwm.runs.run import train
 from pwm.training.evaluation import evaluate, zero_policy
 
 EPISODES = 256

@@ -11,10 +11,10 @@ import torch
 from tests.end_to_end.tiny import ANALYTIC, HOPPER, assert_same_weights, metrics, train, trained
 from torch import Tensor
 
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.checkpoints import storage
+from pwm.checkpoints.storage import STATE_FORMAT
 from pwm.envs.base import restore_generator
-from pwm.experiment import checkpoints
-from pwm.experiment.checkpoints import STATE_FORMAT
 
 # A CUDA generator's state: seed and offset, two 64-bit integers.
 ON_GPU = torch.tensor(list(struct.pack("=qq", 7, 40)), dtype=torch.uint8)
@@ -30,11 +30,11 @@ def test_a_state_of_a_gpu_continues_on_a_cpu(tmp_path: Path) -> None:
     runs = [first, tmp_path / "b" / first.relative_to(tmp_path / "a")]
     shutil.copytree(*runs)
     for run in runs:
-        state = checkpoints.load(run / "latest.pt", STATE_FORMAT)
+        state = storage.load(run / "latest.pt", STATE_FORMAT)
         content = {key: value for key, value in state.items() if key not in ("format", "version")}
         content["trainer"]["agent"]["generator"] = ON_GPU
         content["trainer"]["env"]["generator"] = ON_GPU
-        checkpoints.save(run / "latest.pt", STATE_FORMAT, content)
+        storage.save(run / "latest.pt", STATE_FORMAT, content)
         with pytest.warns(RuntimeWarning, match="another kind of device: new random streams") as warned:
             assert train(run.parents[2], *HOPPER, "general.epochs=2") == 0
         assert len({str(w.message) for w in warned}) == 1

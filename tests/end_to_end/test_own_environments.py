@@ -12,9 +12,9 @@ import pytest
 import torch
 from tests.end_to_end.tiny import metrics, only_run, overrides, status, weights
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment import memory
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
+from pwm.runs import memory
 
 MODULE = """
 import gymnasium

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from tests.unit.run_folders import MANIFEST, write_run
 
-from pwm.analysis import statistics
-from pwm.analysis.arms import load_arms
-from pwm.analysis.parameter_parity import Parity
-from pwm.analysis.report import Findings, write_report
-from pwm.analysis.statistics import holm, welch_test
+from pwm.analysis.cost.parameter_parity import Parity
+from pwm.analysis.statistics import estimates as statistics
+from pwm.analysis.statistics.estimates import holm, welch_test
+from pwm.configuration.config import ExperimentConfig
 from pwm.errors import DataError, StorageError
-from pwm.experiment.config import ExperimentConfig
+from pwm.study.comparison.arms import load_arms
+from pwm.study.report.assembly import Findings, write_report
 
 pytest.importorskip("rliable")
 pytest.importorskip("jinja2")

@@ -29,13 +29,13 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult
 from pwm.envs.dflex.env import DflexEnv
-from pwm.experiment import reference, state_store
-from pwm.experiment.preemption import EXIT_CODE
 from pwm.launch.cli import INTERRUPTED
+from pwm.runs import reference, state_store
+from pwm.runs.preemption import EXIT_CODE
 from pwm.training.hooks import go_on
 
 SAC = ["actor=sac", "alg.entropy_target=-1"]
@@ -124,8 +124,8 @@ def test_preempted_at_every_safe_point_ends_bit_identical(
             passed = 0
         original(guard)
 
-    guard_class = "pwm.experiment.preemption.PreemptionGuard"
-    from pwm.experiment.preemption import PreemptionGuard
+    guard_class = "pwm.runs.preemption.PreemptionGuard"
+    from pwm.runs.preemption import PreemptionGuard
 
     original = PreemptionGuard.safe_point
     monkeypatch.setattr(f"{guard_class}.safe_point", safe_point_that_fails_once)
@@ -359,7 +359,7 @@ def test_state_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("pwm.experiment.checkpoints.VERSION", 99)
+        patch.setattr("pwm.checkpoints.storage.VERSION", 99)
         folder = trained(tmp_path, *ANALYTIC)
     before = contents(folder)
     capsys.readouterr()

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, status, train
 
-from pwm.analysis.run_measures import Evaluation, measures
-from pwm.analysis.runs import RunTable, key_of, load_runs, write_table
+from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.runs import RunTable, key_of, load_runs, write_table
+from pwm.configuration.building import build_env, pick_device
+from pwm.configuration.config import compose_config
 from pwm.errors import DataError
-from pwm.experiment.config import compose_config
-from pwm.experiment.preemption import EXIT_CODE
-from pwm.experiment.run import build_env, pick_device
 from pwm.launch.cli import INTERRUPTED
+from pwm.runs.preemption import EXIT_CODE
 from pwm.training.online import OnlineTrainer
 
 ARMS = {"mlp": [], "flow": ["dynamics=flow"]}

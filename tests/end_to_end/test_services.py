@@ -16,11 +16,11 @@ from tests.end_to_end.tiny import ANALYTIC, metrics, only_run, overrides, status
 from tests.end_to_end.wandb_server import Uploaded, WandBServer
 from torch import nn
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment import wandb_logger
-from pwm.experiment.checkpoints import POLICY_FORMAT, load
-from pwm.experiment.wandb_logger import WandBLogger, run_id
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.checkpoints.storage import POLICY_FORMAT, load
 from pwm.launch.cli import INTERRUPTED
+from pwm.logging import wandb_logger
+from pwm.logging.wandb_logger import WandBLogger, run_id
 
 pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")

@@ -21,11 +21,10 @@ from tests.end_to_end.tiny import (
 )
 from tests.unit.foreign_checkpoints import RunningMeanStd, statistics, world_model
 
-from pwm.experiment import world_model_file
-from pwm.experiment.config import compose_config
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import task_spec
-from pwm.experiment.starting_point import start_from
+from pwm.checkpoints import world_model_file
+from pwm.checkpoints.starting_point import start_from
+from pwm.configuration.building import build_agent, task_spec
+from pwm.configuration.config import compose_config
 from pwm.launch.cli import INTERRUPTED, main
 
 OBS, ACT = 4, 2
@@ -37,7 +36,9 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training draws no pictures at its end, which takes longer than the run."""
-    monkeypatch.setattr("pwm.analysis.visualization.TrainingVisualizer.generate_all_plots", lambda self: [])
+    monkeypatch.setattr(
+        "pwm.analysis.plots.visualization.TrainingVisualizer.generate_all_plots", lambda self: []
+    )
 
 
 def converted(folder: Path, content: Any, source: str = "pwm", *options: str) -> Path:

@@ -30,9 +30,9 @@ from tests.end_to_end.tiny import (
     weights,
 )
 
-from pwm.analysis.visualization import TrainingVisualizer
-from pwm.experiment.monitoring import TrainingMonitor
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
+from pwm.logging.monitoring import TrainingMonitor
 
 DYNAMICS = {"mlp": ["dynamics=mlp"], "residual": ["dynamics=residual"], "flow": FLOW}
 COLLECT = {"closed_loop": ["alg.collect=closed_loop"], "lockstep": LOCKSTEP}

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tests.end_to_end.tiny import ANALYTIC, HOPPER, trained
 
-from pwm.analysis.video import DEFAULT_FPS, MAX_FPS, captioned, encoder, film_run, frame_rate
+from pwm.analysis.plots.video import DEFAULT_FPS, MAX_FPS, captioned, encoder, film_run, frame_rate
 from pwm.envs import dflex, gym
 from pwm.envs.base import Renderable, VectorEnv
 from pwm.envs.engines.opengl import PACKAGES, choose_backend
@@ -287,13 +287,13 @@ def test_other_processes_are_replaced_by_copies_that_can_be_drawn() -> None:
 def test_training_loads_nothing_that_draws() -> None:
     code = """
 import sys, torch
-from pwm.experiment.config import compose_config
-from pwm.experiment import run
+from pwm.configuration.config import compose_config
+from pwm.runs import run
 for overrides in (["env=dflex_hopper", "env.num_threads=1"], ["env=gym", "env.id=Pendulum-v1"]):
     env = run.build_env(compose_config([*overrides, "alg=pwm_small_h16"]), 2, 0, torch.device("cpu"))
     env.step(torch.zeros(2, env.spec.act_dim))
     env.close()
-drawing = {"PIL", "imageio", "OpenGL", "pygame", "pwm.envs.engines.mujoco_camera", "pwm.analysis.video"}
+drawing = {"PIL", "imageio", "OpenGL", "pygame", "pwm.envs.engines.mujoco_camera", "pwm.analysis.plots.video"}
 print(*sorted(drawing & set(sys.modules)))
 """
     source = Path(dflex.__file__).parents[3]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pwm.experiment.checkpoints import POLICY_FORMAT, load
-from pwm.experiment.loggers import read_metrics
+from pwm.checkpoints.storage import POLICY_FORMAT, load
 from pwm.launch.cli import main
+from pwm.logging.loggers import read_metrics
 from pwm.training.online import OnlineTrainer
 
 NETWORKS = [

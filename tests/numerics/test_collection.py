@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pwm.experiment.config import compose_config
-from pwm.experiment.monitoring import PhaseTimer
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import compose_config
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training.online import OnlineTrainer
 
 CPU = torch.device("cpu")

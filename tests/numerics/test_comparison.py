@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from pwm.analysis.comparison import compare_arms, limits, normalise
-from pwm.analysis.statistics import permutation_test, probability_of_improvement, welch_test
+from pwm.analysis.statistics.comparison import compare_arms, limits, normalise
+from pwm.analysis.statistics.estimates import (
+    permutation_test,
+    probability_of_improvement,
+    welch_test,
+)
 from pwm.errors import DataError
 
 pytest.importorskip("rliable")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pwm.analysis.cost import (
+from pwm.analysis.cost.operations import (
     PHASES,
     VelocityEvals,
     epoch_flops,
@@ -17,10 +17,9 @@ from pwm.analysis.cost import (
     velocity_evals,
     warmup_flops,
 )
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.errors import ConfigError
-from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
 from pwm.training.online import OnlineTrainer
 
 # Widths that are all different, so that no product can stand in for another; a simulator without tensors.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pwm.analysis.curves import POINTS, common_grid, mean_curve, on_common_grid, smooth
-from pwm.analysis.statistics import summarise
+from pwm.analysis.statistics.curves import POINTS, common_grid, mean_curve, on_common_grid, smooth
+from pwm.analysis.statistics.estimates import summarise
 from pwm.errors import ConfigError
 
 

@@ -20,11 +20,11 @@ from pwm.algorithm.diagnostics import (
     windows,
 )
 from pwm.algorithm.losses import Coefs, world_model_loss
+from pwm.configuration.building import build_agent
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch, Recorded
 from pwm.envs.analytic import Options as AnalyticOptions
 from pwm.envs.analytic import build
-from pwm.experiment.config import compose_config
-from pwm.experiment.policies import build_agent
 from pwm.models.dynamics.base import unroll
 from pwm.models.world_model import WorldModel
 from pwm.training.evaluation import Recording, evaluate

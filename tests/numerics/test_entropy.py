@@ -11,8 +11,8 @@ from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
 from pwm.algorithm.agent import Agent
+from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
-from pwm.experiment.config import compose_config
 from pwm.models.actors import gaussian, sac
 from pwm.models.actors.base import Actor
 

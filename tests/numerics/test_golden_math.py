@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pwm import components
 from pwm.algorithm.returns import td_lambda
-from pwm.analysis.esnr import ESNRTracker, compute_esnr, compute_esnr_db
+from pwm.analysis.model_quality.esnr import ESNRTracker, compute_esnr, compute_esnr_db
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.normalization import RunningMeanStd
 from pwm.models.scalar_heads import TwoHotHead, symexp, symlog

@@ -22,13 +22,12 @@ from pwm.algorithm.gradient_quality import (
     model_gradient,
     report,
 )
-from pwm.analysis.esnr import compute_esnr, compute_esnr_db
+from pwm.analysis.model_quality.esnr import compute_esnr, compute_esnr_db
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch
 from pwm.errors import DataError
-from pwm.experiment.config import compose_config
-from pwm.experiment.monitoring import PhaseTimer
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training.online import OnlineTrainer
 
 CPU = torch.device("cpu")

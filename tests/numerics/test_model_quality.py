@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import imagination_gap, open_loop_error, whole_windows, windows
 from pwm.algorithm.diagnostics import value_calibration as mean_calibration
-from pwm.analysis.diagnosis import diagnose, strict
-from pwm.analysis.model_quality import (
+from pwm.analysis.model_quality.diagnosis import diagnose, strict
+from pwm.analysis.model_quality.prediction import (
     BINS,
     binned,
     compared,
@@ -23,11 +23,11 @@ from pwm.analysis.model_quality import (
     return_gap,
     value_calibration,
 )
+from pwm.configuration.building import build_agent
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Recorded
 from pwm.envs.analytic import LQR_ACTION_COST, LQR_BONUS, LQR_STATE_COST, LqrEnv
 from pwm.envs.analytic import Options as AnalyticOptions
-from pwm.experiment.config import compose_config
-from pwm.experiment.policies import build_agent
 from pwm.models.scalar_heads import RegressionHead
 from pwm.models.world_model import WorldModel
 from pwm.training.evaluation import Recording, evaluate

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.losses import Coefs, Imagined, critic_loss, reach_weights, world_model_loss
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch
-from pwm.experiment.config import compose_config
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import SimNorm, mish
 from pwm.models.normalization import MovingMeanStd

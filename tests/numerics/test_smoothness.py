@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pwm.algorithm.agent import Agent
-from pwm.analysis.integration import ROUNDING, SUBSTEPS, convergence, integration_error, measured_order
-from pwm.analysis.smoothness import (
+from pwm.analysis.model_quality.integration import (
+    ROUNDING,
+    SUBSTEPS,
+    convergence,
+    integration_error,
+    measured_order,
+)
+from pwm.analysis.model_quality.smoothness import (
     TOLERANCE,
     frobenius_norm,
     frobenius_norms,
@@ -18,10 +24,10 @@ from pwm.analysis.smoothness import (
     spectral_norm,
     spread,
 )
+from pwm.configuration.building import build_agent
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch
 from pwm.envs.base import EnvSpec
-from pwm.experiment.config import compose_config
-from pwm.experiment.policies import build_agent
 from pwm.models.actors.base import Actor, Decision
 from pwm.models.dynamics.base import Integrated, unroll
 

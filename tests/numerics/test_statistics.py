@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pwm.analysis import statistics
-from pwm.analysis.statistics import (
+from pwm.analysis.statistics import estimates as statistics
+from pwm.analysis.statistics.estimates import (
     detectable_effect,
     holm,
     interquartile_mean,
@@ -142,7 +142,7 @@ def test_bootstrap_interval_covers_with_enough_seeds(tasks: int, spread: float) 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_bootstrap_interval_of_few_seeds_is_as_narrow_as_the_notes_say(seeds: int) -> None:
-    from pwm.analysis.comparison import BOOTSTRAP_COVERAGE
+    from pwm.analysis.statistics.comparison import BOOTSTRAP_COVERAGE
 
     low, high = BOOTSTRAP_COVERAGE[seeds]
     # Two standard errors of 1000 simulations beyond what is stated.
@@ -165,7 +165,7 @@ def test_interval_of_the_probability_of_improvement_covers() -> None:
 def test_interval_of_the_probability_of_improvement_is_as_narrow_as_the_notes_say(
     seeds: int, tasks: int, effect: float
 ) -> None:
-    from pwm.analysis.comparison import IMPROVEMENT_COVERAGE
+    from pwm.analysis.statistics.comparison import IMPROVEMENT_COVERAGE
 
     x = effect + normal(seeds, seeds, tasks, SIMULATIONS)
     y = normal(seeds + 1, seeds, tasks, SIMULATIONS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pwm.analysis.outcome import Scores, _scale, mean_difference
-from pwm.analysis.statistics import summarise
+from pwm.analysis.statistics.estimates import summarise
+from pwm.study.comparison.outcome import Scores, _scale, mean_difference
 
 SIMULATIONS = 1000
 LEARNED = ("a", "b", "c")

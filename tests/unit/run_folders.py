@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pwm.experiment.config import ExperimentConfig, compose_config
+from pwm.configuration.config import ExperimentConfig, compose_config
 
 STEPS = 100
 SECONDS = 60.0

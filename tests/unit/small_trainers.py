@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from tests.end_to_end.tiny import NETWORKS
 
-from pwm.experiment.config import ExperimentConfig, compose_config
-from pwm.experiment.policies import build_agent
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_agent, build_env
+from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.training.online import OnlineTrainer
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tests.unit.run_folders import write_run
 
-from pwm.analysis.arms import load_algorithms, load_arms, reference_scale, zero_action
 from pwm.errors import DataError
+from pwm.study.comparison.arms import load_algorithms, load_arms, reference_scale, zero_action
 
 LQR, COUNTING = "analytic_lqr", "analytic_counting"
 

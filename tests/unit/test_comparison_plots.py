@@ -12,18 +12,18 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from tests.unit.run_folders import configuration, write_run
 
-from pwm.analysis.arms import Arm, load_algorithms, load_arms
-from pwm.analysis.comparison_plots import (
+from pwm.analysis.plots.visualization import COLOURS, save
+from pwm.analysis.statistics.curves import smooth
+from pwm.analysis.statistics.estimates import summarise
+from pwm.errors import ConfigError, DataError
+from pwm.study.comparison.arms import Arm, load_algorithms, load_arms
+from pwm.study.comparison.plots import (
     gradient_norms,
     learning_curves,
     losses,
     performance_profiles,
     task_bars,
 )
-from pwm.analysis.curves import smooth
-from pwm.analysis.statistics import summarise
-from pwm.analysis.visualization import COLOURS, save
-from pwm.errors import ConfigError, DataError
 
 LQR, COUNTING = "analytic_lqr", "analytic_counting"
 RETURNS = {

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pwm import DatasetVerifier
+from pwm.data.dataset_verifier import CHUNK, HEADER, MANIFEST, Entry, parse, render
 from pwm.errors import ConfigError, DataError
-from pwm.experiment.dataset_verifier import CHUNK, HEADER, MANIFEST, Entry, parse, render
 from pwm.launch.cli import main
 
 FILES = {

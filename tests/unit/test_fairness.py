@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.unit.run_folders import MANIFEST, configuration
 
-from pwm.analysis.arms import Arm
-from pwm.analysis.fairness import Difference, find_differences, is_declared, made_with
-from pwm.analysis.run_measures import Evaluation
-from pwm.analysis.runs import Run, RunTable
-from pwm.experiment.config import ExperimentConfig
+from pwm.analysis.tables.run_measures import Evaluation
+from pwm.analysis.tables.runs import Run, RunTable
+from pwm.configuration.config import ExperimentConfig
+from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.fairness import Difference, find_differences, is_declared, made_with
 
 TASKS = ("analytic_counting", "analytic_lqr")
 COMMIT = MANIFEST["git_commit"]

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save_file
 from tests.unit.foreign_checkpoints import RunningMeanStd
 
+from pwm.checkpoints import storage
+from pwm.checkpoints.file_kinds import describe_file
 from pwm.errors import CheckpointError
-from pwm.experiment import checkpoints
-from pwm.experiment.file_kinds import describe_file
 from pwm.interop.files import read_file
 from pwm.interop.pickles import Record, array
 
@@ -263,7 +263,7 @@ def test_flipped_bits_of_an_archive_are_noticed(tmp_path: Path) -> None:
 def test_no_refusal_repeats_advice_to_switch_safety_off(name: str, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     if name == "object":
-        torch.save({"format": checkpoints.POLICY_FORMAT, "x": RunningMeanStd(0, 1, 2)}, path)
+        torch.save({"format": storage.POLICY_FORMAT, "x": RunningMeanStd(0, 1, 2)}, path)
     elif name == "code":
         torch.save({"model": Malicious(os.system, f"touch {tmp_path / 'mark'}")}, path)
     elif name == "program":
@@ -274,7 +274,7 @@ def test_no_refusal_repeats_advice_to_switch_safety_off(name: str, tmp_path: Pat
         torch.save(WEIGHTS, path)
         if name == "truncated":
             path.write_bytes(path.read_bytes()[:-50])
-    for load in (read_file, lambda p: checkpoints.load(p, checkpoints.POLICY_FORMAT)):
+    for load in (read_file, lambda p: storage.load(p, storage.POLICY_FORMAT)):
         try:
             load(path)
         except CheckpointError as error:

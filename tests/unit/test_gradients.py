@@ -11,7 +11,7 @@ from torch import nn
 
 import pwm
 from pwm.algorithm.updates import Updater
-from pwm.experiment.gradients import (
+from pwm.logging.gradients import (
     BINS,
     HISTOGRAM_EPOCHS,
     compute_gradient_stats,

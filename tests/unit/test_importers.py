@@ -20,8 +20,8 @@ from tests.unit.foreign_checkpoints import (
 )
 from torch import Tensor
 
+from pwm.checkpoints import world_model_file
 from pwm.errors import CheckpointError, PwmError
-from pwm.experiment import world_model_file
 from pwm.interop.importers import convert, load_world_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pwm.experiment.gradients import HISTOGRAM_EPOCHS
-from pwm.experiment.loggers import Fuse, JSONLLogger, export_csv, read_metrics
-from pwm.experiment.sinks import Sinks
-from pwm.experiment.tensorboard_logger import TensorBoardLogger
-from pwm.experiment.wandb_logger import ID_FILE, run_id
+from pwm.logging.gradients import HISTOGRAM_EPOCHS
+from pwm.logging.loggers import Fuse, JSONLLogger, export_csv, read_metrics
+from pwm.logging.tensorboard_logger import TensorBoardLogger
+from pwm.logging.wandb_logger import ID_FILE, run_id
+from pwm.runs.sinks import Sinks
 
 
 def test_records_survive_as_they_are(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import math
 import pytest
 from tests.unit.small_trainers import COUNTING, CPU, ENVS, HORIZON, config_of, trainer_of
 
-from pwm.experiment.monitoring import PhaseTimer
-from pwm.experiment.run import build_env
+from pwm.configuration.building import build_env
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training.evaluation import evaluate
 from pwm.training.hooks import Preempted, SafePoint, go_on
 from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop

@@ -8,10 +8,10 @@ import psutil
 import pytest
 import torch
 
+from pwm.configuration.building import build_env
+from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
-from pwm.experiment import memory
-from pwm.experiment.config import compose_config
-from pwm.experiment.run import build_env
+from pwm.runs import memory
 
 CPU = torch.device("cpu")
 

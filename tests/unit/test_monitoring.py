@@ -12,9 +12,9 @@ import termios
 import pytest
 import torch
 
-from pwm.experiment import monitoring
-from pwm.experiment.monitoring import EpochTime, TrainingMonitor, memory_usage
-from pwm.experiment.numbers import readable
+from pwm.logging import monitoring
+from pwm.logging.monitoring import EpochTime, TrainingMonitor, memory_usage
+from pwm.numbers import readable
 
 RECORD = {
     "eval/episode_return": 1203.4,

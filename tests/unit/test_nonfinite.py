@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
+from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch
-from pwm.experiment.config import compose_config
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
 
 OBS_DIM, ACT_DIM, B, H = 3, 2, 8, 4

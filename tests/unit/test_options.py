@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from pwm.configuration.config import compose_config
+from pwm.configuration.general import General
 from pwm.errors import ConfigError
-from pwm.experiment.config import compose_config
-from pwm.experiment.general import General
 from pwm.training.options import Options
 
 # Values at the edge that are allowed, and values beyond it.

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pwm.configuration.config import ExperimentConfig, compose_config, flatten
+from pwm.configuration.general import General
+from pwm.configuration.override_values import as_typed, looks_like_sweep, parse_value, quote, split_words
+from pwm.configuration.overrides import last_of_each, parse_overrides
 from pwm.errors import ConfigError
-from pwm.experiment.config import ExperimentConfig, compose_config, flatten
-from pwm.experiment.general import General
-from pwm.experiment.override_values import as_typed, looks_like_sweep, parse_value, quote, split_words
-from pwm.experiment.overrides import last_of_each, parse_overrides
 
 PLAIN = compose_config([])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

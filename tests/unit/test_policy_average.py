@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pwm.algorithm.agent import Agent
+from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
-from pwm.experiment.config import compose_config
 
 OBS_DIM, ACT_DIM = 3, 2
 SMALL = ["alg=pwm_small_h16_flow", "alg.latent_dim=16", "alg.horizon=4", "alg.critic_units=[16]"]

@@ -14,14 +14,16 @@ import torch
 from tests.end_to_end.tiny import HOPPER, overrides
 
 from pwm import set_seed
+from pwm.checkpoints.policies import load_policy, save_policy
+from pwm.configuration.building import build_agent
+from pwm.configuration.config import compose_config
 from pwm.envs.base import EnvSpec
 from pwm.errors import ConfigError
-from pwm.experiment.config import compose_config
-from pwm.experiment.policies import build_agent, load_policy, save_policy
-from pwm.experiment.reproducibility import CUBLAS_VARIABLE, STREAMS, git_commit, names_code, stream_seed
-from pwm.experiment.run import train
+from pwm.runs.provenance import git_commit, names_code
+from pwm.runs.run import train
 from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.online import OnlineTrainer
+from pwm.training.seeding import CUBLAS_VARIABLE, STREAMS, stream_seed
 
 
 @pytest.fixture(autouse=True)

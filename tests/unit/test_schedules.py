@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, trained
 
-from pwm.analysis.visualization import TrainingVisualizer
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
 from pwm.training.options import SCHEDULES, Options
 

@@ -243,7 +243,7 @@ def test_curves_keep_what_was_recorded_and_leave_the_rest_empty(suite: ModuleTyp
 
 
 def test_every_study_composes(suite: ModuleType) -> None:
-    from pwm.experiment.config import compose_config
+    from pwm.configuration.config import compose_config
 
     for study, algorithms in suite.STUDIES.items():
         hashes = set()

@@ -14,7 +14,7 @@ from torch import Tensor
 from pwm.data.batch import Batch
 from pwm.envs.base import StepResult
 from pwm.errors import EnvError, NonFiniteError
-from pwm.experiment.monitoring import PhaseTimer
+from pwm.logging.monitoring import PhaseTimer
 from pwm.training import online
 
 

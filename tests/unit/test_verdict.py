@@ -12,15 +12,15 @@ import pytest
 from scipy import stats
 from tests.unit.run_folders import configuration
 
-from pwm.analysis.arms import Arm
-from pwm.analysis.comparison import Comparison, compare_tasks
-from pwm.analysis.fairness import Difference
-from pwm.analysis.outcome import Outcome, Outcomes, mean_difference
-from pwm.analysis.parameter_parity import Parities, Parity
-from pwm.analysis.run_measures import Evaluation, measures
-from pwm.analysis.runs import Run, RunTable
-from pwm.analysis.training_cost import RunCost
-from pwm.analysis.verdict import Criterion, criteria, verdict
+from pwm.analysis.cost.parameter_parity import Parities, Parity
+from pwm.analysis.cost.training_cost import RunCost
+from pwm.analysis.statistics.comparison import Comparison, compare_tasks
+from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.runs import Run, RunTable
+from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.fairness import Difference
+from pwm.study.comparison.outcome import Outcome, Outcomes, mean_difference
+from pwm.study.comparison.verdict import Criterion, criteria, verdict
 
 pytest.importorskip("statsmodels")
 

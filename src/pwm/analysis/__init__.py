@@ -1,1 +1,1 @@
-"""Measurements on trained or training agents."""
+"""Measurements on runs and on trained agents."""

@@ -11,8 +11,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pwm.checkpoints.file_kinds import describe_damage, describe_file
 from pwm.errors import CheckpointError
-from pwm.experiment.file_kinds import describe_damage, describe_file
 from pwm.interop.contents import describe
 from pwm.interop.pickles import read_pickle
 from pwm.interop.torch_files import is_old_format, read_archive, read_old_format

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pwm.checkpoints import world_model_file
+from pwm.checkpoints.world_model_file import StoredWorldModel
 from pwm.errors import CheckpointError, ConfigError
-from pwm.experiment import world_model_file
-from pwm.experiment.world_model_file import StoredWorldModel
 from pwm.interop.contents import below, find_world_model, flatten
 from pwm.interop.files import read_file
 from pwm.interop.layouts import ACTION_MASKS, SOURCES, reason, unfold

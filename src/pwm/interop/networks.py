@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pwm import components
+from pwm.checkpoints.world_model_file import Sizes
 from pwm.errors import CheckpointError, ConfigError
-from pwm.experiment.world_model_file import Sizes
 from pwm.interop.layouts import ACTION_MASKS, SOURCES, TASK_EMBEDDING, Source
 from pwm.models import scalar_heads
 from pwm.models.world_model import Options

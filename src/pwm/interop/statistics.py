@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pwm.checkpoints.world_model_file import RewardStatistics, StoredWorldModel, narrowed
 from pwm.errors import CheckpointError
-from pwm.experiment.world_model_file import RewardStatistics, StoredWorldModel, narrowed
 
 OBSERVATIONS, REWARDS, RETURNS = "obs_rms", "rew_rms", "ret_rms"
 # Names of the same number in the classes of different projects.

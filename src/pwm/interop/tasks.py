@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pwm.checkpoints.world_model_file import Sizes, first_layers
 from pwm.errors import CheckpointError
-from pwm.experiment.world_model_file import Sizes, first_layers
 from pwm.models.world_model import TaskEmbedding
 
 TABLE = "task_embedding.weight"

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from pwm.errors import ConfigError
-from pwm.experiment.checkpoints import write_json
-from pwm.experiment.reproducibility import cpu_model, git_commit
+from pwm.files import write_json
+from pwm.runs.provenance import cpu_model, git_commit
 
 FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 

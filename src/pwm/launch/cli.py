@@ -69,16 +69,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_train(args: argparse.Namespace) -> int:
     """``pwm train``; returns the exit code."""
-    from pwm.experiment.config import compose_config
+    from pwm.configuration.config import compose_config
 
     config = compose_config(args.overrides)
     if args.print_config:
         print(config.to_yaml(), end="")
         return 0
-    from pwm.analysis.visualization import TrainingVisualizer
-    from pwm.experiment import preemption
-    from pwm.experiment.numbers import readable
-    from pwm.experiment.run import train
+    from pwm.analysis.plots.visualization import TrainingVisualizer
+    from pwm.numbers import readable
+    from pwm.runs import preemption
+    from pwm.runs.run import train
 
     result = train(config)
     if result.outcome == "preempted":
@@ -114,7 +114,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     for option in rest:
         if option.startswith("-"):
-            from pwm.experiment.overrides import option_advice
+            from pwm.configuration.overrides import option_advice
 
             raise ConfigError(option_advice(option, argv[argv.index(option) + 1 :]))
     args.overrides += rest

@@ -12,7 +12,7 @@ from pwm.errors import ConfigError, DataError
 from pwm.launch.arguments import typed_path
 
 if TYPE_CHECKING:
-    from pwm.analysis.arms import Arm
+    from pwm.study.comparison.arms import Arm
 
 COMPARE_HELP = """\
 Compare runs: learning curves, bars, gradient norms, losses, statistics and CSV files.
@@ -83,11 +83,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_compare(args: argparse.Namespace) -> None:
     """``pwm compare``."""
-    from pwm.analysis.report_packages import require_packages
+    from pwm.study.report.packages import require_packages
 
     require_packages()
-    from pwm.analysis.comparison_files import write_comparison
-    from pwm.analysis.fairness import DECLARED
+    from pwm.study.comparison.fairness import DECLARED
+    from pwm.study.comparison.files import write_comparison
 
     thresholds = _thresholds(args.threshold)
     declared = DECLARED if args.declared is None else args.declared
@@ -130,7 +130,7 @@ def _arms(args: argparse.Namespace) -> list[Arm]:
         ConfigError: neither form or both, or labels that do not fit.
         DataError: runs that cannot be used.
     """
-    from pwm.analysis.arms import load_algorithms, load_arms
+    from pwm.study.comparison.arms import load_algorithms, load_arms
 
     by_name = (args.task, args.algorithm, args.seeds)
     if (args.run_dirs is None) == (by_name == (None, None, None)):
@@ -158,7 +158,7 @@ def _arms(args: argparse.Namespace) -> list[Arm]:
 
 
 def _arms_of_task(args: argparse.Namespace) -> list[Arm]:
-    from pwm.analysis.arms import load_arms
+    from pwm.study.comparison.arms import load_arms
 
     labels = args.labels or args.algorithm
     if len(labels) != len(args.algorithm):

@@ -44,7 +44,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_diagnose(args: argparse.Namespace) -> None:
     """``pwm diagnose``."""
-    from pwm.analysis.diagnosis import diagnose_run
+    from pwm.analysis.model_quality.diagnosis import diagnose_run
 
     print(
         diagnose_run(args.run_or_policy, args.checkpoint, args.episodes, args.seed, args.device, args.output)

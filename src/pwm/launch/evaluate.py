@@ -64,9 +64,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_evaluate(args: argparse.Namespace) -> None:
     """``pwm evaluate``."""
-    from pwm.analysis.checkpoint_table import output_files, peak_against_final, write_results
-    from pwm.experiment.policy_evaluation import evaluate_policies, table
-    from pwm.experiment.policy_files import ALL, select_policies
+    from pwm.analysis.tables.checkpoint_table import output_files, peak_against_final, write_results
+    from pwm.checkpoints.policy_evaluation import evaluate_policies, table
+    from pwm.checkpoints.policy_files import ALL, select_policies
 
     everything = args.checkpoint == ALL
     runs = args.runs or ([DEFAULT_ROOT] if everything else [])
@@ -78,7 +78,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     files = None if output is None else output_files(output)
     # First: a machine that cannot draw says so before anything is evaluated.
     if args.video is not None:
-        from pwm.analysis.video import film_run
+        from pwm.analysis.plots.video import film_run
 
         film = film_run(
             policies, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from pwm.errors import ConfigError, DataError, PwmError
 
 if TYPE_CHECKING:
-    from pwm.analysis.experiment_plan import Plan, PlannedRun
-    from pwm.launch.run_pool import Outcome
-    from pwm.launch.run_progress import RunProgress
+    from pwm.study.plan import Plan, PlannedRun
+    from pwm.study.run_pool import Outcome
+    from pwm.study.run_progress import RunProgress
 
 EPISODES = 64
 EXPERIMENT_HELP = """\
@@ -65,13 +65,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_experiment(args: argparse.Namespace) -> int:
     """``pwm experiment``; returns the exit code."""
-    from pwm.analysis.experiment_plan import make_plan, require_own_folders, require_parity
-    from pwm.analysis.plan_origin import origin_warnings
-    from pwm.analysis.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
-    from pwm.analysis.report_packages import require_packages
-    from pwm.experiment.experiment_file import load_experiment
-    from pwm.experiment.policy_evaluation import check_episodes
-    from pwm.experiment.sinks import require_services
+    from pwm.checkpoints.policy_evaluation import check_episodes
+    from pwm.runs.sinks import require_services
+    from pwm.study.experiment_file import load_experiment
+    from pwm.study.plan import make_plan, require_own_folders, require_parity
+    from pwm.study.plan_origin import origin_warnings
+    from pwm.study.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
+    from pwm.study.report.packages import require_packages
 
     check_episodes(args.episodes)
     plan = make_plan(load_experiment(args.overrides))
@@ -119,9 +119,9 @@ class RunJob:
         Raises:
             CheckpointError: a policy that training should have left is missing.
         """
-        from pwm.analysis.experiment_plan import FINISHED
-        from pwm.experiment.policy_evaluation import held_out_returns
-        from pwm.experiment.policy_files import CHECKPOINTS
+        from pwm.checkpoints.policy_evaluation import held_out_returns
+        from pwm.checkpoints.policy_files import CHECKPOINTS
+        from pwm.study.plan import FINISHED
 
         run = self.run
         if run.state().state != FINISHED:
@@ -145,7 +145,7 @@ class RunJob:
 
     def progress(self, command: Sequence[str]) -> RunProgress | None:
         """A bar while the run is trained."""
-        from pwm.launch.run_progress import RunProgress
+        from pwm.study.run_progress import RunProgress
 
         if command[0] != "train":
             return None
@@ -154,9 +154,9 @@ class RunJob:
 
     def result(self) -> str:
         """What its policies scored on held-out episodes, in words."""
-        from pwm.experiment.numbers import readable
-        from pwm.experiment.policy_evaluation import held_out_returns
-        from pwm.experiment.policy_files import CHECKPOINTS
+        from pwm.checkpoints.policy_evaluation import held_out_returns
+        from pwm.checkpoints.policy_files import CHECKPOINTS
+        from pwm.numbers import readable
 
         means = []
         for which in CHECKPOINTS:
@@ -180,7 +180,7 @@ class Tally:
         """One more run has ended."""
         from tqdm import tqdm
 
-        from pwm.launch.run_pool import FAILED, FINISHED, NOT_STARTED
+        from pwm.study.run_pool import FAILED, FINISHED, NOT_STARTED
 
         if outcome.state == NOT_STARTED:
             return
@@ -194,9 +194,9 @@ class Tally:
 
 
 def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
-    from pwm.analysis.experiment_findings import write_reports
-    from pwm.experiment import preemption
-    from pwm.launch import run_pool
+    from pwm.runs import preemption
+    from pwm.study import run_pool
+    from pwm.study.findings import write_reports
 
     left = [job for job in jobs if not job.done()]
     outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, Tally(len(jobs), len(jobs) - len(left)))
@@ -221,7 +221,7 @@ def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.
 
 def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
     """How to do it again: the experiment as a whole, and step by step."""
-    from pwm.experiment.policy_files import CHECKPOINTS
+    from pwm.checkpoints.policy_files import CHECKPOINTS
 
     episodes = [] if args.episodes == EPISODES else ["--episodes", str(args.episodes)]
     trained = [shlex.join(["pwm", "train", *run.overrides]) for run in plan.runs]

@@ -69,14 +69,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run_imagine(args: argparse.Namespace) -> None:
     """``pwm imagine``."""
-    from pwm.analysis.imagination import imagine_run
+    from pwm.analysis.model_quality.imagination import imagine_run
 
     print(imagine_run(args.run_or_policy, args.checkpoint, args.steps, args.episodes, args.output))
 
 
 def run_diff(args: argparse.Namespace) -> int:
     """``pwm diff``; returns the exit code."""
-    from pwm.experiment.run_diff import compare, describe, report
+    from pwm.runs.run_diff import compare, describe, report
 
     a, b = describe(args.a), describe(args.b)
     difference = compare(a, b)
@@ -86,8 +86,8 @@ def run_diff(args: argparse.Namespace) -> int:
 
 def run_plot(args: argparse.Namespace) -> None:
     """``pwm plot``."""
-    from pwm.analysis.visualization import TrainingVisualizer
-    from pwm.experiment.run_search import expand
+    from pwm.analysis.plots.visualization import TrainingVisualizer
+    from pwm.checkpoints.run_search import expand
 
     given = [*args.runs, *args.log_dir]
     runs = [run for text in given for run in expand(text) or [Path(text)]]
@@ -101,7 +101,7 @@ def run_plot(args: argparse.Namespace) -> None:
 
 def run_create_manifest(args: argparse.Namespace) -> None:
     """``pwm data create-manifest``."""
-    from pwm.experiment.dataset_verifier import DatasetVerifier
+    from pwm.data.dataset_verifier import DatasetVerifier
 
     verifier = DatasetVerifier(args.folder, jobs=args.jobs)
     path = verifier.create()
@@ -110,7 +110,7 @@ def run_create_manifest(args: argparse.Namespace) -> None:
 
 def run_verify(args: argparse.Namespace) -> None:
     """``pwm data verify``."""
-    from pwm.experiment.dataset_verifier import DatasetVerifier
+    from pwm.data.dataset_verifier import DatasetVerifier
 
     verifier = DatasetVerifier(args.folder, jobs=args.jobs)
     verifier.verify(quick=args.quick)

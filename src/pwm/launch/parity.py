@@ -46,9 +46,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_parity(args: argparse.Namespace) -> int:
     """``pwm parity``; returns the exit code."""
-    from pwm.analysis.named_size import explain_size
-    from pwm.analysis.parameter_parity import check_parity, task_sizes
-    from pwm.experiment.config import compose_config
+    from pwm.analysis.cost.named_size import explain_size
+    from pwm.analysis.cost.parameter_parity import check_parity, task_sizes
+    from pwm.configuration.config import compose_config
 
     given = (args.obs_dim, args.act_dim)
     if (None in given) != (given == (None, None)):

@@ -1,5 +1,5 @@
-"""Signal-to-noise ratio of gradients, from ``pwm.analysis.esnr``."""
+"""Signal-to-noise ratio of gradients, from ``pwm.analysis.model_quality.esnr``."""
 
-from pwm.analysis.esnr import ESNRTracker, compute_esnr, compute_esnr_db
+from pwm.analysis.model_quality.esnr import ESNRTracker, compute_esnr, compute_esnr_db
 
 __all__ = ["ESNRTracker", "compute_esnr", "compute_esnr_db"]

@@ -1,7 +1,7 @@
-"""What is shown and logged while training, from ``pwm.experiment``."""
+"""What is shown and logged while training, with the names of the original."""
 
-from pwm.experiment.gradients import compute_gradient_stats
-from pwm.experiment.monitoring import TrainingMonitor
-from pwm.experiment.wandb_logger import WandBLogger
+from pwm.logging.gradients import compute_gradient_stats
+from pwm.logging.monitoring import TrainingMonitor
+from pwm.logging.wandb_logger import WandBLogger
 
 __all__ = ["TrainingMonitor", "WandBLogger", "compute_gradient_stats"]

@@ -1,7 +1,7 @@
-"""Seeds, configurations and data that can be told apart, from ``pwm.experiment``."""
+"""Seeds, configurations and data that can be told apart, with the names of the original."""
 
-from pwm.experiment.config import ExperimentConfig
-from pwm.experiment.dataset_verifier import DatasetVerifier
-from pwm.experiment.reproducibility import set_seed
+from pwm.configuration.config import ExperimentConfig
+from pwm.data.dataset_verifier import DatasetVerifier
+from pwm.training.seeding import set_seed
 
 __all__ = ["DatasetVerifier", "ExperimentConfig", "set_seed"]

@@ -1,5 +1,5 @@
-"""Pictures of runs, from ``pwm.analysis.visualization``."""
+"""Pictures of runs, from ``pwm.analysis.plots.visualization``."""
 
-from pwm.analysis.visualization import TrainingVisualizer, plot_comparison
+from pwm.analysis.plots.visualization import TrainingVisualizer, plot_comparison
 
 __all__ = ["TrainingVisualizer", "plot_comparison"]

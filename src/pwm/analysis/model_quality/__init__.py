@@ -1,0 +1,1 @@
+"""How well a world model and a critic predict what really happens, and how smooth they are."""

@@ -1,0 +1,62 @@
+"""What a run folder recorded: its metrics, and the scores that its returns are compared with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pwm.errors import DataError
+from pwm.logging.loggers import read_metrics
+
+REFERENCES = {"zero_action": "zero action", "random_action": "random actions"}
+
+Records = Sequence[Mapping[str, float | None]]
+
+
+def load_records(run_dir: Path) -> list[dict[str, float]]:
+    """Records of ``run_dir/metrics.jsonl``.
+
+    Raises:
+        DataError: missing, damaged or empty file.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; {run_dir} is not a run folder, or training has not started")
+    records = read_metrics(path)
+    if not records:
+        raise DataError(f"{path} is empty; wait until the run has finished its first epoch")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict) or not all(_is_number_or_null(value) for value in record.values()):
+            raise DataError(f"{path} is damaged: record {number} is not an object of numbers")
+    return records
+
+
+def load_reference(run_dir: Path) -> dict[str, float]:
+    """Scores of ``run_dir/reference.json`` by name; empty without that file.
+
+    Raises:
+        DataError: the file does not hold numbers by name.
+    """
+    path = run_dir / "reference.json"
+    if not path.is_file():
+        return {}
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: float(scores[name]) for name in REFERENCES if name in scores}
+        if not all(map(math.isfinite, found.values())):
+            raise ValueError(f"{found} are not all finite")
+        return found
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is not an object of numbers: {error}") from error
+
+
+def series(records: Records, x: str, y: str) -> tuple[list[float], list[float]]:
+    """Values of ``x`` and ``y`` in the records that hold both (null stands for a non-finite number)."""
+    pairs = [(r[x], r[y]) for r in records if r.get(x) is not None and r.get(y) is not None]
+    return [float(a) for a, _ in pairs if a is not None], [float(b) for _, b in pairs if b is not None]
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))

@@ -1,0 +1,352 @@
+"""Run folders to tables: one row per run, one row per evaluation, and a list of everything that is amiss.
+
+Nothing is left out without a word: a run that is missing, failed, unfinished, damaged or there twice is in
+``RunTable.problems`` with the reason and whether it is used all the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pwm.analysis.tables.records import load_reference
+from pwm.analysis.tables.run_files import read_evaluations, read_manifest, read_object
+from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.checkpoints.run_search import expand, run_folders
+from pwm.configuration.config import ExperimentConfig, diff
+from pwm.errors import ConfigError, DataError
+from pwm.files import write_text
+from pwm.runs.run_changes import NEVER, describe_changes
+
+STATES = ("running", "finished", "preempted", "failed")
+# Task, algorithm and seed.
+Key = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One readable run folder.
+
+    Attributes:
+        path: the folder.
+        config: its configuration.
+        state: ``running`` (or killed), ``finished``, ``preempted`` or ``failed``, as ``status.json`` says.
+        reason: what ``status.json`` gives for it.
+        parameters: counts by network; empty without ``manifest.json``.
+        commit: of the source tree; None where unknown.
+        reference: returns of the zero-action and random-action policies, where known.
+        evaluations: in the order of training, at least one.
+        changed: what was changed within the run that decides its numbers, in words; ``never`` without that.
+    """
+
+    path: Path
+    config: ExperimentConfig
+    state: str
+    reason: str
+    parameters: dict[str, int]
+    commit: str | None
+    reference: dict[str, float]
+    evaluations: tuple[Evaluation, ...]
+    changed: str = NEVER
+
+    @property
+    def key(self) -> Key:
+        """Task, algorithm and seed."""
+        return key_of(self.config)
+
+    @property
+    def name(self) -> str:
+        """Task, algorithm and seed in words."""
+        return describe_key(self.key)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about a run that a reader of the table has to know.
+
+    Attributes:
+        kind: ``missing``, ``damaged``, ``failed``, ``partial``, ``duplicate``, ``inconsistent`` (another
+            configuration than the other seeds of its algorithm), ``stopped early`` or ``changed`` (trained
+            further than planned at first, or otherwise).
+        reason: in words.
+        path: the folder; None for a run that does not exist.
+        key: task, algorithm and seed; None where they cannot be known.
+        used: the run is in the table all the same.
+    """
+
+    kind: str
+    reason: str
+    path: Path | None
+    key: Key | None
+    used: bool = False
+
+    def __str__(self) -> str:
+        name = describe_key(self.key) if self.key else "unknown run"
+        place = "" if self.path is None else f" ({self.path})"
+        return f"{self.kind}: {name}{place}: {self.reason}; {'used' if self.used else 'not used'}"
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """What a set of run folders holds.
+
+    Attributes:
+        runs: those used, one per task, algorithm and seed, in this order.
+        problems: what is amiss, whether used or not.
+    """
+
+    runs: list[Run]
+    problems: list[Problem]
+
+    def rows(self, thresholds: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        """One row per run, see ``measures`` for the figures; ``thresholds`` are returns by task."""
+        return [_row(run, (thresholds or {}).get(run.key[0])) for run in self.runs]
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """One row per evaluation of every run."""
+        return [
+            dict(zip(("task", "algorithm", "seed"), run.key)) | dataclasses.asdict(evaluation)
+            for run in self.runs
+            for evaluation in run.evaluations
+        ]
+
+    def scores(self, algorithm: str, measure: str = "final") -> dict[str, np.ndarray]:
+        """Values [seeds] of a column of ``rows`` by task, in the order of the seeds.
+
+        Raises:
+            DataError: there is no such algorithm or column, or a run has no value in it.
+        """
+        found: dict[str, list[float]] = {}
+        for row in self.rows():
+            if row["algorithm"] != algorithm:
+                continue
+            if not isinstance(value := row.get(measure), (int, float)):
+                raise DataError(f"{row['path']} has no value for {measure!r}")
+            found.setdefault(row["task"], []).append(value)
+        if not found:
+            known = ", ".join(sorted({run.key[1] for run in self.runs}))
+            raise DataError(f"no run of {algorithm!r}; there are runs of: {known or 'nothing'}")
+        return {task: np.array(values, dtype=float) for task, values in found.items()}
+
+    def report(self) -> str:
+        """How many runs there are, then one line per problem."""
+        count = f"{len(self.runs)} runs used, {len(self.problems)} problems"
+        return "\n".join([count, *(f"  {problem}" for problem in self.problems)])
+
+
+def load_runs(
+    paths: Iterable[str | Path], up_to_common_step: bool = False, expected: Iterable[Key] | None = None
+) -> RunTable:
+    """Read run folders.
+
+    Of several finished folders of one task, algorithm and seed the one trained longest is used, then the
+    first by name.
+
+    Args:
+        paths: run folders, folders above them, or glob patterns (``**`` for any depth).
+        up_to_common_step: also use runs that are preempted, running or killed, and cut all runs of each task
+            at the environment step that all of them have evaluated. Failed runs are never used.
+        expected: runs there should be; None expects of every task all algorithms and, of each of them, all
+            seeds found for that task.
+
+    Raises:
+        DataError: there is no run folder at all.
+    """
+    folders, problems = _find(paths)
+    if not folders:
+        raise DataError("; ".join(problem.reason for problem in problems) or "no paths to search for runs")
+    readable: list[Run] = []
+    for folder in folders:
+        try:
+            readable.append(read_run(folder))
+        except (ConfigError, DataError) as error:
+            problems.append(Problem("damaged", str(error), folder, _key_if_readable(folder)))
+    problems += [problem for run in readable if (problem := _unfinished(run)) is not None]
+    problems += [
+        Problem("changed", run.changed, run.path, run.key) for run in readable if run.changed != NEVER
+    ]
+    states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
+    chosen, twice = _one_per_key(run for run in readable if run.state in states)
+    if up_to_common_step:
+        chosen = cut_to_common_step(chosen)
+    problems += twice + _inconsistent(chosen)
+    problems += _missing({run.key for run in chosen}, problems, expected)
+    used = {run.path for run in chosen}
+    return RunTable(chosen, [dataclasses.replace(p, used=p.path in used) for p in problems])
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        ConfigError: its configuration cannot be read.
+        DataError: another file is missing or damaged, or there is no evaluation.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise DataError("config.yaml is missing")
+    config = ExperimentConfig.load(folder / "config.yaml")
+    status = read_object(folder / "status.json")
+    if (state := status.get("state")) not in STATES:
+        raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(STATES)}")
+    evaluations = read_evaluations(folder)
+    if state == "finished" and evaluations[-1].epoch != status.get("epoch"):
+        raise DataError(
+            f"status.json says finished at epoch {status.get('epoch')}, but the last evaluation in "
+            f"metrics.jsonl is of epoch {evaluations[-1].epoch}"
+        )
+    made_with = read_manifest(folder)
+    return Run(
+        path=folder,
+        config=config,
+        state=state,
+        reason=str(status.get("reason", "")),
+        parameters=made_with.get("parameters", {}),
+        commit=made_with.get("git_commit"),
+        changed=describe_changes(made_with, config.alg),
+        reference=load_reference(folder),
+        evaluations=evaluations,
+    )
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys as CSV, atomically; None becomes an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def key_of(config: ExperimentConfig) -> Key:
+    """Task, algorithm (the run's name) and seed; the task is the environment's ``EnvSpec.name``."""
+    return config.env.task_name, config.run_name, config.general.seed
+
+
+def describe_key(key: Key) -> str:
+    """For example ``dflex_hopper pwm_small seed 1``."""
+    return f"{key[0]} {key[1]} seed {key[2]}"
+
+
+def _row(run: Run, threshold: float | None) -> dict[str, Any]:
+    task, algorithm, seed = run.key
+    networks = [run.parameters.get(name) for name in ("world_model", "actor", "critic")]
+    return {
+        "task": task,
+        "algorithm": algorithm,
+        "seed": seed,
+        "state": run.state,
+        "epochs": run.evaluations[-1].epoch,
+        "planned_epochs": run.config.epochs,
+        "env_steps": run.evaluations[-1].env_steps,
+        "wall_time": run.evaluations[-1].wall_time,
+        "parameters": None if None in networks else sum(n for n in networks if n is not None),
+        "world_model_parameters": networks[0],
+        **measures(run.evaluations, run.reference, threshold),
+        **{name: run.reference.get(name) for name in ("zero_action", "random_action")},
+        "config_hash": run.config.hash(),
+        "commit": run.commit,
+        "path": str(run.path),
+    }
+
+
+def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
+    folders: dict[Path, Path] = {}
+    problems = []
+    for given in paths:
+        found = sorted(folder for match in expand(given) for folder in run_folders(match))
+        # The same folder reached in two ways is one run.
+        for folder in found:
+            folders.setdefault(folder.resolve(), folder)
+        if not found:
+            problems.append(Problem("missing", f"no run folder in {given}", None, None))
+    return sorted(folders.values()), problems
+
+
+def _key_if_readable(folder: Path) -> Key | None:
+    try:
+        return key_of(ExperimentConfig.load(folder / "config.yaml"))
+    except ConfigError:
+        return None
+
+
+def _unfinished(run: Run) -> Problem | None:
+    """The problem of a run that has not done all its epochs; None if it has."""
+    done, planned = run.evaluations[-1].epoch, run.config.epochs
+    if run.state == "finished":
+        reason = f"finished at epoch {done} of {planned} (general.patience={run.config.general.patience})"
+        return None if done >= planned else Problem("stopped early", reason, run.path, run.key)
+    if run.state == "failed":
+        return Problem("failed", run.reason or "status.json gives no reason", run.path, run.key)
+    said = "still running, or killed" if run.state == "running" else f"{run.state}, {run.reason}"
+    reason = f"{said}; last evaluation at epoch {done} of {planned}"
+    return Problem("partial", reason, run.path, run.key)
+
+
+def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
+    groups: dict[Key, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.key, []).append(run)
+    chosen, problems = [], []
+    for key in sorted(groups):
+        best, *others = sorted(
+            groups[key], key=lambda r: (r.state != "finished", -r.evaluations[-1].env_steps, r.path)
+        )
+        chosen.append(best)
+        for other in others:
+            lines = diff(best.config.identity(), other.config.identity())
+            compared = f"another configuration: {'; '.join(lines)}" if lines else "the same configuration"
+            reason = f"{best.path}, which is used instead, has {compared}"
+            problems.append(Problem("duplicate", reason, other.path, key))
+    return chosen, problems
+
+
+def cut_to_common_step(runs: Iterable[Run]) -> list[Run]:
+    """The runs, those of each task up to the environment step that all of them have evaluated.
+
+    Raises:
+        DataError: a run has no evaluation up to there.
+    """
+    runs = list(runs)
+    common: dict[str, int] = {}
+    for run in runs:
+        last = run.evaluations[-1].env_steps
+        common[run.key[0]] = min(last, common.get(run.key[0], last))
+    cut = []
+    for run in runs:
+        kept = tuple(e for e in run.evaluations if e.env_steps <= common[run.key[0]])
+        if not kept:
+            raise DataError(
+                f"{run.path}: no evaluation up to step {common[run.key[0]]}, where another run of "
+                f"{run.key[0]} ends; its first is at step {run.evaluations[0].env_steps}"
+            )
+        cut.append(dataclasses.replace(run, evaluations=kept))
+    return cut
+
+
+def _inconsistent(runs: Iterable[Run]) -> list[Problem]:
+    """Runs whose configuration differs from that of their algorithm's first seed by more than the seed."""
+    first: dict[tuple[str, str], Run] = {}
+    problems = []
+    for run in runs:
+        leader = first.setdefault(run.key[:2], run)
+        a, b = ({k: v for k, v in r.config.identity().items() if k != "general.seed"} for r in (leader, run))
+        if lines := diff(a, b):
+            reason = f"other configuration than seed {leader.key[2]}: {'; '.join(lines)}"
+            problems.append(Problem("inconsistent", reason, run.path, run.key))
+    return problems
+
+
+def _missing(present: set[Key], problems: Iterable[Problem], expected: Iterable[Key] | None) -> list[Problem]:
+    known = present | {problem.key for problem in problems if problem.key is not None}
+    if expected is None:
+        algorithms = {algorithm for _, algorithm, _ in known}
+        expected = [(task, algorithm, seed) for task, _, seed in known for algorithm in algorithms]
+    reason = "there is no run folder of it"
+    return [Problem("missing", reason, None, key) for key in sorted(set(expected) - known)]

@@ -1,0 +1,1 @@
+"""Saved policies and world models: written, found, read, started from, evaluated."""

@@ -1,0 +1,166 @@
+"""Evaluate saved policies and show them beside what doing nothing and acting at random score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pwm import files
+from pwm.checkpoints.policies import load_policy
+from pwm.checkpoints.policy_files import checkpoint_name, find_policy
+from pwm.configuration.building import EVAL_ENVS, build_env, pick_device
+from pwm.envs.base import EnvSpec
+from pwm.errors import CheckpointError, ConfigError
+from pwm.numbers import readable
+from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
+
+# Saved policies meet other episodes than the evaluations that chose the best of them.
+HELD_OUT_SEED = 2 * EVALUATION_SEED
+
+
+def check_task(path: Path, spec: EnvSpec, task: str | None) -> None:
+    """Raise CheckpointError if a task is named and the policy ``path`` belongs to another one."""
+    if task is not None and spec.name != task:
+        raise CheckpointError(f"{path} belongs to task {spec.name!r}, not to {task!r}")
+
+
+def check_episodes(episodes: int) -> None:
+    """Raise ConfigError unless there is something to evaluate."""
+    if episodes < 1:
+        raise ConfigError(f"episodes={episodes}; it must be at least 1")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError for a seed that no random stream takes."""
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed={seed}; it must be at least 0 and below 2**64")
+
+
+def evaluate_policy(
+    path: Path, episodes: int, seed: int, device_name: str, task: str | None
+) -> dict[str, Any]:
+    """Real-reward evaluation of one policy file, with the task's reference scores.
+
+    Raises:
+        CheckpointError: missing or damaged file, or one of another task than ``task``.
+    """
+    device = pick_device(device_name)
+    agent, config, spec, progress = load_policy(path, device)
+    check_task(path, spec, task)
+    env = build_env(config, min(EVAL_ENVS, episodes), seed, device)
+    try:
+        result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed)
+        reference = reference_scores(env, episodes, seed)
+    finally:
+        env.close()
+    return {
+        "policy": str(path),
+        "policy_sha256": policy_digest(path),
+        "checkpoint": checkpoint_name(path),
+        "task": spec.name,
+        "algorithm": config.preset,
+        "name": config.run_name,
+        "training_seed": config.general.seed,
+        "evaluation_seed": seed,
+        "progress": progress,
+        "reference": reference,
+        **result.summary(),
+    }
+
+
+def policy_digest(path: Path) -> str:
+    """SHA-256 of a policy file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def results_path(policy: Path) -> Path:
+    """Where ``evaluate_policies`` puts the results of a policy file."""
+    return policy.with_name(f"evaluation_{policy.stem}.json")
+
+
+def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
+    """Stored returns of ``episodes`` held-out episodes of the policy that is in the run folder now, or None.
+
+    They were stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not
+    count.
+
+    Raises:
+        CheckpointError: there is no such policy.
+    """
+    policy = find_policy(run, which)
+    try:
+        stored = json.loads(results_path(policy).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    wanted = {
+        "policy_sha256": policy_digest(policy),
+        "evaluation_seed": HELD_OUT_SEED,
+        "episodes": episodes,
+    }
+    if any(stored.get(key) != value for key, value in wanted.items()):
+        return None
+    return [float(value) for value in stored["returns"]]
+
+
+def evaluate_policies(
+    policies: Sequence[Path], episodes: int, seed: int | None, device: str, task: str | None
+) -> list[dict[str, Any]]:
+    """Evaluate every policy file, write ``evaluation_<name>.json`` beside each; see ``evaluate_policy``.
+
+    Raises:
+        ConfigError: no episode, or a seed that no random stream takes.
+        CheckpointError: a file that is missing or damaged, or of another task than ``task``.
+        StorageError: a file cannot be written.
+    """
+    check_episodes(episodes)
+    seed = HELD_OUT_SEED if seed is None else seed
+    check_seed(seed)
+    # All files first: damage in the last one must not cost the work on the others.
+    for path in policies:
+        _, _, spec, _ = load_policy(path, torch.device("cpu"))
+        check_task(path, spec, task)
+        files.check_writable(path.parent)
+    results = []
+    for path in policies:
+        results.append(evaluate_policy(path, episodes, seed, device, task))
+        files.write_json(results_path(path), results[-1])
+    return results
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Plain-text table of evaluation results; policies of the same name get their paths as a last column."""
+    header = ["task", "algorithm", "seed", "checkpoint", "return", "+-", "length", "episodes"]
+    header += ["zero action", "random"]
+    rows = [
+        [
+            r["task"],
+            r["name"],
+            str(r["training_seed"]),
+            r["checkpoint"],
+            readable(r["mean"]),
+            readable(r["std"]),
+            f"{r['mean_length']:.0f}",
+            str(r["episodes"]),
+            readable(r["reference"]["zero_action"]),
+            readable(r["reference"]["random_action"]),
+        ]
+        for r in results
+    ]
+    if len({tuple(row[:4]) for row in rows}) < len(rows):
+        header.append("policy")
+        rows = [[*row, r["policy"]] for row, r in zip(rows, results, strict=True)]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    to_the_left = ("task", "algorithm", "checkpoint", "policy")
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if title in to_the_left else cell.rjust(width)
+            for title, cell, width in zip(header, row, widths, strict=True)
+        ).rstrip()
+        for row in [header, *rows]
+    )

@@ -1,0 +1,124 @@
+"""What a run may start from: a policy of another run, or a world model without one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pwm.algorithm.agent import Agent
+from pwm.checkpoints import storage, world_model_file
+from pwm.checkpoints.world_model_file import RewardStatistics, StoredWorldModel, narrowed
+from pwm.configuration.config import ExperimentConfig, flatten
+from pwm.envs.base import EnvSpec
+from pwm.errors import CheckpointError
+from pwm.models.scalar_heads import RegressionHead
+
+TERMINATION = "termination_net."
+
+
+def start_from(agent: Agent, path: Path, config: ExperimentConfig, spec: EnvSpec) -> None:
+    """Give ``agent`` the weights in ``path``: all from a policy, the world model's from a converted file.
+
+    Warns:
+        RuntimeWarning: rewards or widths of a converted model leave something open.
+
+    Raises:
+        CheckpointError: the file cannot be read, belongs to another task, or has other sizes; for a
+            converted model the message names the overrides that make it fit.
+    """
+    device = agent.generator.device
+    content = storage.load(path, (storage.POLICY_FORMAT, world_model_file.FORMAT), device)
+    try:
+        if content["format"] == storage.POLICY_FORMAT:
+            _take_policy(agent, content, spec)
+        else:
+            _take_world_model(agent, world_model_file.parse(content), config, spec)
+    except CheckpointError as error:
+        raise CheckpointError(f"general.checkpoint={path} {error}") from error
+
+
+def _take_policy(agent: Agent, content: dict[str, Any], spec: EnvSpec) -> None:
+    found = content["spec"]["name"]
+    if found != spec.name:
+        raise CheckpointError(f"belongs to task {found!r}, this run trains {spec.name!r}")
+    try:
+        agent.load_state_dict(content["modules"])
+    except RuntimeError as error:
+        raise CheckpointError("does not fit this configuration: " + str(error).replace("\n", " ")) from error
+
+
+def _take_world_model(
+    agent: Agent, stored: StoredWorldModel, config: ExperimentConfig, spec: EnvSpec
+) -> None:
+    if stored.sizes.n_tasks:
+        raise CheckpointError(
+            f"is a world model of {stored.sizes.n_tasks} tasks, a run trains one: convert it again with "
+            f"--task INDEX, from 0 to {stored.sizes.n_tasks - 1}"
+        )
+    _check_settings(stored, config)
+    widths = stored.sizes.obs_dim, stored.sizes.act_dim
+    stored = narrowed(stored, spec.obs_dim, spec.act_dim)
+    if widths != (spec.obs_dim, spec.act_dim):
+        warnings.warn(
+            f"general.checkpoint: the world model reads observations and actions of width {widths}, "
+            f"{spec.name} has {(spec.obs_dim, spec.act_dim)}; the rest is taken for padding with zeros",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    model = agent.world_model
+    # A file without a predictor of terminations leaves the run its own, untrained one.
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(TERMINATION)}
+    state = {**own, **stored.state}
+    problems = world_model_file.differences(model.state_dict(), state)
+    if problems:
+        raise CheckpointError(f"is damaged: {'; '.join(problems)}")
+    model.load_state_dict(state)
+    _take_rewards(agent, stored.reward)
+
+
+def _check_settings(stored: StoredWorldModel, config: ExperimentConfig) -> None:
+    """Raise CheckpointError with all settings in which ``config`` differs from the world model."""
+    here = flatten(config.to_dict())
+    needed = {k: v for k, v in stored.sizes.settings().items() if here.get(k) != v}
+    if needed:
+        overrides = world_model_file.overrides
+        now = overrides({k: here[k] for k in needed if k in here})
+        raise CheckpointError(f"does not fit this configuration ({now}); it fits with {overrides(needed)}")
+
+
+def _take_rewards(agent: Agent, reward: RewardStatistics | None) -> None:
+    """Let the rewards of the world model mean what they did where it was trained.
+
+    There they were (r - mean) / std, here they are r / std, or r itself without ``alg.rew_rms``.
+    """
+    scaled = agent.options.rew_rms
+    if reward is None:
+        if scaled:
+            warnings.warn(
+                "general.checkpoint records no scale of rewards: its world model predicts them as the "
+                "environment gives them and has to learn the scale of this run; alg.rew_rms=false needs none",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return
+    if scaled:
+        agent.reward_rms.load_state_dict({"mean": reward.mean, "var": reward.var, "count": reward.count})
+    *_, head = agent.world_model.reward_net.modules()
+    if not isinstance(agent.world_model.reward_head, RegressionHead) or not isinstance(head, nn.Linear):
+        if not scaled or float(reward.mean) != 0.0:
+            warnings.warn(
+                "general.checkpoint: rewards were shifted and scaled where the world model was trained, "
+                "which its bins cannot take back; it has to learn them anew",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return
+    with torch.no_grad():
+        if not scaled:
+            head.weight.mul_(reward.std)
+            head.bias.mul_(reward.std)
+        head.bias.add_(reward.mean / reward.std if scaled else reward.mean)

@@ -1,0 +1,289 @@
+"""From the presets in ``pwm/configs`` and typed overrides to one nested dict of values.
+
+Hydra composes the presets. Overrides are then put into what they compose to, each read as the type that its
+option has, so that text stays text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pwm import components
+from pwm.configuration.general import General
+from pwm.configuration.override_values import as_typed, looks_like_sweep, members, parse_value
+from pwm.configuration.overrides import (
+    NAMES,
+    PLACES,
+    SEEDS,
+    Override,
+    contradiction,
+    parse_overrides,
+    preset_names,
+)
+from pwm.configuration.predecessor_keys import successor
+from pwm.errors import ConfigError
+from pwm.logging import wandb_logger
+from pwm.training import options
+
+Path = tuple[str, ...]
+
+
+class Unknown:
+    """Stands for the type of an option that does not exist."""
+
+
+def compose_values(typed: Sequence[str]) -> dict[str, Any]:
+    """Values of the presets with the overrides in their places; neither complete nor checked.
+
+    Raises:
+        ConfigError: an override cannot be read, contradicts another one, or names a preset or a key that is
+            not there.
+    """
+    overrides = parse_overrides(typed)
+    presets = [override for override in overrides if override.group]
+    values = _compose_presets(presets)
+    single = [override for override in overrides if not override.group]
+    _choose_components(values, presets, single)
+    assign(values, single, lambda path: _type_of(path, values), lambda: _known_keys(values))
+    return values
+
+
+def assign(
+    values: dict[str, Any],
+    overrides: Iterable[Override],
+    type_of: Callable[[Path], Any],
+    known_keys: Callable[[], Iterable[str]],
+) -> None:
+    """Put every override into ``values``.
+
+    Args:
+        values: nested; changed in place.
+        overrides: their order does not matter.
+        type_of: type of the option at a path; ``Unknown`` where there is none.
+        known_keys: dotted keys of all options, asked for only to help with one that is unknown.
+
+    Raises:
+        ConfigError: a key is not there, text cannot be read, or two overrides contradict each other.
+    """
+    given: dict[Path, tuple[Any, str]] = {}
+    for override in overrides:
+        path = tuple(override.key.split("."))
+        hint = type_of(path)
+        if hint is Unknown:
+            for length in range(1, len(path)):
+                if not _can_be_group(type_of(path[:length])):
+                    raise ConfigError(f"{override.typed}: {'.'.join(path[:length])} is a value, not a group")
+            _refuse_known_names(override, known_keys)
+        elif looks_like_sweep(override.text, hint):
+            raise ConfigError(f"{override.typed}: {_several(override.key)}")
+        elif {str, type(None)} <= set(members(hint)) and override.text.lower() in ("null", "none"):
+            warnings.warn(
+                f"{override.typed} is the text {override.text!r}; {override.key}= leaves it out",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        try:
+            value = parse_value(override.text, Any if hint is Unknown else hint)
+        except ConfigError as error:
+            raise ConfigError(f"{override.typed}: {error}") from error
+        if dataclasses.is_dataclass(hint) and not isinstance(value, dict):
+            raise ConfigError(
+                f"{override.key}={value!r} is a group of keys; set one of them, {override.key}.<key>=..."
+            )
+        for leaf, part in _leaves(path, value):
+            for other, (there, typed) in given.items():
+                if _exclude(leaf, part, other, there):
+                    raise ConfigError(contradiction(typed, override.typed))
+            given[leaf] = part, override.typed
+            _put(values, leaf, part)
+
+
+def type_at(hint: Any, path: Sequence[str]) -> Any:
+    """Type of what lies at ``path`` inside a value of type ``hint``; ``Unknown`` if nothing can."""
+    for part in path:
+        kind = next((member for member in members(hint) if member is not type(None)), Any)
+        if dataclasses.is_dataclass(kind):
+            hint = typing.get_type_hints(kind).get(part, Unknown)
+        elif typing.get_origin(kind) is dict:
+            hint = typing.get_args(kind)[1]
+        elif kind is not Any:
+            return Unknown
+    return hint
+
+
+def _can_be_group(hint: Any) -> bool:
+    kinds = members(hint)
+    groups = any(kind in (Any, Unknown) or dataclasses.is_dataclass(kind) for kind in kinds)
+    return groups or any(typing.get_origin(kind) is dict for kind in kinds)
+
+
+def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
+    chosen = []
+    for preset in presets:
+        group, name = str(preset.group), as_typed(preset.text)
+        if name not in (names := preset_names(group)):
+            place = preset.typed.partition("=")[0].strip(" +")
+            single = f"single keys are set by {place}.<key>=..."
+            if name.startswith("{"):
+                raise ConfigError(f"{preset.typed}: {group}=NAME chooses a preset; {single}")
+            if "," in name or name.startswith("["):
+                raise ConfigError(f"{preset.typed}: {_several(group)}")
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            also = f"; {single}" if place in PLACES else ""
+            raise ConfigError(
+                f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}{also}"
+            )
+        chosen.append(f"{preset.key}={name}")
+    try:
+        with initialize_config_module("pwm.configs", version_base="1.3"):
+            composed = compose("config", overrides=chosen, return_hydra_config=True)
+        own = [str(key) for key in composed if key != "hydra"]
+        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, own), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(values, dict)
+    return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}
+
+
+def _choose_components(
+    values: dict[str, Any], presets: Sequence[Override], overrides: Sequence[Override]
+) -> None:
+    """Put the names of components in place, and drop what presets say of others.
+
+    The names come before all other keys because they decide which there are. A preset may thus say what any
+    dynamics that are combined with it should have, although its own have no such option.
+    """
+    by_preset = {preset.group: preset for preset in presets}
+    chosen = {"dynamics", "actor"}
+    for override in overrides:
+        if (kind := NAMES.get(override.key)) is None:
+            continue
+        options, name = _group_of(values, kind)[kind], as_typed(override.text)
+        if kind in by_preset and options["name"] != name:
+            raise ConfigError(contradiction(by_preset[kind].typed, override.typed))
+        options["name"] = name
+        chosen |= {kind}
+    for kind in chosen:
+        group = _group_of(values, kind)
+        known = _option_names(kind, group[kind]["name"])
+        group[kind] = {key: value for key, value in group[kind].items() if key in known}
+
+
+def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The group in which the options of a component are."""
+    return values if kind == "env" else values["alg"]
+
+
+def _option_names(kind: str, name: str) -> set[str]:
+    return {option.name for option in dataclasses.fields(components.load(kind, name).Options)}
+
+
+def _classes(values: dict[str, Any]) -> dict[Path, Any]:
+    """The options dataclass at each place, the innermost ones first."""
+    env, alg = values.get("env") or {}, values.get("alg") or {}
+    found: dict[Path, Any] = {
+        ("alg", kind): components.load(kind, str((alg.get(kind) or {}).get("name", ""))).Options
+        for kind in ("dynamics", "actor")
+    }
+    found[("env",)] = components.load("env", str(env.get("name", ""))).Options
+    return found | {("general",): General, ("alg",): options.Options, ("wandb",): wandb_logger.Options}
+
+
+def _type_of(path: Path, values: dict[str, Any]) -> Any:
+    if ".".join(path) in NAMES:
+        return str
+    for place, cls in _classes(values).items():
+        if path[: len(place)] == place:
+            return type_at(cls, path[len(place) :])
+    return Unknown
+
+
+def _known_keys(values: dict[str, Any]) -> Iterator[str]:
+    def below(cls: Any, prefix: str) -> Iterator[str]:
+        for name, hint in typing.get_type_hints(cls).items():
+            if dataclasses.is_dataclass(hint):
+                yield from below(hint, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    for place, cls in _classes(values).items():
+        yield from below(cls, ".".join(place) + ".")
+
+
+def _refuse_known_names(override: Override, known_keys: Callable[[], Iterable[str]]) -> None:
+    """Refuse a key of the predecessors, one of a component that is not chosen, and one without its group.
+
+    All others are refused later.
+    """
+    if advice := successor(override.key):
+        raise ConfigError(f"unknown key {override.key}, a name of the original PWM; here: {advice}")
+    for place, kind in NAMES.items():
+        group, _, option = override.key.rpartition(".")
+        if group == place.removesuffix(".name") and (owners := _owners(kind, option)):
+            raise ConfigError(
+                f"{override.typed}: {override.key} is there for {' and '.join(owners)} only; "
+                f"{kind}=NAME chooses another {kind}"
+            )
+    last = override.key.rpartition(".")[2]
+    if same := [key for key in known_keys() if key.rpartition(".")[2] == last]:
+        raise ConfigError(f"unknown key {override.key}; did you mean {' or '.join(same)}?")
+
+
+def _owners(kind: str, option: str) -> list[str]:
+    """Components of ``kind`` that have ``option``."""
+    return [name for name in components.names(kind) if option in _option_names(kind, name)]
+
+
+def _exclude(a: Path, value: Any, b: Path, other: Any) -> bool:
+    """Whether ``value`` at ``a`` leaves no room for ``other`` at ``b``: another value, or a key below one."""
+    if a == b:
+        # By their text, because 1 == True.
+        return repr(value) != repr(other)
+    if len(a) > len(b):
+        a, value, b = b, other, a
+    return b[: len(a)] == a and value != {}
+
+
+def _several(key: str) -> str:
+    """What to do about a key that was given several values."""
+    if key == "general.seed":
+        how = SEEDS
+    elif key == "env":
+        how = "pwm experiment experiment=flow_vs_mlp 'tasks=[dflex_ant, dflex_hopper]'"
+    else:
+        how = f"pwm experiment with 'arms.a=[{key}=A]' 'arms.b=[{key}=B]', see docs/comparison.md"
+    return f"a run has one value of each key; several of them are an experiment: {how}"
+
+
+def _leaves(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
+    if not isinstance(value, dict) or not value:
+        yield path, value
+        return
+    for key, part in value.items():
+        yield from _leaves((*path, key), part)
+
+
+def _put(values: dict[str, Any], path: Path, value: Any) -> None:
+    for part in path[:-1]:
+        if not isinstance(values.get(part), dict):
+            values[part] = {}
+        values = values[part]
+    if not (value == {} and isinstance(values.get(path[-1]), dict)):
+        values[path[-1]] = value
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message on one line, without the search path it ends with."""
+    message = str(error).split("Config search path")[0]
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())

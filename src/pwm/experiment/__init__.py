@@ -1,1 +1,0 @@
-"""Configuration, run folders, checkpoints, loggers and provenance: everything around the algorithm."""

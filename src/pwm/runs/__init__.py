@@ -1,0 +1,1 @@
+"""One run: its folder, state, provenance, and the root that puts it together."""

@@ -1,0 +1,81 @@
+"""Seeding and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARIES = ("flow-pwm", "torch", "numpy", "mujoco", "gymnasium", "hydra-core")
+# The same change gives the same text, whatever the user's git is configured to show.
+DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
+
+
+def git_commit(folder: Path = Path(__file__).parents[1]) -> str | None:
+    """Commit of the source tree of ``folder``, by default this package; None outside a checkout.
+
+    Uncommitted changes of tracked files below ``folder`` append ``-dirty.`` and a short hash of them, so that
+    equal names stand for equal code. What changes elsewhere, such as results, is not what runs.
+    """
+
+    def git(*args: str) -> bytes:
+        return subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        commit, change = git("rev-parse", "HEAD").decode(), git("diff", "HEAD", *DIFF_OPTIONS, "--", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}-dirty.{hashlib.sha256(change).hexdigest()[:8]}" if change else commit
+
+
+def names_code(commit: str) -> bool:
+    """Whether a name that ``git_commit`` gave tells which code it was.
+
+    Runs of earlier releases append ``-dirty`` alone, which may stand for any change.
+    """
+    return not commit.endswith("-dirty")
+
+
+def cpu_model() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the processor or graphics card; of other devices their kind."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model() if device.type == "cpu" else device.type
+
+
+def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
+    """What a run was made with: versions, commit, command, device, threads, parameter counts."""
+    versions: dict[str, str | None] = {}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = None
+    return {
+        "command": " ".join(["pwm", *sys.argv[1:]]),
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": device_name(device),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "parameters": parameters,
+    }

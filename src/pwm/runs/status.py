@@ -1,0 +1,77 @@
+"""``status.json``: what a run is doing, or how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pwm.files import write_text
+from pwm.training.hooks import Preempted
+
+
+def ending(error: BaseException | None) -> tuple[str, str]:
+    """State and reason of a run that ``error`` ended; None is a run that came to its end."""
+    if error is None:
+        return "finished", ""
+    if isinstance(error, Preempted):
+        return "preempted", str(error)
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``; empty if there is no such file, None if it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class StatusFile:
+    """Reads and replaces the ``status.json`` of one run folder.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "status.json"
+
+    def read(self) -> dict[str, Any]:
+        """What the file says; empty if it is missing or damaged, in which case it will be written anew."""
+        return read_object(self.path) or {}
+
+    def write(self, state: str, reason: str, progress: dict[str, Any]) -> None:
+        """Replace the file: ``state``, ``reason``, ``progress``, who writes and when (UTC).
+
+        Raises:
+            OSError: a run that begins or goes on cannot say so. For one that failed, the file is then
+                overwritten in place, which needs no space; if even that fails, it stays as it was.
+        """
+        text = _text(state, reason, progress)
+        try:
+            write_text(self.path, text)
+        except OSError:
+            if state != "failed":
+                raise
+            with contextlib.suppress(OSError), self.path.open("r+", encoding="utf-8") as file:
+                file.write(text)
+                file.truncate()
+
+
+def _text(state: str, reason: str, progress: dict[str, Any]) -> str:
+    said = {"state": state, "reason": reason}
+    writer = {
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # Progress may be that of an earlier status, with what it said; what is said now comes first and counts.
+    return json.dumps(said | progress | writer | said, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""Studies of many runs, as `pwm experiment` makes them: planned, trained, compared, reported."""

@@ -1,0 +1,1 @@
+"""Arms that are compared: differences, statistics, verdicts, tables, pictures."""

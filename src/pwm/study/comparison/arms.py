@@ -1,0 +1,148 @@
+"""Runs that are compared under one label."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pwm.analysis.tables.runs import Key, Problem, Run, RunTable, cut_to_common_step, load_runs
+from pwm.errors import DataError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """All seeds of one algorithm on every task it was trained on.
+
+    Attributes:
+        label: its name in tables and plots; the run folders may call the algorithm something else.
+        table: its runs and what is amiss with them.
+    """
+
+    label: str
+    table: RunTable
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm in the run folders."""
+        return self.table.runs[0].key[1]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks it has runs of, sorted."""
+        return sorted({run.key[0] for run in self.table.runs})
+
+    def runs(self, task: str) -> list[Run]:
+        """Its runs of one task, in the order of their seeds."""
+        return [run for run in self.table.runs if run.key[0] == task]
+
+    def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
+        """Values [seeds] of a column of ``RunTable.rows`` by task, see ``RunTable.scores``."""
+        return self.table.scores(self.algorithm, measure)
+
+
+def load_arms(
+    paths: Mapping[str, Iterable[str | Path]],
+    up_to_common_step: bool = False,
+    expected: Mapping[str, Iterable[Key]] | None = None,
+) -> list[Arm]:
+    """Read the run folders of every label.
+
+    Args:
+        paths: by label run folders, folders above them, or glob patterns.
+        up_to_common_step: also use unfinished runs, and cut the runs of each task, over all arms, at the
+            environment step that all of them have evaluated.
+        expected: by label the runs there should be, see ``load_runs``.
+
+    Raises:
+        DataError: a label has no usable run, or runs of more than one algorithm, or a run has no evaluation
+            up to the common step.
+    """
+    wanted = expected or {}
+    arms = [Arm(name, load_runs(found, up_to_common_step, wanted.get(name))) for name, found in paths.items()]
+    for arm in arms:
+        if not arm.table.runs:
+            raise DataError(f"{arm.label}: no run can be used\n{arm.table.report()}")
+        if len(names := sorted({run.key[1] for run in arm.table.runs})) > 1:
+            raise DataError(
+                f"{arm.label}: one label, but runs of {len(names)} algorithms: {', '.join(names)}"
+            )
+    if not up_to_common_step:
+        return arms
+    cut = {run.path: run for run in cut_to_common_step(run for arm in arms for run in arm.table.runs)}
+    return [
+        Arm(arm.label, dataclasses.replace(arm.table, runs=[cut[run.path] for run in arm.table.runs]))
+        for arm in arms
+    ]
+
+
+def load_algorithms(paths: Sequence[str | Path], up_to_common_step: bool = False) -> list[Arm]:
+    """One arm per algorithm found, with its name as label, in the order of the paths.
+
+    Args:
+        paths: run folders, folders above them, or glob patterns, of one or more algorithms each.
+        up_to_common_step: as in ``load_arms``.
+
+    Returns:
+        The arms; what is amiss with runs of no arm is in the table of the first one.
+
+    Raises:
+        DataError: a path has no usable run, or a run has no evaluation up to the common step.
+    """
+    names: dict[str, None] = {}
+    for path in paths:
+        alone = load_runs([path], up_to_common_step)
+        if not alone.runs:
+            raise DataError(f"{path}: no run can be used\n{alone.report()}")
+        names |= dict.fromkeys(run.key[1] for run in alone.runs)
+    table = load_runs(paths, up_to_common_step)
+    first = next(iter(names))
+
+    def owner(problem: Problem) -> str:
+        return problem.key[1] if problem.key is not None and problem.key[1] in names else first
+
+    return [
+        Arm(
+            name,
+            RunTable(
+                [run for run in table.runs if run.key[1] == name],
+                [problem for problem in table.problems if owner(problem) == name],
+            ),
+        )
+        for name in names
+    ]
+
+
+def zero_action(arms: Iterable[Arm], task: str) -> float | None:
+    """What doing nothing scores on the task, from the first run that knows; None if none does."""
+    scores = (run.reference.get("zero_action") for arm in arms for run in arm.runs(task))
+    return next((score for score in scores if score is not None), None)
+
+
+def reference_scale(arms: Sequence[Arm], measure: str = "final") -> dict[str, tuple[float, float]] | None:
+    """By task the scores that count as 0 and as 1 when tasks are averaged, see ``comparison.normalise``.
+
+    0 is what doing nothing scores, 1 the best run of any arm; where no run beats doing nothing, the worst
+    run counts as -1 instead. The scale depends on the runs that are compared, so that normalised scores of
+    two comparisons have nothing in common.
+
+    Returns:
+        None where the zero-action score of a task is unknown, or all runs of a task score the same as it.
+
+    Raises:
+        DataError: a run has no value for the measure.
+    """
+    scores = [arm.scores(measure) for arm in arms]
+    scale: dict[str, tuple[float, float]] = {}
+    for task in sorted({task for found in scores for task in found}):
+        if (zero := zero_action(arms, task)) is None:
+            return None
+        values = np.concatenate([found[task] for found in scores if task in found])
+        extent = float(values.max() - zero if values.max() > zero else zero - values.min())
+        if not extent:
+            return None
+        scale[task] = (zero, zero + extent)
+    return scale

@@ -1,0 +1,103 @@
+"""Everything a comparison of arms leaves behind: figures, tables and text in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pwm.analysis.plots.visualization import save
+from pwm.analysis.statistics.curves import check_smoothing
+from pwm.analysis.tables.runs import write_table
+from pwm.checkpoints.run_search import MARKS
+from pwm.errors import ConfigError, DataError, StorageError
+from pwm.files import write_text
+from pwm.study.comparison import plots as comparison_plots
+from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.fairness import DECLARED, find_differences
+from pwm.study.comparison.tables import compare_with_first, comparison_rows, comparison_text, difference_rows
+from pwm.study.comparison.wording import count, minutes, spread
+
+PROFILES = "performance_profiles.png"
+
+
+def write_comparison(
+    arms: Sequence[Arm],
+    folder: Path,
+    measure: str = "final",
+    smoothing: float = 0.0,
+    thresholds: Mapping[str, float] | None = None,
+    declared: Sequence[str] = DECLARED,
+) -> tuple[str, list[Path]]:
+    """Compare arms with the first of them and write everything into ``folder``.
+
+    Args:
+        arms: at least one; one alone is drawn and compared with nothing.
+        folder: is made where it does not exist; files of the same names are replaced.
+        measure: one of ``MEASURES``.
+        smoothing: of learning curves and losses, see ``smooth``.
+        thresholds: returns by task that count as solved; ``runs.csv`` and the text say when each was reached.
+        declared: what the arms may differ in, see ``find_differences``.
+
+    Returns:
+        The text of the comparison (also in ``comparison.txt``) and the files written.
+
+    Raises:
+        ConfigError: impossible smoothing, or the folder is a run folder, whose pictures would be lost.
+        DataError: the arms cannot be compared, or a threshold is of a task that no arm has.
+        StorageError: a file cannot be written.
+    """
+    check_smoothing(smoothing)
+    if any((folder / mark).exists() for mark in MARKS):
+        raise ConfigError(f"--output-dir {folder} is a run folder; choose one that is not")
+    chosen = dict(thresholds or {})
+    tasks = sorted({task for arm in arms for task in arm.tasks})
+    if strange := sorted(set(chosen) - set(tasks)):
+        raise DataError(
+            f"thresholds of tasks that no arm has: {', '.join(strange)}; tasks: {', '.join(tasks)}"
+        )
+    comparisons = compare_with_first(arms, measure)
+    text = comparison_text(arms, comparisons, measure, declared) + _efficiency_text(arms, chosen)
+    tables = {
+        "runs.csv": _labelled(arms, lambda arm: arm.table.rows(chosen)),
+        "evaluations.csv": _labelled(arms, lambda arm: arm.table.evaluations()),
+        "comparison.csv": comparison_rows(arms, comparisons, measure, declared),
+        "differences.csv": difference_rows(find_differences(arms, declared)),
+    }
+    figures = {
+        "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),
+        "learning_curves_wall_time.png": comparison_plots.learning_curves(arms, "wall_time", smoothing),
+        "task_bars.png": comparison_plots.task_bars(arms, measure),
+        "gradient_norms.png": comparison_plots.gradient_norms(arms),
+        "losses.png": comparison_plots.losses(arms, smoothing),
+        PROFILES: comparison_plots.performance_profiles(arms, measure),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A picture of an earlier comparison must not pass for one of this.
+        (folder / PROFILES).unlink(missing_ok=True)
+        write_text(folder / "comparison.txt", text)
+        for name, rows in tables.items():
+            write_table(folder / name, rows)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
+    drawn = [save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+    return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
+
+
+def _efficiency_text(arms: Sequence[Arm], thresholds: Mapping[str, float]) -> str:
+    """How many seeds reach each threshold, and after how many steps and minutes; empty without thresholds."""
+    lines = []
+    for task, threshold in sorted(thresholds.items()):
+        lines += ["", f"{task}: first evaluation that returns {threshold:g} or more"]
+        for arm in arms:
+            rows = [row for row in arm.table.rows(thresholds) if row["task"] == task]
+            steps = [row["steps_to_threshold"] for row in rows if row["steps_to_threshold"] is not None]
+            seconds = [row["seconds_to_threshold"] for row in rows if row["seconds_to_threshold"] is not None]
+            when = f", after {spread(steps)} steps and {minutes(seconds)} minutes" if steps else ""
+            lines.append(f"  {arm.label}: {len(steps)} of {count(len(rows), 'seed')}{when}")
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _labelled(arms: Sequence[Arm], rows_of: Callable[[Arm], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [{"label": arm.label, **row} for arm in arms for row in rows_of(arm)]

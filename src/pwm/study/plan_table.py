@@ -1,0 +1,169 @@
+"""The plan of an experiment as text: its runs, what they cost, how long they will take, what is done."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from pwm.analysis.tables.runs import read_run
+from pwm.errors import PwmError
+from pwm.study.calibration import matrix_speed, measured_seconds
+from pwm.study.plan import FINISHED, Cell, Plan, PlannedRun
+from pwm.study.plan_origin import origin_warnings
+
+# Operations of an epoch beyond which measuring two epochs on a CPU is not short; such networks are so large
+# that matrix products decide the time.
+LONG_EPOCH = 3e11
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a run of a cell takes.
+
+    Attributes:
+        seconds: of the whole run.
+        source: where that is known from.
+    """
+
+    seconds: float
+    source: str
+
+
+Estimates = Mapping[tuple[str, str], Estimate]
+
+
+def estimate_from_runs(plan: Plan) -> dict[tuple[str, str], Estimate]:
+    """Times by task and arm as finished runs of the experiment suggest; nothing for tasks without any.
+
+    Where only other arms of the task have finished runs, their time per operation is taken.
+    """
+    measured: dict[tuple[str, str], list[float]] = {}
+    for run in plan.runs:
+        if run.state().state == FINISHED and (seconds := _seconds_per_epoch(run)) is not None:
+            measured.setdefault((run.cell.task, run.cell.arm), []).append(seconds)
+    found = {}
+    for cell in plan.cells:
+        epochs = cell.config.epochs
+        if own := measured.get((cell.task, cell.arm)):
+            source = f"{len(own)} finished run{'s' * (len(own) > 1)} of this arm"
+            found[cell.task, cell.arm] = Estimate(epochs * statistics.median(own), source)
+            continue
+        others = [
+            seconds / other.epoch_flops
+            for other in plan.cells
+            if other.task == cell.task
+            for seconds in measured.get((other.task, other.arm), [])
+        ]
+        if others:
+            seconds = epochs * cell.epoch_flops * statistics.median(others)
+            found[cell.task, cell.arm] = Estimate(seconds, "finished runs of other arms, by operations")
+    return found
+
+
+def estimate_by_measuring(cell: Cell, threads: int) -> Estimate:
+    """Time of a run of the cell, measured here and now: two epochs, or matrix products if those are long.
+
+    Raises:
+        PwmError: the run cannot be trained here.
+    """
+    if cell.epoch_flops <= LONG_EPOCH or cell.config.general.device != "cpu":
+        return Estimate(measured_seconds(cell.config, threads), "two epochs measured now")
+    speed = matrix_speed(cell.config.general.device, threads)
+    source = f"operations at {speed / 1e9:.0f} GFLOP/s, the speed of matrix products: at least this"
+    return Estimate(cell.flops / speed, source)
+
+
+def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[PlannedRun], bool]) -> str:
+    """Plain text: a row per run, then how long all of it takes and how that is known.
+
+    Args:
+        plan: the experiment.
+        estimates: times by task and arm, where known.
+        at_a_time: runs in parallel.
+        done: whether nothing is left to do for a run, its evaluation included.
+    """
+    header = ("task", "arm", "seed", "parameters", "env steps", "TFLOP", "time", "state")
+    rows = [_row(run, estimates.get((run.cell.task, run.cell.arm)), done(run)) for run in plan.runs]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [f"{plan.experiment.title} ({plan.folder})", ""]
+    for row in [header, *rows]:
+        cells = (
+            text.ljust(w) if i < 2 or i == 7 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths))
+        )
+        lines.append("  ".join(cells).rstrip())
+    lines += ["", _parity_line(plan), *_matched_lines(plan), total(plan, estimates, at_a_time)]
+    for source in dict.fromkeys(e.source for e in estimates.values()):
+        arms = [f"{task} {arm}" for (task, arm), e in estimates.items() if e.source == source]
+        lines.append(f"  {source}: {', '.join(arms)}")
+    return "\n".join([*lines, *origin_warnings(plan)])
+
+
+def total(plan: Plan, estimates: Estimates, at_a_time: int) -> str:
+    """One line: how many runs there are, how many are finished, and how long the others take."""
+    states = {run: run.state() for run in plan.runs}
+    left = [run for run, found in states.items() if found.state != FINISHED]
+    counts = f"{len(plan.runs)} runs, {len(plan.runs) - len(left)} trained already"
+    how = f"{at_a_time} at a time, {plan.threads} thread{'s' * (plan.threads > 1)} each"
+    if not left:
+        return counts
+    if any((run.cell.task, run.cell.arm) not in estimates for run in left):
+        return f"{counts}; {how}"
+    seconds = [
+        estimates[run.cell.task, run.cell.arm].seconds * (1 - states[run].epoch / run.config.epochs)
+        for run in left
+    ]
+    # The last runs may have to wait for each other.
+    longest = max(max(seconds), sum(seconds) / at_a_time)
+    return f"{counts}; about {tqdm.format_interval(round(longest))} of training left; {how}"
+
+
+def _parity_line(plan: Plan) -> str:
+    if not plan.experiment.parity:
+        return "parity: does not apply to this experiment"
+    differences = [
+        f"{cell.task} {cell.arm} {cell.parity.difference:+.2%} {'PASS' if cell.parity.passed else 'FAIL'}"
+        for cell in plan.candidates()
+    ]
+    return f"parity with {plan.experiment.baseline}: " + ", ".join(differences)
+
+
+def _matched_lines(plan: Plan) -> list[str]:
+    """What is left between arms that were matched in computation; only whole updates can be added."""
+    return [
+        f"{cell.task}: an epoch of {cell.arm} costs {cell.matched.mismatch:+.2%} against "
+        f"{plan.experiment.compute_matched[cell.arm]}"
+        for cell in plan.cells
+        if cell.matched is not None
+    ]
+
+
+def _row(run: PlannedRun, estimate: Estimate | None, done: bool) -> tuple[str, ...]:
+    cell, found = run.cell, run.state()
+    state = found.state
+    if state == FINISHED:
+        state = "done" if done else "trained, to be evaluated"
+    elif found.epoch:
+        state = f"to be continued at epoch {found.epoch} of {run.config.epochs}"
+    return (
+        cell.task,
+        cell.arm,
+        str(run.seed),
+        f"{cell.parameters:,}",
+        f"{cell.env_steps:,}",
+        f"{teraflops:,.0f}" if (teraflops := cell.flops / 1e12) >= 100 else f"{teraflops:.3g}",
+        "-" if estimate is None else tqdm.format_interval(round(estimate.seconds)),
+        state,
+    )
+
+
+def _seconds_per_epoch(run: PlannedRun) -> float | None:
+    try:
+        last = read_run(run.folder).evaluations[-1]
+    except PwmError:
+        # Its folder is damaged: the report will say so.
+        return None
+    return last.wall_time / last.epoch if last.epoch else None

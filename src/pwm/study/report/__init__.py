@@ -1,0 +1,1 @@
+"""The report on a study, as HTML and as Markdown."""

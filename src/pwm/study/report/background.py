@@ -1,0 +1,369 @@
+"""The part of a report that says how results came about: cost, parity, differences, runs, environment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pwm.analysis.cost.operations import PHASES
+from pwm.analysis.cost.parameter_parity import TOLERANCE, Parities
+from pwm.analysis.cost.training_cost import RunCost
+from pwm.analysis.tables.runs import Run
+from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.fairness import made_with
+from pwm.study.comparison.outcome import HeldOut, Outcomes
+from pwm.study.comparison.verdict import size_differences
+from pwm.study.comparison.wording import UNKNOWN, count, listing, minutes, number, percent, share, spread
+from pwm.study.report.document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
+from pwm.study.report.paths import ReportPaths
+
+SHORT_HASH = 10
+WITHOUT_EFFECT = "without effect"
+WITHOUT_EFFECT_NOTE = (
+    f"{WITHOUT_EFFECT}: it cannot change results, as progress bars and logging services cannot."
+)
+TERA_IN_GIGA = 1000
+
+
+def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
+    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same."""
+    phases = [phase.replace("_", " ") for phase in PHASES]
+    tables = [
+        Table(
+            "Cost of training: mean ± standard deviation over seeds.",
+            [
+                "Task",
+                "Arm",
+                "Wall clock (min)",
+                "Time ratio",
+                "Steps/s",
+                "Memory (MB)",
+                "GPU memory (MB)",
+                "Velocity evaluations",
+            ],
+            _rows(outcomes, _resources),
+            [
+                "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
+                "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
+                "evaluations: in the policy's imagination, over the whole run."
+            ],
+            names=2,
+        ),
+        Table(
+            "Floating-point operations (matrix products, forward and backward, counted from the "
+            "configuration).",
+            [
+                "Task",
+                "Arm",
+                *(f"{phase} (GFLOP)" for phase in phases),
+                "Epoch (GFLOP)",
+                "FLOP ratio",
+                "Run (TFLOP)",
+            ],
+            _rows(outcomes, _operations),
+            [
+                "Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm.",
+                *_left_by_matching(outcomes, compute_matched),
+            ],
+            names=2,
+        ),
+        Table(
+            "What cost buys: gain of the final policies over the floor, on held-out seeds.",
+            ["Task", "Arm", "Gain", "Gain per minute", "Gain per GFLOP"],
+            _rows(outcomes, _value),
+            [],
+            names=2,
+        ),
+    ]
+    return Section("Cost", tables)
+
+
+def parity(outcomes: Outcomes, checked: Parities) -> Section:
+    """Parameter counts of the world models."""
+    rows: list[list[Cell]] = []
+    for outcome in outcomes.candidates:
+        for task, difference in size_differences(outcome).items():
+            pair = [_sizes(arm.runs(task)) for arm in (outcome.baseline, outcome.candidate)]
+            passed = abs(difference) <= TOLERANCE
+            rows.append(
+                [
+                    outcome.candidate.label,
+                    task,
+                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in pair),
+                    percent(100 * difference, 2),
+                    Mark("PASS" if passed else "FAIL", passed),
+                ]
+            )
+    baseline = outcomes.arms[0].label
+    measured = Table(
+        f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart.",
+        [
+            "Arm",
+            "Task",
+            f"World model, {baseline}",
+            "World model, arm",
+            f"Dynamics, {baseline}",
+            "Dynamics, arm",
+            "Difference",
+            "Result",
+        ],
+        rows,
+        names=2,
+    )
+    blocks: list[Block] = [measured]
+    if any(checked.values()):
+        blocks.append(_parts(checked))
+    wrong: dict[str, list[str]] = {}
+    for arm, pairs in checked.items():
+        for task, found in pairs.items():
+            for problem in found.problems:
+                wrong.setdefault(f"{arm}: {problem}", []).append(task)
+    for problem, tasks in wrong.items():
+        blocks.append(
+            Text(f"Parity check, {problem} ({listing(tasks)}); only the width of the dynamics may differ.")
+        )
+    return Section("Parity", blocks)
+
+
+def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths) -> Section:
+    """Everything in which arms differ, declared or not."""
+    found = list(dict.fromkeys(d for outcome in outcomes.candidates for d in outcome.differences))
+    meant = f"Arms may differ in: {listing(declared, 'nothing')}."
+    if not found:
+        return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
+    rows: list[list[Cell]] = []
+    for d in found:
+        kind: Cell = "declared" if d.declared else Mark("UNDECLARED", False)
+        if not d.decides:
+            kind = WITHOUT_EFFECT
+        rows.append([d.arm, d.key, *(paths.clean(v) for v in (d.baseline, d.candidate)), d.runs, kind])
+    unfair = sum(d.unfair for d in found)
+    table = Table(
+        "Resolved configuration, what the runs were made with, and which runs there are: every difference.",
+        ["Arm", "Key", outcomes.arms[0].label, "Arm's value", "Where", "Kind"],
+        rows,
+        [] if all(d.decides for d in found) else [WITHOUT_EFFECT_NOTE],
+        names=2,
+        words=True,
+    )
+    summary = "Nothing else that can change results differs."
+    if unfair:
+        summary = f"NOT DECLARED, although it can change results: {count(unfair, 'difference')}."
+    return Section("Differences between arms", [Text(f"{meant} {summary}"), table])
+
+
+def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
+    """Every run, and every problem that was met while reading them."""
+    rows: list[list[Cell]] = [
+        [
+            arm.label,
+            run.key[0],
+            str(run.key[2]),
+            run.state,
+            f"{row['env_steps']:,}",
+            number(row["best"]),
+            number(row["final"]),
+            *(number(float(np.mean(held_out[run.key][which]))) for which in ("best", "final")),
+            number(row["wall_time"] / 60),
+            row["config_hash"][:SHORT_HASH],
+            paths.show(run.path),
+        ]
+        for arm in outcomes.arms
+        for run, row in zip(arm.table.runs, outcomes.rows[arm.label], strict=True)
+    ]
+    table = Table(
+        "Runs. Returns of the best and the last evaluation during training, and of the two policies on "
+        "held-out seeds.",
+        [
+            "Arm",
+            "Task",
+            "Seed",
+            "State",
+            "Steps",
+            "Best",
+            "Last",
+            "Best, held out",
+            "Final, held out",
+            "Minutes",
+            "Configuration",
+            "Folder",
+        ],
+        rows,
+        names=3,
+    )
+    problems = problems_in_words(outcomes.arms, paths)
+    listed: Block = (
+        Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
+    )
+    return Section("Runs", [table, listed])
+
+
+def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
+    """What is amiss with the runs of every arm, one sentence each."""
+    return [f"{arm.label}: {paths.clean(str(problem))}" for arm in arms for problem in arm.table.problems]
+
+
+def environment(outcomes: Outcomes) -> Section:
+    """What the runs were made with, as their manifests say."""
+    made = {(arm.label, run.key): made_with(run) for arm in outcomes.arms for run in arm.table.runs}
+    rows: list[list[Cell]] = []
+    for key in dict.fromkeys(key for facts in made.values() for key in facts):
+        groups: dict[str, list[str]] = {}
+        for (label, (task, _, seed)), facts in made.items():
+            groups.setdefault(facts.get(key, "unknown"), []).append(f"{label} {task} seed {seed}")
+        for value, where in groups.items():
+            rows.append([key, value, "all runs" if len(where) == len(made) else ", ".join(where)])
+    blocks: list[Block] = [
+        Table("As the runs' manifests state it.", ["What", "Value", "Runs"], rows, words=True)
+        if rows
+        else Text("No run says what it was made with: manifest.json is missing.")
+    ]
+    if any("-dirty" in facts.get("git_commit", "") for facts in made.values()):
+        blocks.append(
+            Text(
+                "A commit with -dirty names a source tree with uncommitted changes, and what follows it is a "
+                "hash of them: the commit alone does not say what was run."
+            )
+        )
+    references = [
+        f"{task}: zero actions score {number(scores.get('zero_action'))}, random actions "
+        f"{number(scores.get('random_action'))}"
+        for task, scores in sorted(outcomes.references.items())
+    ]
+    return Section("Environment", [*blocks, Bullets([*_seeds(outcomes), *references])])
+
+
+def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
+    """Commands that make the runs and the report again."""
+    if not commands:
+        return Section("Reproduce", [Text("No commands were given.")])
+    return Section("Reproduce", [Commands([paths.from_here(command) for command in commands])])
+
+
+def _rows(
+    outcomes: Outcomes, cells: Callable[[Outcomes, str, str, list[RunCost]], list[str]]
+) -> list[list[Cell]]:
+    return [
+        [task, arm.label, *cells(outcomes, task, arm.label, _costs(outcomes, arm, task))]
+        for task in outcomes.tasks
+        for arm in outcomes.arms
+        if task in arm.tasks
+    ]
+
+
+def _costs(outcomes: Outcomes, arm: Arm, task: str) -> list[RunCost]:
+    pairs = zip(arm.table.runs, outcomes.costs[arm.label], strict=True)
+    return [cost for run, cost in pairs if run.key[0] == task]
+
+
+def _resources(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    return [
+        minutes([cost.seconds for cost in costs]),
+        _ratio(outcomes, task, costs, lambda cost: cost.seconds),
+        *(
+            spread(_known(getattr(cost, name) for cost in costs))
+            for name in ("fps", "memory", "device_memory", "velocity_evals")
+        ),
+    ]
+
+
+def _operations(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    epochs = [cost.epoch_gflops for cost in costs if cost.epoch_gflops is not None]
+    total = _mean(_known(cost.total_gflops for cost in costs))
+    return [
+        *(number(_mean([epoch[phase] for epoch in epochs])) for phase in (*PHASES, "total")),
+        _ratio(outcomes, task, costs, _epoch_total),
+        number(total / TERA_IN_GIGA),
+    ]
+
+
+def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Iterator[str]:
+    """What whole updates leave between arms that were matched in computation, task by task."""
+    arms = {arm.label: arm for arm in outcomes.arms}
+    for matched, other in compute_matched.items():
+        if matched not in arms or other not in arms:
+            continue
+        for task in sorted(set(arms[matched].tasks) & set(arms[other].tasks)):
+            pair = [_costs(outcomes, arms[label], task) for label in (matched, other)]
+            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in pair)
+            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in pair)
+            yield (
+                f"{matched} was matched to {other}; what whole updates leave on {task}: "
+                f"{percent(100 * (ours / theirs - 1), 2)} per epoch, "
+                f"{percent(100 * (whole / other_whole - 1), 2)} per run."
+            )
+
+
+def _value(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+    gain = float(outcomes.scores[label]["final"][task].mean()) - outcomes.floor(task)
+    spent = _mean([cost.seconds / 60 for cost in costs])
+    return [
+        number(gain, sign=True),
+        number(gain / spent),
+        number(gain / _mean(_known(cost.total_gflops for cost in costs))),
+    ]
+
+
+def _ratio(
+    outcomes: Outcomes, task: str, costs: Sequence[RunCost], of: Callable[[RunCost], float | None]
+) -> str:
+    baseline = outcomes.arms[0]
+    if task not in baseline.tasks:
+        return UNKNOWN
+    first = _mean(_known(map(of, _costs(outcomes, baseline, task))))
+    return number(_mean(_known(map(of, costs))) / first)
+
+
+def _epoch_total(cost: RunCost) -> float | None:
+    return None if cost.epoch_gflops is None else cost.epoch_gflops["total"]
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _seeds(outcomes: Outcomes) -> list[str]:
+    """Which seeds were used where, one line per set of seeds."""
+    used: dict[str, list[str]] = {}
+    for arm in outcomes.arms:
+        for task in arm.tasks:
+            seeds = listing(str(run.key[2]) for run in arm.runs(task))
+            used.setdefault(seeds, []).append(f"{arm.label} on {task}")
+    return [
+        f"Seeds {seeds}: {'every arm on every task' if len(used) == 1 else ', '.join(where)}."
+        for seeds, where in used.items()
+    ]
+
+
+def _sizes(of: Sequence[Run]) -> Mapping[str, Any]:
+    return next((run.parameters for run in of if run.parameters), {})
+
+
+def _parts(checked: Parities) -> Table:
+    """The checked pairs part by part."""
+    found = [(arm, task, pair) for arm, pairs in checked.items() for task, pair in pairs.items()]
+    names = list(dict.fromkeys(name for _, _, pair in found for name in pair.baseline))
+    rows: list[list[Cell]] = [
+        [
+            arm,
+            task,
+            *(f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}" for name in names),
+            " / ".join(f"{total:,}" for total in pair.totals),
+            percent(100 * pair.difference, 2),
+            Mark("PASS" if pair.passed else "FAIL", pair.passed),
+        ]
+        for arm, task, pair in found
+    ]
+    return Table(
+        "Checked pairs part by part: trainable parameters, baseline / candidate.",
+        ["Arm", "Task", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
+        rows,
+        names=2,
+    )

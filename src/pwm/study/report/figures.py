@@ -1,0 +1,85 @@
+"""Figures of a report, as files in memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from pwm.study.comparison import plots as comparison_plots
+from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.wording import listing
+from pwm.study.report.document import Picture
+
+CSS_PIXELS_PER_INCH = 96
+# Bytes. Curves of many thousand points are larger as vectors than as pixels, and no sharper.
+LARGE = 1_000_000
+DPI = 144
+# Caption, and what it shows for those who cannot see it.
+TEXTS = {
+    "returns_by_steps": (
+        "Evaluated return over environment steps.",
+        "Learning curves over environment steps of {arms} on {tasks}.",
+    ),
+    "returns_by_time": (
+        "Evaluated return over wall time, which whatever else ran on the machine makes longer.",
+        "Learning curves over wall time of {arms} on {tasks}.",
+    ),
+    "final_returns": (
+        "Return of the last evaluation during training, on other episodes than the held-out ones.",
+        "Bars of the last evaluation's return of {arms} on {tasks}.",
+    ),
+    "performance_profile": (
+        "Share of the runs of all tasks whose last evaluation during training is above a normalised return "
+        "s. The figure has a scale of its own, not the one of the table: 0 is what zero actions score, and 1 "
+        "the last evaluation of the task's best run.",
+        "Performance profiles of {arms} on {tasks}.",
+    ),
+    "gradient_norms": (
+        "Gradient norms before clipping.",
+        "Histograms of the gradient norms of world model, actor and critic of {arms} on {tasks}.",
+    ),
+    "losses": (
+        "Losses and open-loop latent errors during training.",
+        "Curves of losses and latent errors of {arms} on {tasks}.",
+    ),
+}
+FIGURE_NAMES = tuple(TEXTS)
+
+
+def draw_figures(arms: Sequence[Arm]) -> dict[str, Picture]:
+    """All figures by name; without those that the runs at hand do not allow.
+
+    Raises:
+        DataError: metrics of a run cannot be read.
+    """
+    names = listing(arm.label for arm in arms)
+    tasks = listing(sorted({task for arm in arms for task in arm.tasks}))
+    figures = {
+        "returns_by_steps": comparison_plots.learning_curves(arms),
+        "returns_by_time": comparison_plots.learning_curves(arms, x="wall_time"),
+        "final_returns": comparison_plots.task_bars(arms),
+        "performance_profile": comparison_plots.performance_profiles(arms),
+        "gradient_norms": comparison_plots.gradient_norms(arms),
+        "losses": comparison_plots.losses(arms),
+    }
+    return {
+        name: picture(name, figure, *(text.format(arms=names, tasks=tasks) for text in TEXTS[name]))
+        for name, figure in figures.items()
+        if figure is not None
+    }
+
+
+def picture(name: str, figure: Figure, caption: str, alt: str) -> Picture:
+    """``figure`` as SVG, or as PNG where that would be too large; it depends on what is drawn alone."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    content, suffix = svg.getvalue(), "svg"
+    if len(content) > LARGE:
+        figure.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        content, suffix = min((content, suffix), (png.getvalue(), "png"), key=lambda file: len(file[0]))
+    width, height = (round(inches * CSS_PIXELS_PER_INCH) for inches in figure.get_size_inches())
+    return Picture(name, caption, alt, content, suffix, width, height)

@@ -1,0 +1,216 @@
+"""Many ``pwm`` processes, a few at a time: started, watched, stopped and accounted for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from tqdm import tqdm
+
+from pwm.errors import PwmError
+from pwm.runs import preemption
+from pwm.study.run_progress import RunProgress
+
+# Seconds between two looks at the processes, and between two looks at their metrics.
+POLL = 0.1
+LOOK = 1.0
+
+FINISHED, FAILED, PREEMPTED, NOT_STARTED = "finished", "failed", "preempted", "not started"
+
+
+class Job(Protocol):
+    """Work that one process after another does."""
+
+    @property
+    def title(self) -> str:
+        """Shown to the user."""
+        ...
+
+    @property
+    def log(self) -> Path:
+        """File that the output of its processes is added to."""
+        ...
+
+    def commands(self) -> Iterable[list[str]]:
+        """Arguments of ``pwm`` for what is left to do; asked for one at a time, as those before succeed."""
+        ...
+
+    def progress(self, command: Sequence[str]) -> RunProgress | None:
+        """What to show while ``command`` runs."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        state: ``finished``, ``failed``, ``preempted`` (the same work continues next time) or ``not started``.
+        reason: in words.
+        seconds: how long it was worked on.
+    """
+
+    state: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def start_process(arguments: Sequence[str], threads: int, log: Path) -> subprocess.Popen[bytes]:
+    """``pwm`` with ``arguments`` in a process of its own, with so many threads; its output goes to ``log``.
+
+    It gets a session of its own: an interrupt typed at the terminal reaches it once, through us.
+    """
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pwm.launch.cli", *arguments],
+            env=os.environ | limits,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+class Worker:
+    """One job that is being done.
+
+    Args:
+        job: the job.
+        threads: of its processes.
+    """
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job = job
+        self._threads = threads
+        self._commands = iter(job.commands())
+        self._process: subprocess.Popen[bytes] | None = None
+        self._progress: RunProgress | None = None
+        self._started = time.monotonic()
+        self._stopping = False
+        self._written = 0
+
+    def poll(self) -> Outcome | None:
+        """Go on with the next command if the last one is done; the outcome once there is one."""
+        if self._process is not None:
+            if (code := self._process.poll()) is None:
+                return None
+            self._close_progress()
+            if code or self._stopping:
+                return self._ended(code)
+        elif self._stopping:
+            return Outcome(NOT_STARTED)
+        try:
+            command = next(self._commands, None)
+        except PwmError as error:
+            return self._outcome(FAILED, str(error))
+        if command is None:
+            return self._outcome(FINISHED)
+        log = self.job.log
+        self._written = log.stat().st_size if log.exists() else 0
+        self._process = start_process(command, self._threads, log)
+        self._progress = self.job.progress(command)
+        return None
+
+    def look(self) -> None:
+        """Bring what is shown up to date."""
+        if self._progress is not None:
+            self._progress.refresh()
+
+    def stop(self) -> None:
+        """Ask the process to save and end."""
+        if not self._stopping and self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        self._stopping = True
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._close_progress()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _ended(self, code: int) -> Outcome:
+        # Only training knows how to be preempted; before it begins and after it, the signal ends the process.
+        if code == preemption.EXIT_CODE or (self._stopping and code in (0, -signal.SIGTERM)):
+            return self._outcome(PREEMPTED)
+        killed = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+        return self._outcome(FAILED, killed or self._last_words() or f"exit code {code}")
+
+    def _last_words(self) -> str:
+        """What the last command gave as its reason: the message of ``pwm``, else its last line."""
+        with self.job.log.open("rb") as file:
+            file.seek(self._written)
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        for number in reversed(range(len(lines))):
+            if lines[number].startswith("pwm: ") and not lines[number].startswith("pwm: warning: "):
+                return "\n".join(lines[number:]).removeprefix("pwm: ")
+        return lines[-1] if lines else ""
+
+    def _outcome(self, state: str, reason: str = "") -> Outcome:
+        return Outcome(state, reason, time.monotonic() - self._started)
+
+    def _close_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+
+def run_jobs(
+    jobs: Sequence[J], at_a_time: int, threads: int, report: Callable[[J, Outcome], None]
+) -> list[Outcome]:
+    """Do all jobs, ``at_a_time`` of them in parallel; a job that fails stops no other.
+
+    SIGTERM, SIGINT and SIGUSR1 stop all of them, each at its next safe point; a second SIGINT kills them.
+
+    Args:
+        jobs: in the order to start them.
+        at_a_time: processes at the same time.
+        threads: of each process.
+        report: told of every job that has ended.
+
+    Returns:
+        The outcomes, in the order of the jobs.
+    """
+    outcomes = [Outcome(NOT_STARTED) for _ in jobs]
+    waiting = deque(range(len(jobs)))
+    active: dict[int, Worker] = {}
+    told = False
+    with preemption.PreemptionGuard() as guard:
+        try:
+            looked = time.monotonic()
+            while active or (waiting and not guard.received):
+                while waiting and len(active) < at_a_time and not guard.received:
+                    number = waiting.popleft()
+                    active[number] = Worker(jobs[number], threads)
+                if guard.received and not told:
+                    told = True
+                    tqdm.write(f"{guard.received}: {len(active)} runs save and end", file=sys.stderr)
+                    for worker in active.values():
+                        worker.stop()
+                for number, worker in list(active.items()):
+                    if (outcome := worker.poll()) is not None:
+                        outcomes[number] = outcome
+                        del active[number]
+                        report(jobs[number], outcome)
+                if time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    for worker in active.values():
+                        worker.look()
+                time.sleep(POLL)
+        finally:
+            for worker in active.values():
+                worker.kill()
+    return outcomes
