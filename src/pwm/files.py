@@ -1,4 +1,4 @@
-"""Files written atomically: a reader sees the old content or the new one, never a part."""
+"""Files written atomically (a reader sees the old content or the new one, never a part), read, and locked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from pwm.errors import StorageError
+from filelock import FileLock, Timeout
+
+from pwm.errors import ConfigError, DataError, StorageError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -78,3 +80,49 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: a number is not finite, which JSON cannot express.
     """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in ``path``.
+
+    Raises:
+        DataError: the file is missing, cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path.name} holds {type(content).__name__} instead of an object")
+    return content
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Make ``folder`` and keep other processes out of it; the lock dies with the process.
+
+    Args:
+        folder: what is locked.
+        name: option that names the folder, for the message to somebody who meets the lock.
+
+    Raises:
+        ConfigError: another process works on it, or the folder cannot be made.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is working on {folder}; wait for it, or choose another {name}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written: {error.strerror}; choose another general.logdir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

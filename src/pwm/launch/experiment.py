@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pwm import files
 from pwm.errors import ConfigError, DataError, PwmError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def run_experiment(args: argparse.Namespace) -> int:
         require_services(cell.config)
     shown = [plan.experiment.title, total(plan, estimates, at_a_time), *origin_warnings(plan)]
     print("\n".join(shown), flush=True)
-    with _locked(plan.folder):
+    with files.locked(plan.folder, "name"):
         return _execute(plan, jobs, at_a_time, args)
 
 
@@ -241,28 +241,3 @@ def _at_a_time(jobs: int | None, plan: Plan) -> int:
             raise ConfigError(f"--jobs {jobs}; it must be at least 1")
         return jobs
     return max(1, usable_cores() // plan.threads) if plan.general.device == "cpu" else 1
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second ``pwm experiment`` out of the folder; the lock dies with the process.
-
-    Raises:
-        ConfigError: another process works on it, or the folder cannot be made.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigError(f"another process works on {folder}; wait for it, or choose name=...") from error
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written: {error.strerror}; choose another general.logdir"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

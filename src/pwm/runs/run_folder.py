@@ -11,16 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pwm import files
 from pwm.checkpoints.policies import save_policy
 from pwm.configuration.config import ExperimentConfig, diff, flatten
-from pwm.errors import CheckpointError, ConfigError, StorageError
+from pwm.errors import CheckpointError, ConfigError, DataError, StorageError
 from pwm.runs.provenance import manifest
 from pwm.runs.run_changes import EXTENDS, KEY, add_change, find_change
 from pwm.runs.state_store import StateStore
-from pwm.runs.status import StatusFile, ending, read_object
+from pwm.runs.status import StatusFile, ending
 from pwm.training.loop import LoopState
 from pwm.training.online import OnlineTrainer
 
@@ -53,30 +51,17 @@ class RunFolder:
             ConfigError: another process works on this run, or the folder cannot be made.
             StorageError: a file could not be read or written, for instance because the disk is full.
         """
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                f"another process is working on {self.path}; wait for it, or choose another general.name"
-            ) from error
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path} cannot be written: {error.strerror}; choose another general.logdir"
-            ) from error
-        try:
-            # A process that was killed while writing could not clean up.
-            for unfinished in self.path.rglob(".*.tmp"):
-                unfinished.unlink()
-            yield
-        except OSError as error:
-            raise StorageError(
-                f"run {self.path} failed on a file: {error}; what was saved before is intact: once the cause "
-                "is removed, the same command continues"
-            ) from error
-        finally:
-            lock.release()
+        with files.locked(self.path, "general.name"):
+            try:
+                # A process that was killed while writing could not clean up.
+                for unfinished in self.path.rglob(".*.tmp"):
+                    unfinished.unlink()
+                yield
+            except OSError as error:
+                raise StorageError(
+                    f"run {self.path} failed on a file: {error}; what was saved before is intact: once the "
+                    "cause is removed, the same command continues"
+                ) from error
 
     @property
     def ended(self) -> bool:
@@ -258,10 +243,12 @@ class RunFolder:
         now = manifest(self.trainer.env.device, counts) | {"epochs": self.config.epochs}
         path = self.path / "manifest.json"
         changes: list[dict[str, Any]] = []
-        before = read_object(path)
-        if before is None:
+        try:
+            before = files.read_object(path) if path.exists() else {}
+        except DataError:
             warnings.warn(f"{path} was damaged and is written anew", RuntimeWarning, stacklevel=3)
-        elif before:
+            before = {}
+        if before:
             earlier, changes = before.pop("earlier", []), before.pop(KEY, [])
             now["earlier"] = earlier if before == now else [*earlier, before]
         stored = self.path / "config.yaml"

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pwm.files import write_text
+from pwm.errors import DataError
+from pwm.files import read_object, write_text
 from pwm.training.hooks import Preempted
 
 
@@ -21,17 +22,6 @@ def ending(error: BaseException | None) -> tuple[str, str]:
     if isinstance(error, Preempted):
         return "preempted", str(error)
     return "failed", f"{type(error).__name__}: {error}"
-
-
-def read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``; empty if there is no such file, None if it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
 
 
 class StatusFile:
@@ -46,7 +36,9 @@ class StatusFile:
 
     def read(self) -> dict[str, Any]:
         """What the file says; empty if it is missing or damaged, in which case it will be written anew."""
-        return read_object(self.path) or {}
+        with contextlib.suppress(DataError):
+            return read_object(self.path)
+        return {}
 
     def write(self, state: str, reason: str, progress: dict[str, Any]) -> None:
         """Replace the file: ``state``, ``reason``, ``progress``, who writes and when (UTC).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from pwm.configuration.general import General
 from pwm.configuration.override_values import quote
 from pwm.configuration.overrides import last_of_each
 from pwm.envs.base import EnvSpec
-from pwm.errors import ConfigError
+from pwm.errors import ConfigError, DataError
+from pwm.files import read_object
 from pwm.runs.provenance import device_name
 from pwm.runs.run_changes import EXTENDS
 from pwm.runs.run_folder import run_path
@@ -140,12 +140,13 @@ class PlannedRun:
 
         A run that stopped early is finished only under the patience it stopped with.
         """
-        try:
-            status = json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
-            state, epoch = status["state"], int(status["epoch"])
-        except FileNotFoundError:
+        path = self.folder / "status.json"
+        if not path.exists():
             return RunState(NEW, 0)
-        except (ValueError, KeyError, TypeError):
+        try:
+            status = read_object(path)
+            state, epoch = status["state"], int(status["epoch"])
+        except (DataError, ValueError, KeyError, TypeError):
             # Damaged; the run itself says what is wrong, or mends it.
             return RunState(UNFINISHED, 0)
         whole = state == "finished" and (epoch >= self.config.epochs or self._stopped_as_planned())

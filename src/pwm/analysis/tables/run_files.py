@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pwm.analysis.tables.records import load_records
 from pwm.analysis.tables.run_measures import Evaluation
 from pwm.errors import DataError
+from pwm.files import read_object
 
 
 def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
@@ -64,20 +64,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if wrong := [name for name, number in counts.items() if not isinstance(number, int)]:
         raise DataError(f"manifest.json: parameters.{wrong[0]}={counts[wrong[0]]!r} must be a whole number")
     return manifest
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``.
-
-    Raises:
-        DataError: the file is missing, cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path.name} is missing") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path.name} holds {type(content).__name__} instead of an object")
-    return content

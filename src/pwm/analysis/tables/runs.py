@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from pwm.analysis.tables.records import load_reference
-from pwm.analysis.tables.run_files import read_evaluations, read_manifest, read_object
+from pwm.analysis.tables.run_files import read_evaluations, read_manifest
 from pwm.analysis.tables.run_measures import Evaluation, measures
 from pwm.checkpoints.run_search import expand, run_folders
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import ConfigError, DataError
-from pwm.files import write_text
+from pwm.files import read_object, write_text
 from pwm.runs.run_changes import NEVER, describe_changes
 
 STATES = ("running", "finished", "preempted", "failed")
