@@ -454,6 +454,14 @@ assert state() == before
     assert done.returncode == 0, f"import pwm changes global settings of torch:\n{done.stderr}"
 
 
+def test_reading_runs_draws_nothing() -> None:
+    code = (
+        "import sys, pwm.analysis.tables.runs, pwm.study.comparison.arms; print('matplotlib' in sys.modules)"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr
+
+
 def test_public_names_exist() -> None:
     code = """
 import pwm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_files import checkpoint_name, find_policy
 from pwm.configuration.building import EVAL_ENVS, build_env, pick_device
 from pwm.envs.base import EnvSpec
-from pwm.errors import CheckpointError, ConfigError
+from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.numbers import readable
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
 
@@ -95,8 +94,8 @@ def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None
     """
     policy = find_policy(run, which)
     try:
-        stored = json.loads(results_path(policy).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        stored = files.read_object(results_path(policy))
+    except DataError:
         return None
     wanted = {
         "policy_sha256": policy_digest(policy),
