@@ -18,7 +18,7 @@ from plain_epoch import PRESETS, EpochSizes, PlainEpoch
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import compose_config
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 # flow_euler is the default of dynamics=flow, which trains along the model's own rollout; teacher starts every
 # transition from its encoded observation and unrolls nothing.

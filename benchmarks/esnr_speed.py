@@ -18,7 +18,7 @@ import torch
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import General, compose_config
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 TARGET_PERCENT = 2.0
 

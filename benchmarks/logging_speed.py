@@ -27,7 +27,7 @@ from pwm.logging.loggers import JSONLLogger, export_csv
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.logging.tensorboard_logger import TensorBoardLogger
 from pwm.logging.wandb_logger import Options, WandBLogger
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 EPOCHS = 40
 CHANGES = ["env=dflex_hopper", "alg=pwm_small", "alg.warmup_env_steps=4000", "alg.warmup_updates=0"]
@@ -63,10 +63,8 @@ def _epochs(folder: Path, watch: _Stopwatch) -> float:
     env = build_env(config, config.alg.num_envs, 0, CPU)
     trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, CPU))
     trainer.warm_up()
-    agent = trainer.agent
-    networks = {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
-    wandb = WandBLogger(folder, "benchmark", Options(mode="offline"), config.to_dict(), networks)
-    board = TensorBoardLogger(folder, networks=networks)
+    wandb = WandBLogger(folder, "benchmark", Options(mode="offline"), config.to_dict(), trainer.networks)
+    board = TensorBoardLogger(folder, networks=trainer.networks)
     jsonl = JSONLLogger(folder / "metrics.jsonl")
     timer = PhaseTimer()
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):

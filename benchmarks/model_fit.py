@@ -92,10 +92,10 @@ def fit(config: ExperimentConfig, env: VectorEnv, replay: ReplayBuffer, test: Ba
     """Train a fresh world model; returns relative errors, the explained reward and CPU seconds."""
     agent = build_agent(config, env.spec, torch.device("cpu"))
     everything = replay.gather(torch.arange(len(replay)))
-    agent.observe(everything.obs[0], everything.reward[0])
+    agent.model.observe(everything.obs[0], everything.reward[0])
     started = time.process_time()
     for _ in range(UPDATES):
-        agent.update_world_model(replay.sample(config.alg.wm_batch_size, agent.generator))
+        agent.model.update(replay.sample(config.alg.model_learning.wm_batch_size, agent.generator))
     seconds = time.process_time() - started
     errors = open_loop_error(agent.world_model, test, (1, 4, 16))
     return [*errors.tolist(), explained_reward(agent, test), seconds]

@@ -41,14 +41,14 @@ from study_files import CURVE, csv_text, curve_path, load_rows, merge
 from torch import Tensor
 
 from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
-from pwm.configuration.building import EVAL_ENVS, build_env
+from pwm.configuration.building import build_env
 from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.envs.base import VectorEnv
 from pwm.errors import ConfigError, PwmError
 from pwm.files import write_text
 from pwm.runs import reference
 from pwm.runs.provenance import LIBRARIES, cpu_model, git_commit
-from pwm.training.evaluation import EVALUATION_SEED, Evaluation, evaluate
+from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED, Evaluation, evaluate
 
 ALGORITHMS = {"sac": "SAC", "tqc": "TQC", "crossq": "CrossQ", "ppo": "PPO"}
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ import torch
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import General, compose_config
 from pwm.runs.run_folder import RunFolder
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 CAPACITY = 1_000_000
 EPOCHS_BETWEEN_SAVES = 20
@@ -50,7 +50,7 @@ def measure(preset: str = "pwm_5M_flow") -> dict[str, float]:
             start = time.perf_counter()
             folder.save_state({})
             seconds.append(time.perf_counter() - start)
-            _add_steps(trainer, EPOCHS_BETWEEN_SAVES * config.alg.horizon)
+            _add_steps(trainer, EPOCHS_BETWEEN_SAVES * config.alg.objective.horizon)
         written = (folder.path / "latest.pt").stat().st_size
         written += max((folder.path / "replay").iterdir()).stat().st_size
         env.close()

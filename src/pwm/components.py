@@ -21,6 +21,7 @@ KINDS = {
     "dynamics": ("pwm.models.dynamics", "build"),
     "integrator": ("pwm.models.integrators", "TABLEAU"),
     "actor": ("pwm.models.actors", "build"),
+    "trainer": ("pwm.training.trainers", "build"),
 }
 
 

@@ -91,7 +91,7 @@ def test_another_policy_trains_with_every_option_of_the_actor(
     changes = ["alg.saturation_coef=0.01", "alg.actor_average=0.5"]
     wanted = [*ANALYTIC, *changes, *collect, f"alg.actor.name={shifted}", "alg.actor.shift=0.1"]
     config = compose_config(overrides(tmp_path, *wanted))
-    assert config.actor.shift == 0.1
+    assert config.chosen["actor"].shift == 0.1
     result = train(config)
     assert result.outcome == "finished"
     policy = torch.load(result.folder / "final_policy.pt", weights_only=True)["modules"]

@@ -117,7 +117,11 @@ def test_the_matched_arm_costs_as_much_as_the_other() -> None:
     found = plan("compute_matched")
     mlp, matched, flow = found.cells
     wanted = match_compute(mlp.config, flow.config, flow.spec.obs_dim, flow.spec.act_dim)
-    assert matched.config.alg.wm_iterations == wanted.wm_iterations > mlp.config.alg.wm_iterations
+    assert (
+        matched.config.alg.model_learning.wm_iterations
+        == wanted.wm_iterations
+        > mlp.config.alg.model_learning.wm_iterations
+    )
     assert matched.config.alg.warmup_updates == wanted.warmup_updates > mlp.config.alg.warmup_updates
     assert abs(matched.flops / flow.flops - 1) < 0.02
     assert matched.epoch_flops == wanted.matched
@@ -135,7 +139,7 @@ def test_tasks_have_overrides_of_their_own() -> None:
     cells = {cell.task: cell for cell in found.cells if cell.arm == "flow"}
     assert list(cells) == ["analytic_lqr", "gym_Pendulum-v1", "dflex_cartpole"]
     assert [cell.config.epochs for cell in cells.values()] == [7, 4750, 4750]
-    assert {cell.config.alg.gamma for cell in cells.values()} == {0.9}
+    assert {cell.config.alg.objective.gamma for cell in cells.values()} == {0.9}
     # One thread per run, in the simulator as well.
     cartpole = cells["dflex_cartpole"].config
     assert cartpole.env.num_threads == cartpole.general.threads == 1
@@ -145,14 +149,14 @@ def test_the_command_line_changes_an_arm_or_leaves_it_out() -> None:
     heun = "arms.flow=[dynamics=flow,alg.flow_integrator=heun]"
     found = plan("flow_vs_mlp", heun, "arms.residual=null", "name=mine", "general.logdir=elsewhere")
     assert [cell.arm for cell in found.cells] == ["mlp", "flow"]
-    assert found.cells[1].config.dynamics.integrator == "heun"
+    assert found.cells[1].config.chosen["dynamics"].integrator == "heun"
     assert found.folder == Path("elsewhere/experiments/mine")
 
 
 def test_an_arm_may_differ_from_what_is_set_for_all() -> None:
     wide = "arms.flow=[dynamics=flow,'alg.dynamics.units=[17,17]']"
     cells = plan("flow_vs_mlp", "alg.dynamics.units=[16,16]", wide).cells
-    assert [cell.config.dynamics.units for cell in cells] == [[16, 16], [16, 16], [17, 17]]
+    assert [cell.config.chosen["dynamics"].units for cell in cells] == [[16, 16], [16, 16], [17, 17]]
 
 
 def test_threads_and_other_presets_go_to_every_run() -> None:
@@ -275,8 +279,8 @@ def test_groups_and_aliases_can_be_declared_as_in_the_report() -> None:
 )
 def test_lists_in_lists_may_be_quoted(override: str) -> None:
     cells = make_plan(load_experiment(["experiment=flow_vs_mlp", override])).cells
-    assert cells[-1].config.dynamics.units == [17, 17]
-    assert cells[-1].config.dynamics.name == "flow"
+    assert cells[-1].config.chosen["dynamics"].units == [17, 17]
+    assert cells[-1].config.chosen["dynamics"].name == "flow"
 
 
 def test_overrides_of_a_task_hold_spaces_in_quotes() -> None:

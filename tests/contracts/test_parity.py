@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = [(f"env={name}",) for name in ENVS if name != "gym"]
 TASKS += [("env=gym", f"env.id={name}") for name in ("Pendulum-v1", "HalfCheetah-v5")]
 ANT = (37, 8)
-SMALL_PARTS = (compose_config(["alg=pwm_small_h16"]).dynamics, compose_config(["alg=pwm_small_h16"]).actor)
+SMALL_PARTS = compose_config(["alg=pwm_small_h16"]).chosen
 
 
 @functools.cache
@@ -58,7 +58,7 @@ def test_sizes_come_from_the_environment() -> None:
 @pytest.mark.parametrize("name", ["pwm_small_h16", "pwm_small_h16_flow", "pwm_small_h16_residual"])
 def test_counts_are_those_of_a_real_model(name: str) -> None:
     config = preset(name)
-    model = build_world_model(config.alg, config.dynamics, *ANT)
+    model = build_world_model(config.alg.world_model, config.chosen["dynamics"], *ANT)
     parity = check_parity(config, config, *ANT)
     assert parity.totals == (model.total_params, model.total_params)
     assert parity.difference == 0.0
@@ -74,10 +74,13 @@ def test_counts_are_those_of_a_real_model(name: str) -> None:
 def test_task_embeddings_are_counted() -> None:
     config = preset("pwm_small_h16")
     # Online training, whose options these are, learns one task and refuses the value.
-    config.alg.task_dim = 16
+    config.alg.world_model.task_dim = 16
     parity = check_parity(config, config, *ANT, n_tasks=30)
     assert parity.baseline["task_embedding"] == 30 * 16
-    assert parity.totals[0] == build_world_model(config.alg, config.dynamics, *ANT, 30).total_params
+    assert (
+        parity.totals[0]
+        == build_world_model(config.alg.world_model, config.chosen["dynamics"], *ANT, 30).total_params
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,7 +194,7 @@ def test_the_size_in_a_name_is_that_of_tdmpc2s_agent(
     theirs = tdmpc2_parameters(config, 39, 6, members, 96, 80)
     assert theirs / 1e6 == pytest.approx(millions, abs=0.05)
     assert abs(theirs / 1e6 / float(name.removesuffix("M")) - 1) < 0.09
-    ours = Agent(preset("pwm_small_h16").alg, *SMALL_PARTS, *ANT, torch.Generator())
+    ours = Agent(preset("pwm_small_h16").alg, SMALL_PARTS, *ANT, torch.Generator())
     expected = sum(p.numel() for net in (ours.world_model, ours.actor, ours.critic) for p in net.parameters())
     assert agent_parameters(preset("pwm_small_h16"), *ANT) == expected
     assert main(["parity", "--baseline", f"pwm_{name}", "--candidate", f"pwm_{name}_flow", *DIMS]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,20 +31,20 @@ REAL_PARAMETERS = 10_000_000
 # Alias -> overrides that set it, and where the value must arrive.
 ALIAS_CASES = {
     "seed": (7, lambda c: c.general.seed),
-    "alg.flow_integrator": ("heun", lambda c: c.dynamics.integrator),
-    "alg.flow_substeps": (4, lambda c: c.dynamics.substeps),
-    "alg.flow_tau_sampling": ("midpoint", lambda c: c.dynamics.tau_sampling),
-    "alg.flow_source": ("teacher", lambda c: c.dynamics.flow_source),
-    "alg.velocity_head": ("tangent", lambda c: c.dynamics.velocity_head),
-    "dynamics": ("residual", lambda c: c.dynamics.name),
-    "actor": ("gaussian", lambda c: c.actor.name),
+    "alg.flow_integrator": ("heun", lambda c: c.chosen["dynamics"].integrator),
+    "alg.flow_substeps": (4, lambda c: c.chosen["dynamics"].substeps),
+    "alg.flow_tau_sampling": ("midpoint", lambda c: c.chosen["dynamics"].tau_sampling),
+    "alg.flow_source": ("teacher", lambda c: c.chosen["dynamics"].flow_source),
+    "alg.velocity_head": ("tangent", lambda c: c.chosen["dynamics"].velocity_head),
+    "dynamics": ("residual", lambda c: c.chosen["dynamics"].name),
+    "actor": ("gaussian", lambda c: c.chosen["actor"].name),
 }
 
 
 def model_on_meta(config: ExperimentConfig, obs_dim: int, act_dim: int) -> WorldModel:
     """The world model without storage: shapes and counts only."""
     with torch.device("meta"):
-        return build_world_model(config.alg, config.dynamics, obs_dim, act_dim)
+        return build_world_model(config.alg.world_model, config.chosen["dynamics"], obs_dim, act_dim)
 
 
 def parameters(preset: str, obs_dim: int, act_dim: int) -> int:
@@ -68,23 +67,21 @@ def test_preset_composes_and_survives_a_round_trip(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ALGS)
-def test_preset_builds_an_agent(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preset_builds_an_agent(preset: str) -> None:
     config = compose_config([f"alg={preset}"])
     count = model_on_meta(config, OBS_DIM, ACT_DIM).total_params
     if count <= REAL_PARAMETERS:
-        agent = Agent(config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, torch.Generator())
+        agent = Agent(config.alg, config.chosen, OBS_DIM, ACT_DIM, torch.Generator())
         action = agent.act(torch.zeros(2, OBS_DIM))
         assert action.shape == (2, ACT_DIM)
         assert torch.isfinite(action).all()
     else:
-        # The optimiser is the one part that needs real weights.
-        monkeypatch.setattr("pwm.algorithm.agent.Updater", lambda *args: None)
-        generator = SimpleNamespace(device=torch.device("meta"))
         with torch.device("meta"):
-            agent = Agent(config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, generator)
+            agent = Agent(config.alg, config.chosen, OBS_DIM, ACT_DIM, None, "meta")
             z = agent.world_model.encode(torch.zeros(2, OBS_DIM))
             action = agent.actor.act(z, torch.zeros(2, agent.actor.noise_dim))
-            assert agent.critic(agent.world_model.next(z, action)).shape == (config.alg.num_critics, 2)
+            values = agent.critic(agent.world_model.next(z, action))
+            assert values.shape == (config.alg.actor_critic.num_critics, 2)
         assert action.shape == (2, ACT_DIM)
     assert agent.world_model.total_params == count
 
@@ -147,7 +144,7 @@ def test_env_composes_and_builds(name: str) -> None:
     ],
 )
 def test_documented_flow_presets_integrate_as_documented(name: str, integrator: str, substeps: int) -> None:
-    dynamics = compose_config([f"alg={name}"]).dynamics
+    dynamics = compose_config([f"alg={name}"]).chosen["dynamics"]
     assert (dynamics.name, dynamics.integrator, dynamics.substeps) == ("flow", integrator, substeps)
 
 
@@ -166,21 +163,21 @@ def test_documented_flow_presets_integrate_as_documented(name: str, integrator: 
 )
 def test_dynamics_of_a_preset_can_be_exchanged(overrides: list[str], name: str) -> None:
     config = compose_config(overrides)
-    assert config.dynamics.name == name
-    width = compose_config(overrides[:1]).dynamics.units
-    assert config.dynamics.units == width
+    assert config.chosen["dynamics"].name == name
+    width = compose_config(overrides[:1]).chosen["dynamics"].units
+    assert config.chosen["dynamics"].units == width
 
 
 def test_flow_keeps_what_its_preset_says_of_it() -> None:
     config = compose_config(["alg=pwm_48M_flow_v2_rk4", "alg.use_flow_dynamics=true"])
-    assert (config.dynamics.integrator, config.dynamics.substeps) == ("rk4", 4)
+    assert (config.chosen["dynamics"].integrator, config.chosen["dynamics"].substeps) == ("rk4", 4)
 
 
 @pytest.mark.parametrize("kind", ["dynamics", "actor"])
 def test_every_component_has_a_yaml_that_builds_it(kind: str) -> None:
     for name in components.names(kind):
         config = compose_config(["alg=pwm_small", f"{kind}={name}"])
-        assert getattr(config, kind).name == name
+        assert config.chosen[kind].name == name
     assert sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")) == components.names(kind)
 
 

@@ -31,7 +31,7 @@ from pwm.launch.cli import INTERRUPTED
 from pwm.runs.preemption import EXIT_CODE
 from pwm.runs.status import StatusFile
 from pwm.training.evaluation import reference_scores
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 RUN = [*ANALYTIC, "general.save_interval=0", "general.epochs=6"]
 LONGER = [*RUN, "general.epochs=8"]

@@ -29,7 +29,7 @@ from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.configuration.config import compose_config
 from pwm.launch.cli import INTERRUPTED
 from pwm.runs.preemption import EXIT_CODE
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 RUNS = {
     "hopper-flow-closed_loop": [*HOPPER, *FLOW],

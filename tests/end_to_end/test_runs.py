@@ -22,7 +22,7 @@ from pwm.configuration.config import compose_config
 from pwm.errors import DataError
 from pwm.launch.cli import INTERRUPTED
 from pwm.runs.preemption import EXIT_CODE
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 ARMS = {"mlp": [], "flow": ["dynamics=flow"]}
 TASK = "analytic_lqr"

@@ -146,9 +146,9 @@ def test_rewards_mean_what_they_did(rew_rms: str, tmp_path: Path) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(agent.world_model.obs_rms.mean, seen.mean)
     if rew_rms == "true":
-        assert float(agent.reward_rms.mean) == 3.0
-        assert float(agent.reward_rms.var) == 4.0
-        assert float(agent.reward_rms.count) == 100.0
+        assert float(agent.model.reward_rms.mean) == 3.0
+        assert float(agent.model.reward_rms.var) == 4.0
+        assert float(agent.model.reward_rms.count) == 100.0
 
 
 def test_actor_critic_and_predictor_of_terminations_are_new(tmp_path: Path) -> None:

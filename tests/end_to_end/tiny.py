@@ -12,7 +12,7 @@ import torch
 from pwm.checkpoints.storage import POLICY_FORMAT, load
 from pwm.launch.cli import main
 from pwm.logging.loggers import read_metrics
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 NETWORKS = [
     "alg.latent_dim=16",

@@ -12,7 +12,7 @@ from torch import Tensor
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import compose_config
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 CPU = torch.device("cpu")
 ENVS, HORIZON, BATCH = 6, 5, 8
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 def collect(trainer: OnlineTrainer, monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
     """Everything that the policy saw in one epoch's collection."""
     agent, shown, ended = trainer.agent, [], []
-    explore, step = agent.explore, trainer.env.step
+    explore, step = agent.actor_critic.explore, trainer.env.step
 
     def spying_explore(z: Tensor) -> Tensor:
         action = explore(z)
@@ -59,7 +59,7 @@ def collect(trainer: OnlineTrainer, monkeypatch: pytest.MonkeyPatch) -> list[See
         return result
 
     with torch.no_grad(), monkeypatch.context() as patch:
-        patch.setattr(agent, "explore", spying_explore)
+        patch.setattr(agent.actor_critic, "explore", spying_explore)
         patch.setattr(trainer.env, "step", spying_step)
         trainer._collect(PhaseTimer())
     return [Seen(*latents, end) for latents, end in zip(shown, ended, strict=True)]
@@ -136,7 +136,7 @@ def test_start_states_are_a_uniform_draw_without_replacement(
         visited = trainer.agent.world_model.encode(trainer.visited)
         assert len(batches) == repeats
         for z in batches:
-            assert z.shape == (BATCH, trainer.options.latent_dim)
+            assert z.shape == (BATCH, trainer.options.world_model.latent_dim)
             distance, index = (z[:, None] - visited).norm(dim=-1).min(1)
             chosen = index[distance < 1e-5][:fresh]
             assert len(chosen.unique()) == fresh

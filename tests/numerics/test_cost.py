@@ -20,7 +20,7 @@ from pwm.analysis.cost.operations import (
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.errors import ConfigError
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 # Widths that are all different, so that no product can stand in for another; a simulator without tensors.
 SIZES = [
@@ -181,7 +181,7 @@ def test_matched_baseline_really_costs_as_much(name: str) -> None:
     candidate = compose("dynamics=flow", f"alg.flow_integrator={name}", "alg.flow_substeps=2")
     real = Measured(candidate)
     match = match_compute(baseline, candidate, *real.sizes)
-    assert match.wm_iterations > baseline.alg.wm_iterations
+    assert match.wm_iterations > baseline.alg.model_learning.wm_iterations
     assert match.overrides[0] == f"alg.wm_iterations={match.wm_iterations}"
     equal = Measured(compose(*match.overrides))
     # Whole updates cannot be closer than half of one.
@@ -199,7 +199,7 @@ def test_matched_baseline_really_costs_as_much(name: str) -> None:
 def test_equal_arms_need_no_more_iterations() -> None:
     config = compose()
     match = match_compute(config, config, 8, 2)
-    assert (match.wm_iterations, match.mismatch) == (config.alg.wm_iterations, 0.0)
+    assert (match.wm_iterations, match.mismatch) == (config.alg.model_learning.wm_iterations, 0.0)
     assert match.warmup_updates == config.alg.warmup_updates
 
 

@@ -108,7 +108,7 @@ def test_value_calibration_compares_the_critic_with_the_return(
     recorded: Recorded, gamma: float, states: int
 ) -> None:
     agent = agent_with_values(3.0, 4.0, 5.0, gamma=gamma)
-    agent.reward_rms.var.fill_(4.0)
+    agent.model.reward_rms.var.fill_(4.0)
     scale = float(agent.reward_scale)
     found = value_calibration(agent, recorded)
     assert found["value"] == pytest.approx(3.0 * scale)
@@ -127,7 +127,7 @@ def test_short_episodes_show_over_estimation_where_steps_follow(recorded: Record
     """A reward of 1 for ever is worth 200; a right value is found right, a wrong one by 1 - gamma^n."""
     gamma = 0.995
     agent = agent_with_values(*[200.0 + excess] * 3, gamma=gamma)
-    agent.reward_rms.var.fill_(1.0 - 1e-5)
+    agent.model.reward_rms.var.fill_(1.0 - 1e-5)
     never = torch.zeros_like(recorded.terminated)
     cut = recorded._replace(reward=torch.ones(6, 2), terminated=never, running=~never)
     found = value_calibration(agent, cut)
@@ -153,7 +153,7 @@ def test_imagination_gap_measures_what_a_recorded_policy_earned() -> None:
 def test_imagined_rewards_are_summed_over_the_horizon_in_the_units_of_the_environment() -> None:
     agent, env = small_agent("alg.predict_termination=false")
     env.close()
-    agent.reward_rms.var.fill_(9.0)
+    agent.model.reward_rms.var.fill_(9.0)
     agent.world_model.reward_net[-1].bias.data.fill_(0.5)
     never = torch.zeros(9, 2, dtype=torch.bool)
     recorded = Recorded(torch.randn(10, 2, OBS), torch.zeros(9, 2, ACT), torch.ones(9, 2), never, ~never)

@@ -79,15 +79,15 @@ def test_bounds_that_do_not_hold_the_first_spread_are_refused(bounds: dict[str, 
 def agent(*changes: str) -> Agent:
     torch.manual_seed(0)
     config = compose_config(["alg=pwm_small_h16", "alg.latent_dim=16", "alg.horizon=3", *changes])
-    return Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
+    return Agent(config.alg, config.chosen, 3, 2, torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize(("target", "rises"), [(5.0, True), (-5.0, False)])
 def test_the_temperature_rises_while_entropy_is_short(target: float, rises: bool) -> None:
     learner = agent("actor=sac", f"alg.entropy_target={target}")
     z = learner.world_model.encode(torch.randn(32, 3)).detach()
-    first = learner.update_actor(z)[2]
-    second = learner.update_actor(z)[2]
+    first = learner.actor_critic.update_actor(learner.world_model, z)[2]
+    second = learner.actor_critic.update_actor(learner.world_model, z)[2]
     assert (float(second["temperature"]) > float(first["temperature"])) == rises
     assert float(first["temperature"]) == pytest.approx(0.01)
 
@@ -100,7 +100,9 @@ def test_the_entropy_settles_at_its_target(name: str) -> None:
         "alg.saturation_coef=0", *(["alg.actor.min_log_std=-4"] if name == "gaussian" else []),
     )  # fmt: skip
     z = learner.world_model.encode(torch.randn(64, 3)).detach()
-    entropy = [float(learner.update_actor(z)[2]["entropy"]) for _ in range(400)]
+    entropy = [
+        float(learner.actor_critic.update_actor(learner.world_model, z)[2]["entropy"]) for _ in range(400)
+    ]
     assert entropy[0] > -0.7
     # The temperature lags behind, so that the entropy swings about its target.
     assert sum(entropy[-200:]) / 200 == pytest.approx(-1.2, abs=0.15)
@@ -112,7 +114,7 @@ def test_the_actor_alone_is_rewarded_for_entropy() -> None:
     for changes in ([], ["alg.entropy_target=-1", "alg.temperature=7.0"]):
         learner = agent("actor=sac", *changes)
         z = learner.world_model.encode(torch.randn(32, 3)).detach()
-        targets.append(learner.update_actor(z)[1])
+        targets.append(learner.actor_critic.update_actor(learner.world_model, z)[1])
     torch.testing.assert_close(targets[0], targets[1])
 
 
@@ -120,10 +122,10 @@ def test_the_temperature_belongs_to_the_training_state() -> None:
     learner, other = (agent("actor=sac", "alg.entropy_target=2") for _ in range(2))
     z = learner.world_model.encode(torch.randn(32, 3)).detach()
     for _ in range(3):
-        learner.update_actor(z)
+        learner.actor_critic.update_actor(learner.world_model, z)
     other.load_training_state(learner.training_state())
-    assert torch.equal(other.log_temperature, learner.log_temperature)
-    a, b = (one.update_actor(z)[2] for one in (learner, other))
+    assert torch.equal(other.actor_critic.log_temperature, learner.actor_critic.log_temperature)
+    a, b = (one.actor_critic.update_actor(one.world_model, z)[2] for one in (learner, other))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -28,7 +28,7 @@ from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch
 from pwm.errors import DataError
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 CPU = torch.device("cpu")
 SIZES = [
@@ -245,16 +245,17 @@ def test_gradients_are_those_that_training_takes(alg: str) -> None:
     trainer = trainer_of(f"alg={alg}")
     agent = trainer.agent
     # Steps of no length leave the parameters where they are; the normaliser of returns moves before the step.
-    agent.set_lr_fraction(1.0, 0.0)
+    for updater in agent.updaters.values():
+        updater.decay_lr(1.0, 0.0)
     z = agent.world_model.encode(trainer.visited[:8]).detach()
     batch: Batch = trainer.replay.sample(8, generator(3))
 
     agent.generator.manual_seed(4)
-    _, _, actor = agent.update_actor(z)
+    _, _, actor = agent.actor_critic.update_actor(agent.world_model, z)
     assert norm(actor_gradient(agent, z, generator(4))) == pytest.approx(float(actor["grad_norm"]), rel=1e-5)
     agent.generator.manual_seed(5)
-    model = agent.update_world_model(batch)
-    measured = norm(model_gradient(agent, batch, generator(5)))
+    model = agent.model.update(batch)
+    measured = norm(model_gradient(agent.model, batch, generator(5)))
     assert measured == pytest.approx(float(model["grad_norm"]), rel=1e-5)
 
 
@@ -264,7 +265,11 @@ def everything(trainer: OnlineTrainer) -> list[Tensor]:
     agent, replay = state["agent"], trainer.replay.state_dict()
     tensors = [*agent["modules"].values(), agent["generator"], torch.get_rng_state(), *state["episodes"]]
     tensors += [state["obs"], state["visited"]]
-    tensors += [p.grad for p in trainer.agent.parameters() if p.grad is not None]
+    tensors += [
+        p.grad
+        for p in (q for net in trainer.networks.values() for q in net.parameters())
+        if p.grad is not None
+    ]
     for updater in agent["updaters"].values():
         tensors += [updater["skipped"], updater["skipped_in_row"]]
         tensors += [v for slot in updater["optimizer"]["state"].values() for v in slot.values()]
@@ -294,10 +299,10 @@ def test_gradient_of_a_large_batch_is_the_mean_over_its_parts(monkeypatch: pytes
     trainer = trainer_of("alg=pwm_small_h16")
     agent = trainer.agent
     z = agent.world_model.encode(start_states(agent, trainer)).detach()
-    noise = agent.noise(4, 64, generator=generator(8))
+    noise = agent.actor_critic.noise(4, 64, generator=generator(8))
     whole, parts = None, []
     for part in (slice(None), slice(0, 32), slice(32, 64)):
-        monkeypatch.setattr(agent, "noise", lambda *_, part=part, **__: noise[:, part])
+        monkeypatch.setattr(agent.actor_critic, "noise", lambda *_, part=part, **__: noise[:, part])
         found = actor_gradient(agent, z[part], generator())
         whole, parts = (found, parts) if whole is None else (whole, [*parts, found])
     for expected, one, other in zip(whole or (), *parts, strict=True):
@@ -311,7 +316,7 @@ def test_only_clipping_biases_the_actors_gradient() -> None:
     before = everything(trainer)
 
     def measured(clip: float, clipped: bool) -> GradientBias:
-        agent.options.actor_grad_norm = clip
+        agent.actor_critic.options.actor_grad_norm = clip
         return actor_gradient_bias(agent, obs, 8, generator(9), clipped, batches=32)
 
     plain = measured(1.0, clipped=False)

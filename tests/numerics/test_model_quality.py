@@ -71,7 +71,9 @@ def agent_and_episodes(perfect: bool) -> tuple[Agent, Recorded]:
     env = LqrEnv(AnalyticOptions(state_dim=STATE, episode_length=LENGTH), 6, torch.device("cpu"), 0)
     agent = build_agent(compose_config(SIZES), env.spec, torch.device("cpu"))
     if perfect:
-        agent.world_model = WorldModel(nn.Identity(), ExactDynamics(env), ExactReward(), RegressionHead())
+        agent.model.world_model = WorldModel(
+            nn.Identity(), ExactDynamics(env), ExactReward(), RegressionHead()
+        )
     recording = Recording()
     evaluate(env, lambda obs: agent.act(obs, deterministic=True), 6, recording=recording)
     return agent, recording.stacked()
@@ -90,7 +92,7 @@ def test_a_perfect_model_makes_no_error() -> None:
 
 def test_a_perfect_model_imagines_the_real_return() -> None:
     agent, recorded = agent_and_episodes(perfect=True)
-    for layer in agent.target_critic.layers:
+    for layer in agent.actor_critic.target_critic.layers:
         nn.init.zeros_(layer.weight)
     found = return_gap(agent, recorded, STEPS)
     assert found is not None
@@ -213,7 +215,7 @@ def test_what_does_not_vary_has_no_slope(constant: str) -> None:
 def test_a_value_that_is_right_is_calibrated() -> None:
     """With gamma = 0 the return is the reward; a critic that returns it is perfect."""
     agent, recorded = agent_and_episodes(perfect=True)
-    agent.options.gamma = 0.0
+    agent.objective.gamma = 0.0
 
     class Reward(nn.Module):
         """Two members: the reward of the policy's own action, and more."""
@@ -222,7 +224,7 @@ def test_a_value_that_is_right_is_calibrated() -> None:
             reward = ExactReward()(torch.cat((z, agent.policy.act(z)), dim=-1)).squeeze(-1)
             return torch.stack((reward + 2.0, reward))
 
-    agent.critic = Reward()
+    agent.actor_critic.critic = Reward()
     found = value_calibration(agent, recorded)
     assert found["bias"] == pytest.approx(0.0, abs=1e-5)
     assert found["slope"] == pytest.approx(1.0, abs=1e-4)

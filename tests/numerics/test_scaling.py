@@ -86,7 +86,7 @@ def test_simnorm_is_a_softmax_in_consecutive_groups() -> None:
 def _small_agent(*changes: str) -> Agent:
     torch.manual_seed(0)
     config = compose_config(["alg=pwm_small_h16", "alg.latent_dim=16", "alg.horizon=4", *changes])
-    return Agent(config.alg, config.dynamics, config.actor, 3, 2, torch.Generator().manual_seed(1))
+    return Agent(config.alg, config.chosen, 3, 2, torch.Generator().manual_seed(1))
 
 
 def _step_with_rewards_times(factor: float, ret_rms: bool) -> dict[str, torch.Tensor]:
@@ -96,9 +96,9 @@ def _step_with_rewards_times(factor: float, ret_rms: bool) -> dict[str, torch.Te
     with torch.no_grad():
         reward.weight.copy_(factor * torch.randn(reward.weight.shape))
         reward.bias.mul_(factor)
-        agent.target_critic.std.mul_(factor)
+        agent.actor_critic.target_critic.std.mul_(factor)
     z = agent.world_model.encode(torch.randn(64, 3)).detach()
-    return agent.update_actor(z)[2]
+    return agent.actor_critic.update_actor(agent.world_model, z)[2]
 
 
 @pytest.mark.parametrize("factor", [0.1, 30.0])
@@ -125,12 +125,12 @@ def _batch(agent: Agent) -> Batch:
 def test_the_model_learns_rewards_in_units_of_their_spread(rew_rms: bool) -> None:
     agent = _small_agent(f"alg.rew_rms={rew_rms}")
     batch, rewards = _batch(agent), 5 + 20 * torch.randn(1000)
-    agent.observe(torch.randn(1000, 3), rewards)
+    agent.model.observe(torch.randn(1000, 3), rewards)
     scale = float(rewards.std(correction=0)) if rew_rms else 1.0
     assert float(agent.reward_scale) == pytest.approx(scale, rel=1e-3)
     # An untrained model predicts 0, so its reward loss is the weighted mean of the squared targets.
-    weights = agent.options.gamma ** torch.arange(4.0)[:, None]
-    _, metrics = agent.model_loss(batch, agent.generator)
+    weights = agent.objective.gamma ** torch.arange(4.0)[:, None]
+    _, metrics = agent.model.loss(batch, agent.generator)
     expected = (weights * (batch.reward / scale).square()).mean()
     torch.testing.assert_close(metrics["reward_loss"], expected, rtol=2e-3, atol=0.0)
 
@@ -139,14 +139,14 @@ def test_the_order_of_windows_and_start_states_does_not_matter(monkeypatch: pyte
     agent = _small_agent("alg.saturation_coef=0.1")
     batch, order = _batch(agent), torch.randperm(32, generator=agent.generator)
     shuffled = Batch(*(part[:, order] for part in batch))
-    losses = [agent.model_loss(b, agent.generator)[0] for b in (batch, shuffled)]
+    losses = [agent.model.loss(b, agent.generator)[0] for b in (batch, shuffled)]
     torch.testing.assert_close(losses[0], losses[1])
     noise, z = torch.randn(4, 32, 2), agent.world_model.encode(batch.obs[0]).detach()
     results = []
     for index in (torch.arange(32), order):
         learner = copy.deepcopy(agent)
-        monkeypatch.setattr(learner, "noise", lambda *shape, index=index: noise[:, index])
-        _, targets, metrics = learner.update_actor(z[index])
+        monkeypatch.setattr(learner.actor_critic, "noise", lambda *shape, index=index: noise[:, index])
+        _, targets, metrics = learner.actor_critic.update_actor(learner.world_model, z[index])
         results.append((targets[:, index.argsort()], metrics))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
@@ -175,7 +175,8 @@ def test_critics_learn_from_every_sample_by_its_weight() -> None:
     learners = [_small_agent(*changes) for _ in range(3)]
     before = learners[0].critic(z)
     metrics = [
-        a.update_critic(z, t, weights) for a, t in zip(learners[:2], (targets, disturbed), strict=True)
+        a.actor_critic.update_critic(z, t, weights)
+        for a, t in zip(learners[:2], (targets, disturbed), strict=True)
     ]
     for name, value in learners[0].state_dict().items():
         assert torch.equal(value, learners[1].state_dict()[name]), name
@@ -187,10 +188,13 @@ def test_critics_learn_from_every_sample_by_its_weight() -> None:
     assert steps == {12}
     last = learners[2]
     few = z[:2]
-    last.options.critic_iterations = last.options.critic_batches = 1
-    last.update_critic(few, few[:, 0], torch.ones(2))
+    opts = last.actor_critic.options
+    opts.critic_iterations = opts.critic_batches = 1
+    last.actor_critic.update_critic(few, few[:, 0], torch.ones(2))
     for slow, fast, start in zip(
-        last.target_critic.parameters(), last.critic.parameters(), _small_agent(*changes).critic.parameters()
+        last.actor_critic.target_critic.parameters(),
+        last.critic.parameters(),
+        _small_agent(*changes).critic.parameters(),
     ):
         torch.testing.assert_close(slow, (fast + start) / 2)
     assert not torch.equal(learners[0].critic(z), before)
@@ -201,7 +205,7 @@ def test_metrics_of_critics_are_means_over_their_steps() -> None:
     z = torch.randn(32, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = critic_loss(agent.critic, z, z[:, 0])
-    metrics = agent.update_critic(z, z[:, 0], torch.ones(32))
+    metrics = agent.actor_critic.update_critic(z, z[:, 0], torch.ones(32))
     torch.testing.assert_close(metrics["loss"], expected)
 
 
@@ -209,8 +213,8 @@ def test_critics_follow_the_scale_of_their_targets() -> None:
     agent = _small_agent()
     z = torch.randn(256, 16, generator=torch.Generator().manual_seed(3))
     targets = 50 + 7 * torch.randn(256, generator=torch.Generator().manual_seed(4))
-    agent.update_critic(z, targets, torch.ones(256))
-    for critic in (agent.critic, agent.target_critic):
+    agent.actor_critic.update_critic(z, targets, torch.ones(256))
+    for critic in (agent.critic, agent.actor_critic.target_critic):
         torch.testing.assert_close(critic.mean, targets.mean())
         torch.testing.assert_close(critic.std, targets.std(correction=0))
 
@@ -220,7 +224,7 @@ def test_learning_rates_fall_to_the_final_one_and_never_rise(final: float, expec
     agent = _small_agent("alg.model_lr=1e-3", "alg.actor_lr=2e-3", "alg.critic_lr=4e-3")
     initial = {"wm": 1e-3, "actor": 2e-3, "critic": 4e-3}
     for share in (0.0, 0.25, 1.0):
-        rates = agent.set_lr_fraction(share, final)
+        rates = {name: agent.updaters[name].decay_lr(share, final) for name in initial}
         for name, start in initial.items():
             end = start if expected is None else expected
             assert rates[name] == pytest.approx(start + share * (end - start))

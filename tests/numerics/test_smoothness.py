@@ -192,7 +192,7 @@ def test_composed_steps_of_a_linear_system() -> None:
     """The product of k equal Jacobians is a matrix power, of A alone or of A + B K with the policy's part."""
     a, b, k = 1.1 * torch.linalg.qr(matrix(L, L, 1)).Q, matrix(L, ACT, 2), 0.3 * matrix(ACT, L, 3)
     agent, data = agent_of("mlp"), batch()
-    agent.world_model.dynamics, agent.averaged_actor = Linear(a, b), LinearPolicy(k)
+    agent.world_model.dynamics, agent.actor_critic.averaged_actor = Linear(a, b), LinearPolicy(k)
     found = smoothness(agent, data, stream())
     assert found["states"] == B
     largest = float(torch.linalg.matrix_norm(b, 2))
@@ -302,4 +302,4 @@ def test_flow_is_judged_by_its_own_method_and_left_as_it_was() -> None:
     assert found["own_prediction"] < 1e-10
     assert found["prediction"]["heun"][1] == pytest.approx(found["own_prediction"])
     assert found["reference_prediction"] > 1e-6
-    assert all(p.dtype == torch.float32 for p in agent.parameters())
+    assert all(p.dtype == torch.float32 for p in agent.state_dict().values())

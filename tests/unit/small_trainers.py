@@ -7,7 +7,7 @@ from tests.end_to_end.tiny import NETWORKS
 
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import ExperimentConfig, compose_config
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 CPU = torch.device("cpu")
 ENVS, HORIZON = 3, 4

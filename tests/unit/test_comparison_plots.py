@@ -205,9 +205,9 @@ def test_histograms_count_epochs_and_mark_the_clips(arms: list[Arm]) -> None:
     alg = configuration(LQR).alg
     # Two arms with three seeds; a norm of zero is no training.
     wanted = {
-        "world model": (alg.wm_grad_norm, [2.0, 4.0, 6.0, 3.0, 6.0, 9.0, 40.0, 40.0, 40.0]),
-        "actor (6 not finite)": (alg.actor_grad_norm, [0.1, 0.1, 0.1, 0.5, 0.5, 0.5]),
-        "critic": (alg.critic_grad_norm, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]),
+        "world model": (alg.model_learning.wm_grad_norm, [2.0, 4.0, 6.0, 3.0, 6.0, 9.0, 40.0, 40.0, 40.0]),
+        "actor (6 not finite)": (alg.actor_critic.actor_grad_norm, [0.1, 0.1, 0.1, 0.5, 0.5, 0.5]),
+        "critic": (alg.actor_critic.critic_grad_norm, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]),
     }
     for name, (clip, norms) in wanted.items():
         axes = panel(figure, f"{LQR}\n{name}")

@@ -52,15 +52,15 @@ def loop_of(
 ) -> tuple[TrainingLoop, Kept]:
     trainer, kept = trainer_of(QUICK | changes), Kept()
     hooks = Hooks(kept, kept, kept, PhaseTimer(), lambda: {"memory/rss": 7.0}, safe_point)
-    env = build_env(config_of(QUICK | changes), 2, 1, CPU)
-    return TrainingLoop(trainer, env, hooks, plan, state or LoopState()), kept
+    trainer.eval_env = build_env(config_of(QUICK | changes), 2, 1, CPU)
+    return TrainingLoop(trainer, hooks, plan, state or LoopState()), kept
 
 
 def test_a_loop_evaluates_keeps_the_best_and_writes_every_epoch() -> None:
     plan = Plan(epochs=5, eval_every=2, eval_runs=3, esnr_every=4)
     loop, kept = loop_of({"env.episode_length": "10", "alg.actor_lr": "0.05"}, plan)
-    agent, state = loop.trainer.agent, loop.state
-    untrained = evaluate(loop.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
+    agent, state = loop.trainer.learner, loop.state
+    untrained = evaluate(loop.trainer.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
     loop.run()
     assert [record["epoch"] for record in kept.records] == kept.epochs == kept.shown == [0, 1, 2, 3, 4, 5]
     found = {r["epoch"]: r["eval/episode_return"] for r in kept.records if "eval/episode_return" in r}
@@ -69,7 +69,7 @@ def test_a_loop_evaluates_keeps_the_best_and_writes_every_epoch() -> None:
     assert first["eval/episode_return"] == untrained.mean
     assert first["eval/episode_return_std"] == untrained.std
     assert first["eval/episode_length"] == 10
-    last = evaluate(loop.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
+    last = evaluate(loop.trainer.eval_env, lambda obs: agent.act(obs, deterministic=True), 3)
     assert found[5] == last.mean
     assert [r["epoch"] for r in kept.records if "actor/esnr" in r] == [4]
     best = [record for name, record in kept.policies if name == "best"]
@@ -102,7 +102,8 @@ def test_a_loop_stops_when_its_patience_ends() -> None:
     loop.run()
     assert [record["epoch"] for record in kept.records] == [0, 1, 2]
     assert [(name, record["epoch"]) for name, record in kept.policies] == [("best", 0), ("final", 2)]
-    assert vars(loop.state) | {"wall_time": 0} == vars(LoopState((1 + 3) / 2, 0, 2, 0, None))
+    expected = LoopState((1 + 3) / 2, 0, 2, pending=None)
+    assert vars(loop.state) | {"wall_time": 0, "cpu_time": 0} == vars(expected)
 
 
 @pytest.mark.parametrize(("interval", "saves"), [(0.0, 5), (1e6, 1)])

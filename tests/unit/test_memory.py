@@ -11,7 +11,7 @@ import torch
 from pwm.configuration.building import build_env
 from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
-from pwm.runs import memory
+from pwm.training.trainers.online import memory
 
 CPU = torch.device("cpu")
 
@@ -84,4 +84,4 @@ def test_the_size_that_is_named_fits_and_is_allowed(
     available = int(((rows + 0.5) * row + memory.FLOAT * numbers) / 0.9)
     monkeypatch.setattr(memory, "available_memory", lambda device: available)
     with pytest.raises(ConfigError, match=rf"^alg\.buffer_size=1000000 does not fit .*; {advice}$"):
-        memory.check_memory(config, env, env)
+        memory.check_memory(config.alg, env, env)

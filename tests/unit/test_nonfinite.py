@@ -21,14 +21,18 @@ def agent() -> Agent:
     torch.manual_seed(0)
     config = compose_config(SMALL)
     return Agent(
-        config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, torch.Generator().manual_seed(1)
+        config.alg,
+        config.chosen,
+        OBS_DIM,
+        ACT_DIM,
+        torch.Generator().manual_seed(1),
     )
 
 
 def learn_policy(agent: Agent, z: Tensor) -> None:
-    rollout, targets, _ = agent.update_actor(z)
+    rollout, targets, _ = agent.actor_critic.update_actor(agent.world_model, z)
     latents = rollout.latents.detach().flatten(0, 1)
-    agent.update_critic(latents, targets.flatten(), torch.ones(len(latents)))
+    agent.actor_critic.update_critic(latents, targets.flatten(), torch.ones(len(latents)))
 
 
 def starts(agent: Agent) -> Tensor:
@@ -78,20 +82,20 @@ def test_a_rollout_that_diverged_leaves_no_trace(agent: Agent, value: float) -> 
     ("part", "value"), [("obs", BAD[0]), *((p, v) for p in ("action", "reward") for v in BAD[:3])]
 )
 def test_a_batch_that_is_not_finite_leaves_no_trace(agent: Agent, part: str, value: float) -> None:
-    agent.update_world_model(batch(agent))
+    agent.model.update(batch(agent))
     before, bad = kept(agent), batch(agent)
     getattr(bad, part)[0, 0] = value
-    agent.update_world_model(bad)
+    agent.model.update(bad)
     assert changed(agent, before) == []
-    agent.update_world_model(batch(agent))
+    agent.model.update(batch(agent))
     assert changed(agent, before)
 
 
 @pytest.mark.parametrize("value", BAD[:3])
 def test_observations_that_are_not_finite_leave_no_trace(agent: Agent, value: float) -> None:
-    agent.observe(torch.randn(5, OBS_DIM), torch.randn(5))
+    agent.model.observe(torch.randn(5, OBS_DIM), torch.randn(5))
     before = kept(agent)
-    agent.observe(torch.full((5, OBS_DIM), value), torch.full((5,), value))
+    agent.model.observe(torch.full((5, OBS_DIM), value), torch.full((5,), value))
     assert changed(agent, before) == []
 
 

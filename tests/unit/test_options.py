@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+import typing
+from typing import Any
 
 import pytest
 
 from pwm.configuration.config import compose_config
 from pwm.configuration.general import General
 from pwm.errors import ConfigError
-from pwm.training.options import Options
+from pwm.parts import PART, flat_values, nested
+from pwm.training.trainers.online.options import Options
 
 # Values at the edge that are allowed, and values beyond it.
 AT_LEAST_ONE = [
@@ -59,15 +63,27 @@ BOUNDS: dict[str, tuple[list[object], list[object]]] = {
 }
 
 
+def options_of(values: dict[str, object]) -> Options:
+    """Options with ``values`` at flat keys, built part by part as a configuration does it."""
+
+    def build(cls: type[Any], values: dict[str, Any]) -> Any:
+        hints = typing.get_type_hints(cls)
+        parts = {f.name: hints[f.name] for f in dataclasses.fields(cls) if PART.items() <= f.metadata.items()}
+        built = {k: build(parts[k], v) if k in parts else v for k, v in nested(cls, values).items()}
+        return cls(**built)
+
+    return build(Options, values)
+
+
 @pytest.mark.parametrize("key", BOUNDS)
 def test_options_end_where_they_say(key: str) -> None:
     allowed, refused = BOUNDS[key]
     for value in allowed:
         small = {"actor_batch_size": 1} if key in ("horizon", "num_envs") else {}
-        assert getattr(Options(**{key: value} | small), key) == value  # type: ignore[arg-type]
+        assert flat_values(options_of({key: value} | small))[key] == value
     for value in refused:
         with pytest.raises(ConfigError, match=re.escape(f"alg.{key}={value}")):
-            Options(**{key: value})  # type: ignore[arg-type]
+            options_of({key: value})
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -105,9 +121,9 @@ def test_seed_and_threads_end_where_they_say(key: str) -> None:
 
 def test_sizes_that_need_each_other_end_where_they_say() -> None:
     sizes = {"num_envs": 4, "horizon": 5, "actor_batch_size": 20}
-    assert Options(**sizes, buffer_size=28).buffer_size == 28  # type: ignore[arg-type]
-    assert Options(**sizes, warmup_updates=1, warmup_env_steps=24)  # type: ignore[arg-type]
-    assert Options(**sizes | {"actor_batch_size": 40}, replay_starts=0.5).replayed_starts == 20  # type: ignore[arg-type]
+    assert options_of({**sizes, "buffer_size": 28}).buffer_size == 28
+    assert options_of({**sizes, "warmup_updates": 1, "warmup_env_steps": 24})
+    assert options_of(sizes | {"actor_batch_size": 40, "replay_starts": 0.5}).replayed_starts == 20
     refused = [
         ({"buffer_size": 27}, r"buffer_size=27 .* = 28"),
         ({"warmup_updates": 1, "warmup_env_steps": 23}, r"warmup_env_steps=23 .* = 24"),
@@ -116,6 +132,6 @@ def test_sizes_that_need_each_other_end_where_they_say() -> None:
     ]
     for changes, named in refused:
         with pytest.raises(ConfigError, match=named):
-            Options(**sizes | changes)  # type: ignore[arg-type]
+            options_of(sizes | changes)
     # Lockstep takes no start states.
-    assert Options(**sizes | {"actor_batch_size": 21}, collect="lockstep")  # type: ignore[arg-type]
+    assert options_of(sizes | {"actor_batch_size": 21, "collect": "lockstep"})

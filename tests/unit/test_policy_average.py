@@ -17,15 +17,15 @@ def agent(rate: float) -> Agent:
     torch.manual_seed(0)
     config = compose_config([*SMALL, f"alg.actor_average={rate}"])
     generator = torch.Generator().manual_seed(1)
-    return Agent(config.alg, config.dynamics, config.actor, OBS_DIM, ACT_DIM, generator)
+    return Agent(config.alg, config.chosen, OBS_DIM, ACT_DIM, generator)
 
 
 def learn(learner: Agent, steps: int) -> None:
     z = learner.world_model.encode(torch.randn(8, OBS_DIM, generator=learner.generator)).detach()
     for _ in range(steps):
-        rollout, targets, _ = learner.update_actor(z)
+        rollout, targets, _ = learner.actor_critic.update_actor(learner.world_model, z)
         latents = rollout.latents.detach().flatten(0, 1)
-        learner.update_critic(latents, targets.flatten(), torch.ones(len(latents)))
+        learner.actor_critic.update_critic(latents, targets.flatten(), torch.ones(len(latents)))
 
 
 def test_average_moves_its_share_of_the_way_after_every_step() -> None:
@@ -58,7 +58,7 @@ def test_average_acts_deterministically_and_the_actor_explores() -> None:
     state = learner.generator.get_state()
     explored = learner.act(obs)
     learner.generator.set_state(state)
-    assert torch.equal(explored, learner.actor.act(z, learner.noise(len(obs))))
+    assert torch.equal(explored, learner.actor.act(z, learner.actor_critic.noise(len(obs))))
 
 
 def test_weights_without_an_average_have_no_trace_of_it() -> None:

@@ -22,8 +22,8 @@ from pwm.errors import ConfigError
 from pwm.runs.provenance import git_commit, names_code
 from pwm.runs.run import train
 from pwm.training.evaluation import EVALUATION_SEED
-from pwm.training.online import OnlineTrainer
 from pwm.training.seeding import CUBLAS_VARIABLE, STREAMS, stream_seed
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +162,7 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     def weights(seed: int, global_seed: int) -> torch.Tensor:
         torch.manual_seed(global_seed)
         agent = build_agent(compose_config(["alg=pwm_small_h16", f"general.seed={seed}"]), spec, cpu)
-        return torch.cat([p.detach().flatten() for p in agent.parameters()])
+        return torch.cat([p.detach().flatten() for p in agent.state_dict().values()])
 
     assert torch.equal(weights(1, 1), weights(1, 2))
     assert not torch.equal(weights(1, 1), weights(2, 1))
@@ -175,9 +175,9 @@ def test_resets_and_actions_come_from_different_streams(
     built: list[tuple[torch.Tensor, torch.Tensor]] = []
     init = OnlineTrainer.__init__
 
-    def spying(trainer: OnlineTrainer, options: object, env: object, agent: object) -> None:
+    def spying(trainer: OnlineTrainer, options: object, env: object, agent: object, eval_env: object) -> None:
         built.append((env.state_dict()["generator"], agent.generator.get_state()))
-        init(trainer, options, env, agent)
+        init(trainer, options, env, agent, eval_env)
 
     monkeypatch.setattr(OnlineTrainer, "__init__", spying)
     train(compose_config(overrides(tmp_path, *HOPPER, "general.epochs=1")))

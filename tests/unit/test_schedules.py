@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, trained
 
+from pwm.algorithm.updates import SCHEDULES, Options
 from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
-from pwm.training.options import SCHEDULES, Options
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])

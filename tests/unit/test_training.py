@@ -15,17 +15,15 @@ from pwm.data.batch import Batch
 from pwm.envs.base import StepResult
 from pwm.errors import EnvError, NonFiniteError
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training import online
+from pwm.training.trainers.online import trainer as online
 
 
 def test_warm_up_acts_uniformly_and_does_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of({"alg.warmup_env_steps": "100", "alg.warmup_updates": "5"})
     actions, updates, looks = [], [], []
-    step, update = trainer.env.step, trainer.agent.update_world_model
+    step, update = trainer.env.step, trainer.agent.model.update
     monkeypatch.setattr(trainer.env, "step", lambda action: actions.append(action) or step(action))
-    monkeypatch.setattr(
-        trainer.agent, "update_world_model", lambda batch: updates.append(batch) or update(batch)
-    )
+    monkeypatch.setattr(trainer.agent.model, "update", lambda batch: updates.append(batch) or update(batch))
     trainer.warm_up(lambda: looks.append(0))
     # It can be interrupted before every step and every update.
     assert len(looks) == 34 + 5
@@ -49,7 +47,7 @@ def test_an_epoch_counts_what_it_did() -> None:
     rates = {"alg.actor_lr": "1e-3", "alg.lr_final": "1e-4", "alg.lr_decay_start": "0.5"}
     trainer = trainer_of(COUNTING | flow | rates)
     # Learning rates are those of the first and of the last of four epochs.
-    decays = [trainer.options.decay(epoch, 4) for epoch in (0, 3)]
+    decays = [trainer.options.optimisation.decay(epoch, 4) for epoch in (0, 3)]
     records = [trainer.run_epoch(decay, PhaseTimer()) for decay in decays]
     for epoch, record in enumerate(records, start=1):
         assert record["epoch"] == epoch
@@ -70,7 +68,7 @@ def test_an_epoch_counts_what_it_did() -> None:
 def test_metrics_are_means_over_the_updates_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of({"alg.actor_iterations": "3", "alg.wm_iterations": "4"})
     seen: dict[str, list[float]] = {"actor": [], "wm": []}
-    update_actor, update_model = trainer.agent.update_actor, trainer.agent.update_world_model
+    update_actor, update_model = trainer.agent.actor_critic.update_actor, trainer.agent.model.update
 
     def actor(*arguments: object) -> object:
         result = update_actor(*arguments)  # type: ignore[arg-type]
@@ -83,8 +81,8 @@ def test_metrics_are_means_over_the_updates_of_an_epoch(monkeypatch: pytest.Monk
         seen["wm"].append(float(metrics["loss"]))
         return metrics
 
-    monkeypatch.setattr(trainer.agent, "update_actor", actor)
-    monkeypatch.setattr(trainer.agent, "update_world_model", model)
+    monkeypatch.setattr(trainer.agent.actor_critic, "update_actor", actor)
+    monkeypatch.setattr(trainer.agent.model, "update", model)
     record = trainer.run_epoch(0.0, PhaseTimer())
     assert [len(values) for values in seen.values()] == [3, 4]
     for network, values in seen.items():
@@ -95,10 +93,10 @@ def test_lockstep_executes_the_rollout_it_learns_from(monkeypatch: pytest.Monkey
     # Without running statistics an observation has one latent during the epoch, at every moment of it.
     trainer = trainer_of(COUNTING | LOCKSTEP | {"alg.wm_iterations": "0", "alg.obs_rms": "false"})
     agent, rollouts, steps = trainer.agent, [], []
-    update, step = agent.update_actor, trainer.env.step
+    update, step = agent.actor_critic.update_actor, trainer.env.step
 
-    def spying_update(z: Tensor, interrupt: object) -> object:
-        result = update(z, interrupt)  # type: ignore[arg-type]
+    def spying_update(model: object, z: Tensor, interrupt: object) -> object:
+        result = update(model, z, interrupt)  # type: ignore[arg-type]
         rollouts.append(result[0])
         return result
 
@@ -108,7 +106,7 @@ def test_lockstep_executes_the_rollout_it_learns_from(monkeypatch: pytest.Monkey
         steps.append((action, result, agent.world_model.encode(result.obs).detach()))
         return result
 
-    monkeypatch.setattr(agent, "update_actor", spying_update)
+    monkeypatch.setattr(agent.actor_critic, "update_actor", spying_update)
     monkeypatch.setattr(trainer.env, "step", spying_step)
     first = trainer.obs
     trainer.run_epoch(0.0, PhaseTimer())
@@ -187,7 +185,7 @@ def test_gradients_are_measured_on_batches_of_the_size_of_training(
     monkeypatch.setattr(online, "actor_gradient", lambda a, z, g: starts.append(z) or actor(a, z, g))
     monkeypatch.setattr(online, "model_gradient", lambda a, b, g: batches.append(b) or model(a, b, g))
     trainer.gradient_quality()
-    assert {z.shape for z in starts} == {(states, trainer.options.latent_dim)}
+    assert {z.shape for z in starts} == {(states, trainer.options.world_model.latent_dim)}
     assert {b.reward.shape for b in batches} == {(HORIZON, 8)}
     # Every state that was met: stored transitions start there.
     met = trainer.agent.world_model.encode(trainer.replay.gather(torch.arange(len(trainer.replay))).obs[0])
@@ -214,11 +212,11 @@ def test_observations_that_are_not_numbers_are_named(monkeypatch: pytest.MonkeyP
 
 def test_updates_that_keep_failing_end_warm_up_and_epoch() -> None:
     trainer = trainer_of({"alg.wm_iterations": "0"})
-    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates - 1)
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.optimisation.max_skipped_updates - 1)
     trainer.warm_up()
     trainer.run_epoch(0.0, PhaseTimer())
     # Counts are looked at once in an epoch, so there may be more.
-    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.max_skipped_updates + 3)
+    trainer.agent.updaters["wm"].skipped_in_row.fill_(trainer.options.optimisation.max_skipped_updates + 3)
     with pytest.raises(NonFiniteError, match="world-model"):
         trainer.warm_up()
     with pytest.raises(NonFiniteError, match="world-model"):

@@ -97,7 +97,7 @@ def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
         ``value`` and ``realised_value``: means of the ensemble's smallest value and of the discounted return,
         in environment reward; ``critic_spread``: standard deviation over the ensemble, in the same unit.
     """
-    gamma, running = agent.options.gamma, recorded.running
+    gamma, running = agent.objective.gamma, recorded.running
     length, left = running.sum(0), steps_left(recorded)
     last = recorded.obs[length, torch.arange(len(length), device=length.device)]
     after = _values(agent, last).amin(0)
@@ -128,7 +128,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
         ``latent_error_k<k>``: ``open_loop_error`` after 1, 4 and H steps along the recorded actions. Empty
         if no episode lasted H steps.
     """
-    horizon = agent.options.horizon
+    horizon = agent.objective.horizon
     chosen, rewards = realised_rewards(recorded, horizon)
     if not len(chosen):
         return {}

@@ -29,7 +29,9 @@ from torch import Tensor
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.gradient_moments import GradientMoments, entry_statistics, to_db
-from pwm.algorithm.losses import actor_loss, imagine
+from pwm.algorithm.losses import actor_loss
+from pwm.algorithm.model_learning import ModelLearner
+from pwm.algorithm.updates import Updater
 from pwm.data.batch import Batch
 from pwm.errors import DataError
 
@@ -49,21 +51,19 @@ def actor_gradient(agent: Agent, z: Tensor, generator: torch.Generator) -> tuple
 
     Nothing interrupts the rollout: under lockstep collection, training also sees real episode ends.
     """
-    opts = agent.options
-    noise = agent.noise(opts.horizon, len(z), generator=generator)
-    rollout = imagine(agent.world_model, agent.actor, z, noise, opts.horizon)
-    per_entry = actor_loss(rollout, agent.target_critic, opts.gamma).per_entry
-    return _gradient(agent, "actor", agent.policy_loss(rollout, per_entry))
+    learner = agent.actor_critic
+    rollout = learner.imagine(agent.world_model, z, generator)
+    per_entry = actor_loss(rollout, learner.target_critic, agent.objective.gamma).per_entry
+    return _gradient(learner.updaters["actor"], learner.loss(rollout, per_entry))
 
 
-def model_gradient(agent: Agent, batch: Batch, generator: torch.Generator) -> tuple[Tensor, ...]:
+def model_gradient(learner: ModelLearner, batch: Batch, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Gradient of the world model's loss, before clipping, on ``batch`` (rewards in environment units)."""
-    return _gradient(agent, "wm", agent.model_loss(batch, generator)[0])
+    return _gradient(learner.updater, learner.loss(batch, generator)[0])
 
 
-def _gradient(agent: Agent, network: str, loss: Tensor) -> tuple[Tensor, ...]:
-    parameters = agent.updaters[network].parameters
-    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+def _gradient(updater: Updater, loss: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, updater.parameters, materialize_grads=True)
 
 
 def report(moments: GradientMoments) -> dict[str, float]:
@@ -211,7 +211,7 @@ def actor_gradient_bias(
 
     def draw_clipped() -> list[Tensor]:
         gradient = draw()
-        factor = agent.options.actor_grad_norm / _flat(gradient).norm()
+        factor = agent.actor_critic.options.actor_grad_norm / _flat(gradient).norm()
         return [part * factor.clamp(max=1.0) for part in gradient]
 
     def reference() -> list[Tensor]:

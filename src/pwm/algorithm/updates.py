@@ -7,12 +7,59 @@ torch's fused Adam, so gradients are scaled inside the update kernel. ``follow``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from pwm.errors import NonFiniteError
+from pwm import checks
+from pwm.errors import ConfigError, NonFiniteError
+
+# Share of the decay that is done, from the share of its time that has passed.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda passed: passed,
+    "cosine": lambda passed: 0.5 - 0.5 * math.cos(math.pi * passed),
+    "constant": lambda passed: 0.0,
+}
+
+
+@dataclass
+class Options:
+    """What all optimisers share.
+
+    Attributes:
+        lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
+            ``constant``.
+        lr_decay_start: when the decay begins: after this share of the run, or, above 1, after so many epochs.
+            A run of fewer epochs keeps its initial rates.
+        lr_final: learning rate at the end of the decay.
+        max_skipped_updates: non-finite updates in a row before training stops.
+    """
+
+    lr_schedule: str = "linear"
+    lr_decay_start: float = 0.0
+    lr_final: float = 1e-5
+    max_skipped_updates: int = 20
+
+    def __post_init__(self) -> None:
+        checks.at_least_one(self, "max_skipped_updates")
+        checks.one_of(self, "lr_schedule", tuple(SCHEDULES))
+        checks.not_negative(self, "lr_final")
+        start = self.lr_decay_start
+        if not (0.0 <= start < 1.0 or 1.0 < start < math.inf):
+            raise ConfigError(
+                f"alg.lr_decay_start={start}; it must be a share of the run in [0, 1), or a number of epochs "
+                "above 1"
+            )
+
+    def decay(self, epoch: int, epochs: int) -> float:
+        """Return the share of the way to ``lr_final`` that is gone after ``epoch`` of ``epochs``."""
+        start = self.lr_decay_start if self.lr_decay_start < 1.0 else self.lr_decay_start / epochs
+        if start >= 1.0:
+            return 0.0
+        return SCHEDULES[self.lr_schedule](max(epoch / epochs - start, 0.0) / (1.0 - start))
 
 
 @torch.no_grad()
@@ -33,6 +80,7 @@ class Updater:
         max_skipped: non-finite steps in a row before ``check_finite`` raises.
         slow: those of the parameters that learn at ``slow_scale`` times the rate.
         slow_scale: see ``slow``.
+        decays: the rate follows the run's schedule (``decay_lr``).
     """
 
     def __init__(
@@ -45,8 +93,11 @@ class Updater:
         max_skipped: int,
         slow: Iterable[nn.Parameter] = (),
         slow_scale: float = 1.0,
+        decays: bool = True,
     ) -> None:
         self.name = name
+        self.decays = decays
+        self.initial_lr = lr
         self.parameters = list(parameters)
         self.max_norm = max_norm
         self.max_skipped = max_skipped
@@ -66,6 +117,12 @@ class Updater:
         """Set the learning rate of the next steps."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
+
+    def decay_lr(self, share: float, final: float) -> float:
+        """Set the rate ``share`` of the way from the initial one down to ``final``, and return it."""
+        lr = self.initial_lr + share * (min(final, self.initial_lr) - self.initial_lr)
+        self.set_lr(lr)
+        return lr
 
     def step(self, loss: Tensor) -> Tensor:
         """Back-propagate ``loss`` and update; returns the gradient norm before clipping (detached scalar)."""

@@ -11,14 +11,17 @@ from pwm.checkpoints import storage
 from pwm.configuration.building import build_agent
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import EnvSpec
+from pwm.training.trainer import Learner
 
 
-def save_policy(path: Path, agent: Agent, config: ExperimentConfig, spec: EnvSpec, progress: dict) -> None:
-    """Write the agent's weights together with the configuration and task they belong to."""
+def save_policy(
+    path: Path, learner: Learner, config: ExperimentConfig, spec: EnvSpec, progress: dict
+) -> None:
+    """Write the learner's weights together with the configuration and task they belong to."""
     content = {
         "config": config.to_dict(),
         "spec": vars(spec),
-        "modules": agent.state_dict(),
+        "modules": learner.state_dict(),
         "progress": {k: progress[k] for k in ("epoch", "env_steps", "eval/episode_return") if k in progress},
     }
     storage.save(path, storage.POLICY_FORMAT, content)

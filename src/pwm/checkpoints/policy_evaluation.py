@@ -12,11 +12,11 @@ import torch
 from pwm import files
 from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_files import checkpoint_name, find_policy
-from pwm.configuration.building import EVAL_ENVS, build_env, pick_device
+from pwm.configuration.building import build_env, pick_device
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.numbers import readable
-from pwm.training.evaluation import EVALUATION_SEED, evaluate, reference_scores
+from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED, evaluate, reference_scores
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED

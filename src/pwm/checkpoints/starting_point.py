@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from pwm.algorithm.agent import Agent
+from pwm.algorithm.model_learning import ModelLearner
 from pwm.checkpoints import storage, world_model_file
 from pwm.checkpoints.world_model_file import RewardStatistics, StoredWorldModel, narrowed
 from pwm.configuration.config import ExperimentConfig, flatten
-from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError
 from pwm.models.scalar_heads import RegressionHead
+from pwm.training.trainer import Trainer
 
 TERMINATION = "termination_net."
 
 
-def start_from(agent: Agent, path: Path, config: ExperimentConfig, spec: EnvSpec) -> None:
-    """Give ``agent`` the weights in ``path``: all from a policy, the world model's from a converted file.
+def start_from(trainer: Trainer, path: Path, config: ExperimentConfig) -> None:
+    """Give ``trainer`` the weights in ``path``: all from a policy, the world model's from a converted file.
 
     Warns:
         RuntimeWarning: rewards or widths of a converted model leave something open.
@@ -30,30 +30,30 @@ def start_from(agent: Agent, path: Path, config: ExperimentConfig, spec: EnvSpec
         CheckpointError: the file cannot be read, belongs to another task, or has other sizes; for a
             converted model the message names the overrides that make it fit.
     """
-    device = agent.generator.device
-    content = storage.load(path, (storage.POLICY_FORMAT, world_model_file.FORMAT), device)
+    content = storage.load(path, (storage.POLICY_FORMAT, world_model_file.FORMAT), trainer.device)
     try:
         if content["format"] == storage.POLICY_FORMAT:
-            _take_policy(agent, content, spec)
+            _take_policy(trainer, content)
         else:
-            _take_world_model(agent, world_model_file.parse(content), config, spec)
+            _take_world_model(trainer, world_model_file.parse(content), config)
     except CheckpointError as error:
         raise CheckpointError(f"general.checkpoint={path} {error}") from error
 
 
-def _take_policy(agent: Agent, content: dict[str, Any], spec: EnvSpec) -> None:
-    found = content["spec"]["name"]
-    if found != spec.name:
-        raise CheckpointError(f"belongs to task {found!r}, this run trains {spec.name!r}")
+def _take_policy(trainer: Trainer, content: dict[str, Any]) -> None:
+    found, task = content["spec"]["name"], trainer.spec.name
+    if found != task:
+        raise CheckpointError(f"belongs to task {found!r}, this run trains {task!r}")
     try:
-        agent.load_state_dict(content["modules"])
+        trainer.learner.load_state_dict(content["modules"])
     except RuntimeError as error:
         raise CheckpointError("does not fit this configuration: " + str(error).replace("\n", " ")) from error
 
 
-def _take_world_model(
-    agent: Agent, stored: StoredWorldModel, config: ExperimentConfig, spec: EnvSpec
-) -> None:
+def _take_world_model(trainer: Trainer, stored: StoredWorldModel, config: ExperimentConfig) -> None:
+    learner, spec = trainer.model, trainer.spec
+    if learner is None:
+        raise CheckpointError(f"is a world model, which alg.trainer={config.trainer} does not train")
     if stored.sizes.n_tasks:
         raise CheckpointError(
             f"is a world model of {stored.sizes.n_tasks} tasks, a run trains one: convert it again with "
@@ -69,7 +69,7 @@ def _take_world_model(
             RuntimeWarning,
             stacklevel=2,
         )
-    model = agent.world_model
+    model = learner.world_model
     # A file without a predictor of terminations leaves the run its own, untrained one.
     own = {k: v for k, v in model.state_dict().items() if k.startswith(TERMINATION)}
     state = {**own, **stored.state}
@@ -77,7 +77,7 @@ def _take_world_model(
     if problems:
         raise CheckpointError(f"is damaged: {'; '.join(problems)}")
     model.load_state_dict(state)
-    _take_rewards(agent, stored.reward)
+    _take_rewards(learner, stored.reward)
 
 
 def _check_settings(stored: StoredWorldModel, config: ExperimentConfig) -> None:
@@ -90,12 +90,12 @@ def _check_settings(stored: StoredWorldModel, config: ExperimentConfig) -> None:
         raise CheckpointError(f"does not fit this configuration ({now}); it fits with {overrides(needed)}")
 
 
-def _take_rewards(agent: Agent, reward: RewardStatistics | None) -> None:
+def _take_rewards(learner: ModelLearner, reward: RewardStatistics | None) -> None:
     """Let the rewards of the world model mean what they did where it was trained.
 
     There they were (r - mean) / std, here they are r / std, or r itself without ``alg.rew_rms``.
     """
-    scaled = agent.options.rew_rms
+    scaled = learner.options.rew_rms
     if reward is None:
         if scaled:
             warnings.warn(
@@ -106,9 +106,9 @@ def _take_rewards(agent: Agent, reward: RewardStatistics | None) -> None:
             )
         return
     if scaled:
-        agent.reward_rms.load_state_dict({"mean": reward.mean, "var": reward.var, "count": reward.count})
-    *_, head = agent.world_model.reward_net.modules()
-    if not isinstance(agent.world_model.reward_head, RegressionHead) or not isinstance(head, nn.Linear):
+        learner.reward_rms.load_state_dict({"mean": reward.mean, "var": reward.var, "count": reward.count})
+    *_, head = learner.world_model.reward_net.modules()
+    if not isinstance(learner.world_model.reward_head, RegressionHead) or not isinstance(head, nn.Linear):
         if not scaled or float(reward.mean) != 0.0:
             warnings.warn(
                 "general.checkpoint: rewards were shifted and scaled where the world model was trained, "

@@ -1,4 +1,4 @@
-"""From a configuration to what it describes: device, environment and agent."""
+"""From a configuration to what it describes: device, environment, agent and trainer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pwm.algorithm.agent import Agent
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import ConfigError
-from pwm.training.seeding import stream_seed
-
-# Copies of the evaluation environment; more episodes take several rounds.
-EVAL_ENVS = 16
+from pwm.training.agents import fresh_agent
+from pwm.training.trainer import Setting, Trainer, load_trainer
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,8 +44,20 @@ def task_spec(config: ExperimentConfig) -> EnvSpec:
 
 def build_agent(config: ExperimentConfig, spec: EnvSpec, device: torch.device) -> Agent:
     """A fresh agent for the task ``spec``, made from the seed alone; global generators stay as they are."""
-    seed = config.general.seed
-    generator = torch.Generator(device).manual_seed(stream_seed(seed, "agent"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, "weights"))
-        return Agent(config.alg, config.dynamics, config.actor, spec.obs_dim, spec.act_dim, generator)
+    return fresh_agent(config.alg, config.chosen, spec, config.general.seed, device)
+
+
+def build_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
+    """The configured trainer, before anything is trained.
+
+    Raises:
+        ConfigError: it does not fit into memory.
+        EnvError: the environment cannot be made.
+    """
+
+    def make_env(num_envs: int, seed: int) -> VectorEnv:
+        return build_env(config, num_envs, seed, device)
+
+    general = config.general
+    setting = Setting(config.alg, config.chosen, general.seed, device, make_env, general.eval_runs)
+    return load_trainer(config.trainer).build(setting)

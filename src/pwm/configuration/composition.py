@@ -33,9 +33,13 @@ from pwm.configuration.overrides import (
 from pwm.configuration.predecessor_keys import successor
 from pwm.errors import ConfigError
 from pwm.logging import wandb_logger
-from pwm.training import options
+from pwm.parts import flat_hints
+from pwm.training.trainer import DEFAULT, TrainerComponent, load_trainer
 
 Path = tuple[str, ...]
+
+
+TRAINER = "alg.trainer"
 
 
 class Unknown:
@@ -113,7 +117,7 @@ def type_at(hint: Any, path: Sequence[str]) -> Any:
     for part in path:
         kind = next((member for member in members(hint) if member is not type(None)), Any)
         if dataclasses.is_dataclass(kind):
-            hint = typing.get_type_hints(kind).get(part, Unknown)
+            hint = flat_hints(kind).get(part, Unknown)
         elif typing.get_origin(kind) is dict:
             hint = typing.get_args(kind)[1]
         elif kind is not Any:
@@ -165,9 +169,9 @@ def _choose_components(
     dynamics that are combined with it should have, although its own have no such option.
     """
     by_preset = {preset.group: preset for preset in presets}
-    chosen = {"dynamics", "actor"}
+    chosen = set(_choose_trainer(values, overrides))
     for override in overrides:
-        if (kind := NAMES.get(override.key)) is None:
+        if (kind := NAMES.get(override.key)) is None or kind not in {*chosen, "env"}:
             continue
         options, name = _group_of(values, kind)[kind], as_typed(override.text)
         if kind in by_preset and options["name"] != name:
@@ -178,6 +182,22 @@ def _choose_components(
         group = _group_of(values, kind)
         known = _option_names(kind, group[kind]["name"])
         group[kind] = {key: value for key, value in group[kind].items() if key in known}
+
+
+def _choose_trainer(values: dict[str, Any], overrides: Sequence[Override]) -> Sequence[str]:
+    """Put the trainer's name in place, drop what presets say for other trainers, return its components."""
+    alg = values["alg"]
+    typed = [as_typed(override.text) for override in overrides if override.key == TRAINER]
+    alg["trainer"] = typed[0] if typed else str(alg.get("trainer", DEFAULT))
+    component = load_trainer(alg["trainer"])
+    own = {"trainer", *_trainer_keys(component)}
+    others = {key for name in components.names("trainer") for key in _trainer_keys(load_trainer(name))}
+    values["alg"] = {key: value for key, value in alg.items() if key in own or key not in others}
+    return component.COMPONENTS
+
+
+def _trainer_keys(component: TrainerComponent) -> set[str]:
+    return {*flat_hints(component.Options), *component.COMPONENTS}
 
 
 def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -192,16 +212,17 @@ def _option_names(kind: str, name: str) -> set[str]:
 def _classes(values: dict[str, Any]) -> dict[Path, Any]:
     """The options dataclass at each place, the innermost ones first."""
     env, alg = values.get("env") or {}, values.get("alg") or {}
+    trainer = load_trainer(str(alg.get("trainer", DEFAULT)))
     found: dict[Path, Any] = {
         ("alg", kind): components.load(kind, str((alg.get(kind) or {}).get("name", ""))).Options
-        for kind in ("dynamics", "actor")
+        for kind in trainer.COMPONENTS
     }
     found[("env",)] = components.load("env", str(env.get("name", ""))).Options
-    return found | {("general",): General, ("alg",): options.Options, ("wandb",): wandb_logger.Options}
+    return found | {("general",): General, ("alg",): trainer.Options, ("wandb",): wandb_logger.Options}
 
 
 def _type_of(path: Path, values: dict[str, Any]) -> Any:
-    if ".".join(path) in NAMES:
+    if ".".join(path) in {TRAINER, *NAMES}:
         return str
     for place, cls in _classes(values).items():
         if path[: len(place)] == place:
@@ -211,12 +232,13 @@ def _type_of(path: Path, values: dict[str, Any]) -> Any:
 
 def _known_keys(values: dict[str, Any]) -> Iterator[str]:
     def below(cls: Any, prefix: str) -> Iterator[str]:
-        for name, hint in typing.get_type_hints(cls).items():
+        for name, hint in flat_hints(cls).items():
             if dataclasses.is_dataclass(hint):
                 yield from below(hint, f"{prefix}{name}.")
             else:
                 yield prefix + name
 
+    yield TRAINER
     for place, cls in _classes(values).items():
         yield from below(cls, ".".join(place) + ".")
 

@@ -27,7 +27,8 @@ from pwm.configuration.composition import compose_values
 from pwm.configuration.general import General
 from pwm.errors import ConfigError
 from pwm.logging import wandb_logger
-from pwm.training import options
+from pwm.parts import flat_hints, flat_values, nested, own_key
+from pwm.training.trainer import DEFAULT, load_trainer
 
 T = TypeVar("T")
 # Unless told otherwise, a policy is evaluated after this many epochs and environment steps.
@@ -43,8 +44,9 @@ class ExperimentConfig:
         general: options of the run.
         env_name: environment component.
         env: its options.
-        alg: the training rule.
-        dynamics, actor: options of the chosen components.
+        trainer: trainer component.
+        alg: its options.
+        chosen: options of the components that it is composed of, by kind (``dynamics``, ``actor``).
         wandb: where the run appears on Weights & Biases.
     """
 
@@ -52,9 +54,9 @@ class ExperimentConfig:
     general: General
     env_name: str
     env: Any
-    alg: options.Options
-    dynamics: Any
-    actor: Any
+    trainer: str
+    alg: Any
+    chosen: dict[str, Any]
     wandb: wandb_logger.Options
     # What an experiment may change without becoming another experiment. Like device and threads, the choice
     # between equivalent kernels moves results by rounding only; simulation does not depend on its threads.
@@ -108,24 +110,25 @@ class ExperimentConfig:
         _only_keys(values, ("preset", "general", "env", "alg", "wandb"), "")
         env, alg = _section(values, "env"), _section(values, "alg")
         env_name = str(env.pop("name", ""))
-        dynamics, actor = _section(alg, "dynamics", "alg."), _section(alg, "actor", "alg.")
-        alg = {k: v for k, v in alg.items() if k not in ("dynamics", "actor")}
+        trainer = str(alg.pop("trainer", DEFAULT))
+        component = load_trainer(trainer)
+        parts = {kind: _section(alg, kind, "alg.") for kind in component.COMPONENTS}
+        alg = {k: v for k, v in alg.items() if k not in parts}
         return cls(
             preset=str(values.get("preset", "custom")),
             general=build_options(General, _section(values, "general"), "general"),
             env_name=env_name,
             env=build_options(components.load("env", env_name).Options, env, "env"),
-            alg=build_options(options.Options, alg, "alg"),
-            dynamics=_component_options("dynamics", dynamics),
-            actor=_component_options("actor", actor),
+            trainer=trainer,
+            alg=build_options(component.Options, alg, "alg"),
+            chosen={kind: _component_options(kind, values) for kind, values in parts.items()},
             wandb=build_options(wandb_logger.Options, _section(values, "wandb"), "wandb"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dict of plain values, complete with all defaults."""
-        alg = dataclasses.asdict(self.alg)
-        alg["dynamics"] = dataclasses.asdict(self.dynamics)
-        alg["actor"] = dataclasses.asdict(self.actor)
+        alg = {"trainer": self.trainer, **flat_values(self.alg)}
+        alg |= {kind: dataclasses.asdict(options) for kind, options in self.chosen.items()}
         return {
             "preset": self.preset,
             "general": dataclasses.asdict(self.general),
@@ -143,8 +146,7 @@ class ExperimentConfig:
     def eval_every(self) -> int:
         """Epochs between evaluations."""
         # Epochs of few environments and short horizons are short, evaluations are not.
-        steps = self.alg.num_envs * self.alg.horizon
-        return self.general.eval_every or max(EVAL_EPOCHS, math.ceil(EVAL_STEPS / steps))
+        return self.general.eval_every or max(EVAL_EPOCHS, math.ceil(EVAL_STEPS / self.alg.epoch_steps))
 
     @property
     def run_name(self) -> str:
@@ -205,17 +207,19 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     Raises:
         ConfigError: names the key, the value and what is allowed.
     """
-    _only_keys(values, [f.name for f in dataclasses.fields(cls)], f"{where}.")  # type: ignore[arg-type]
+    _only_keys(values, list(flat_hints(cls)), f"{where}.")
+    composed = nested(cls, _literal(values))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), _literal(values)))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), composed))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{where}.{error.full_key} must be given") from error
+        raise ConfigError(f"{where}.{own_key(cls, error.full_key)} must be given") from error
     except ConfigKeyError as error:
         owner = error.object_type if dataclasses.is_dataclass(error.object_type) else cls
         allowed = ", ".join(f.name for f in dataclasses.fields(owner))  # type: ignore[arg-type]
-        raise ConfigError(f"unknown key {where}.{error.full_key}; allowed here: {allowed}") from error
+        key = own_key(cls, error.full_key)
+        raise ConfigError(f"unknown key {where}.{key}; allowed here: {allowed}") from error
     except OmegaConfBaseException as error:
-        key = f"{where}.{error.full_key}".rstrip(".")
+        key = f"{where}.{own_key(cls, error.full_key)}".rstrip(".")
         raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 

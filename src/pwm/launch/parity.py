@@ -65,7 +65,7 @@ def run_parity(args: argparse.Namespace) -> int:
     obs_dim, act_dim = task_sizes(baseline) if None in given else given
     parity = check_parity(baseline, candidate, obs_dim, act_dim)
     print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
-    print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.latent_dim}")
+    print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.world_model.latent_dim}")
     print(parity.report())
     if (size := explain_size(baseline, obs_dim, act_dim)) is not None:
         print(size)

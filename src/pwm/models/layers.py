@@ -73,6 +73,11 @@ def check_units(key: str, units: Sequence[int]) -> None:
         raise ConfigError(f"{key}={list(units)}; every width must be at least 1")
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the parameters of ``module``."""
+    return next(module.parameters()).device
+
+
 class SimNorm(nn.Module):
     """Simplicial normalisation (Hansen et al. 2024, TD-MPC2, eq. 5): softmax in groups of ``dim`` entries.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,22 +11,17 @@ from pathlib import Path
 import torch
 
 from pwm.checkpoints.starting_point import start_from
-from pwm.configuration.building import EVAL_ENVS, build_agent, build_env, pick_device
+from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
-from pwm.envs.base import VectorEnv
-from pwm.errors import ConfigError
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.runs import reference
-from pwm.runs.memory import check_memory
 from pwm.runs.preemption import PreemptionGuard
 from pwm.runs.run_folder import RunFolder, run_path
 from pwm.runs.sinks import open_sinks, require_services
 from pwm.runs.state_store import StateStore
-from pwm.training.evaluation import EVALUATION_SEED
 from pwm.training.hooks import Preempted, SafePoint
 from pwm.training.loop import Hooks, Plan, TrainingLoop
-from pwm.training.online import OnlineTrainer
-from pwm.training.seeding import set_seed, stream_seed
+from pwm.training.seeding import set_seed
 
 
 @dataclass(frozen=True)
@@ -59,20 +55,21 @@ def train(config: ExperimentConfig) -> RunResult:
         device = pick_device(config.general.device)
         if config.general.threads:
             torch.set_num_threads(config.general.threads)
-        seed = config.general.seed
-        set_seed(seed, config.general.deterministic)
-        env = build_env(config, config.alg.num_envs, stream_seed(seed, "env"), device)
-        eval_env = build_env(config, min(EVAL_ENVS, config.general.eval_runs), EVALUATION_SEED, device)
-        with contextlib.closing(env), contextlib.closing(eval_env):
-            check_memory(config, env, eval_env)
-            folder = RunFolder(config, _build_trainer(config, env, device))
+        set_seed(config.general.seed, config.general.deterministic)
+        with contextlib.closing(build_trainer(config, device)) as trainer:
+            # A run that continues has long left what it started from.
+            start = config.general.checkpoint
+            if start is not None and not StateStore(run_path(config, trainer.spec.name)).exists:
+                start_from(trainer, Path(start), config)
+            folder = RunFolder(config, trainer)
             with folder.locked():
-                return _train(folder, eval_env, guard.safe_point)
+                return _train(folder, guard.safe_point)
 
 
 def _warn_of_no_decay(config: ExperimentConfig) -> None:
-    start, epochs = config.alg.lr_decay_start, config.epochs
-    if start >= epochs > 1 and config.alg.lr_schedule != "constant":
+    schedule, epochs = config.alg.optimisation, config.epochs
+    start = schedule.lr_decay_start
+    if start >= epochs > 1 and schedule.lr_schedule != "constant":
         warnings.warn(
             f"alg.lr_decay_start={start} epochs lies beyond the run's {epochs} epochs: learning rates keep "
             "their initial values",
@@ -81,22 +78,7 @@ def _warn_of_no_decay(config: ExperimentConfig) -> None:
         )
 
 
-def _build_trainer(config: ExperimentConfig, env: VectorEnv, device: torch.device) -> OnlineTrainer:
-    agent = build_agent(config, env.spec, device)
-    # A run that continues has long left what it started from.
-    if config.general.checkpoint is not None and not StateStore(run_path(config, env.spec.name)).exists:
-        start_from(agent, Path(config.general.checkpoint), config, env.spec)
-    try:
-        return OnlineTrainer(config.alg, env, agent)
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise ConfigError(
-            f"alg.buffer_size={config.alg.buffer_size} does not fit into memory: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> RunResult:
+def _train(folder: RunFolder, safe_point: SafePoint) -> RunResult:
     config, trainer, general = folder.config, folder.trainer, folder.config.general
     folder.check_same_run()
     if folder.finished:
@@ -117,13 +99,12 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
         folder.describe()
         try:
             with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
-                reference.provide(folder.path, config, eval_env, safe_point)
+                if trainer.eval_env is not None:
+                    reference.provide(folder.path, config, trainer.eval_env, safe_point)
                 with contextlib.closing(_monitor(folder)) as monitor:
-                    device = trainer.env.device
-                    hooks = Hooks(
-                        sink, folder, monitor, PhaseTimer(), lambda: memory_usage(device), safe_point
-                    )
-                    TrainingLoop(trainer, eval_env, hooks, plan, state).run()
+                    memory = functools.partial(memory_usage, trainer.device)
+                    hooks = Hooks(sink, folder, monitor, PhaseTimer(), memory, safe_point)
+                    TrainingLoop(trainer, hooks, plan, state).run()
         except Preempted:
             outcome = "preempted"
     return RunResult(folder.path, outcome, state.best_return, state.best_epoch)
@@ -131,5 +112,5 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
 
 def _monitor(folder: RunFolder) -> TrainingMonitor:
     config, trainer = folder.config, folder.trainer
-    title = f"{trainer.env.spec.name} {config.run_name}"
+    title = f"{trainer.spec.name} {config.run_name}"
     return TrainingMonitor(config.epochs, trainer.epoch, title, config.general.progress)

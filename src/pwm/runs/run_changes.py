@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pwm.algorithm.updates import Options
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import DataError
-from pwm.training.options import Options
 
 KEY = "changed"
 NEVER = "never"
@@ -47,10 +47,10 @@ class Change:
             parts.append(f"changed at epoch {self.epoch} ({', '.join(self.settings)})")
         return " and ".join(parts)
 
-    def decides(self, alg: Options) -> bool:
+    def decides(self, optimisation: Options) -> bool:
         """Whether the epochs before it were trained otherwise than the last configuration says."""
         plans = self.epochs_before, self.epochs_after
-        rates = [[alg.decay(epoch, epochs) for epoch in range(self.epoch)] for epochs in plans]
+        rates = [[optimisation.decay(epoch, epochs) for epoch in range(self.epoch)] for epochs in plans]
         return bool(self.settings) or rates[0] != rates[1]
 
 
@@ -90,6 +90,9 @@ def read_changes(manifest: Mapping[str, Any]) -> list[Change]:
         raise DataError(f"manifest.json: {KEY}={found!r} must be a list of changes") from error
 
 
-def describe_changes(manifest: Mapping[str, Any], alg: Options) -> str:
+def describe_changes(manifest: Mapping[str, Any], optimisation: Options) -> str:
     """The changes that decide a run's numbers, in words; ``never`` without one."""
-    return ", then ".join(str(change) for change in read_changes(manifest) if change.decides(alg)) or NEVER
+    return (
+        ", then ".join(str(change) for change in read_changes(manifest) if change.decides(optimisation))
+        or NEVER
+    )

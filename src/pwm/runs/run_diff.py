@@ -65,7 +65,7 @@ def describe(path: Path) -> RunDescription:
         return RunDescription(path, config, None, None)
     origin = flatten({key: manifest[key] for key in COMPARED if key in manifest})
     try:
-        return RunDescription(path, config, origin, describe_changes(manifest, config.alg))
+        return RunDescription(path, config, origin, describe_changes(manifest, config.alg.optimisation))
     except DataError as error:
         raise DataError(f"{path / 'manifest.json'} is damaged: {error}") from error
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pwm import files
 from pwm.checkpoints.policies import save_policy
 from pwm.configuration.config import ExperimentConfig, diff, flatten
@@ -20,7 +22,7 @@ from pwm.runs.run_changes import EXTENDS, KEY, add_change, find_change
 from pwm.runs.state_store import StateStore
 from pwm.runs.status import StatusFile, ending
 from pwm.training.loop import LoopState
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainer import Trainer
 
 
 class RunFolder:
@@ -35,8 +37,8 @@ class RunFolder:
         loop: progress of the outer loop, as loaded; the loop updates it in place.
     """
 
-    def __init__(self, config: ExperimentConfig, trainer: OnlineTrainer) -> None:
-        self.path = run_path(config, trainer.env.spec.name)
+    def __init__(self, config: ExperimentConfig, trainer: Trainer) -> None:
+        self.path = run_path(config, trainer.spec.name)
         self.config = config
         self.trainer = trainer
         self.loop = LoopState()
@@ -128,7 +130,7 @@ class RunFolder:
             path.unlink()
 
     def _save_policy(self, path: Path, record: dict[str, float]) -> None:
-        save_policy(path, self.trainer.agent, self.config, self.trainer.env.spec, record)
+        save_policy(path, self.trainer.learner, self.config, self.trainer.spec, record)
 
     def save_state(self, loop: dict[str, Any]) -> None:
         """Write ``latest.pt`` and what is new in the replay buffer; tell ``status.json`` how far that is."""
@@ -230,17 +232,11 @@ class RunFolder:
         files.write_text(self.path / "config.sha256", self.config.hash() + "\n")
 
     def _write_manifest(self) -> None:
-        agent = self.trainer.agent
-        counts = {
-            name: sum(p.numel() for p in module.parameters())
-            for name, module in (
-                ("world_model", agent.world_model),
-                ("dynamics", agent.world_model.dynamics),
-                ("actor", agent.actor),
-                ("critic", agent.critic),
-            )
-        }
-        now = manifest(self.trainer.env.device, counts) | {"epochs": self.config.epochs}
+        networks: dict[str, nn.Module] = dict(self.trainer.networks)
+        if self.trainer.model is not None:
+            networks["dynamics"] = self.trainer.model.world_model.dynamics
+        counts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+        now = manifest(self.trainer.device, counts) | {"epochs": self.config.epochs}
         path = self.path / "manifest.json"
         changes: list[dict[str, Any]] = []
         try:

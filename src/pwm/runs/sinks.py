@@ -16,7 +16,7 @@ from pwm.logging.wandb_logger import WandBLogger, load_wandb
 from pwm.runs.status import ending
 from pwm.training.hooks import MetricSink
 from pwm.training.loop import LoopState
-from pwm.training.online import OnlineTrainer
+from pwm.training.trainer import Trainer
 
 
 def wandb_wanted(config: ExperimentConfig) -> bool:
@@ -49,9 +49,7 @@ class Sinks:
 
 
 @contextlib.contextmanager
-def open_sinks(
-    folder: Path, config: ExperimentConfig, trainer: OnlineTrainer, state: LoopState
-) -> Iterator[Sinks]:
+def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: LoopState) -> Iterator[Sinks]:
     """Where the records of the run in ``folder`` go: ``metrics.jsonl`` first, then the services switched on.
 
     However the block ends, ``metrics.csv`` is written and the services are closed; they are told how it
@@ -64,8 +62,6 @@ def open_sinks(
         state: progress of the loop, updated while the block runs. What the folder holds beyond it is
             dropped, because it will be computed again.
     """
-    agent = trainer.agent
-    networks = {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
     metrics = folder / "metrics.jsonl"
     outcome = Outcome(state)
     with contextlib.ExitStack() as stack:
@@ -73,12 +69,12 @@ def open_sinks(
         sinks: list[MetricSink] = [stack.enter_context(contextlib.closing(JSONLLogger(metrics, written)))]
         if config.general.tensorboard:
             done = max((int(record["env_steps"]) for record in read_metrics(metrics)), default=-1)
-            board = TensorBoardLogger(folder, done, networks)
+            board = TensorBoardLogger(folder, done, trainer.networks)
             sinks.append(stack.enter_context(contextlib.closing(board)))
         if wandb_wanted(config):
-            name = f"{trainer.env.spec.name} {config.run_name} seed{config.general.seed}"
+            name = f"{trainer.spec.name} {config.run_name} seed{config.general.seed}"
             stored = config.to_dict() | {"manifest": _read_json(folder / "manifest.json")}
-            remote = WandBLogger(folder, name, config.wandb, stored, networks, outcome.summary)
+            remote = WandBLogger(folder, name, config.wandb, stored, trainer.networks, outcome.summary)
             sinks.append(stack.enter_context(contextlib.closing(remote)))
         stack.callback(export_csv, metrics, folder / "metrics.csv")
         try:

@@ -59,19 +59,13 @@ class StateStore:
         for path in self.replay_folder.glob("*.pt"):
             path.unlink()
 
-    def save(self, content: dict[str, Any], replay: ReplayBuffer) -> None:
+    def save(self, content: dict[str, Any], replay: ReplayBuffer | None) -> None:
         """Write ``content`` (tensors and plain values) together with what is new in ``replay``.
 
         Raises:
             OSError: nothing was lost: the state saved before is still there.
         """
-        segments = self._live(replay)
-        since = segments[-1][1] if segments else None
-        if len(segments) >= MAX_SEGMENTS:
-            segments, since = [], None
-        name = SEGMENT.format(self._next)
-        storage.save(self.replay_folder / name, REPLAY_FORMAT, replay.state_dict(since))
-        segments = [*segments, (name, replay.cursor.cpu())]
+        segments = [] if replay is None else self._save_replay(replay)
         # Complete before anything is renamed, so that a full disk leaves both older states in place.
         complete = self.latest.with_name(".next.pt.tmp")
         state = {**content, "replay": [list(segment) for segment in segments]}
@@ -84,7 +78,17 @@ class StateStore:
         self._dropped = {s for s, _ in self._segments} - {s for s, _ in segments}
         self._segments, self._next = segments, self._next + 1
 
-    def load(self, replay: ReplayBuffer) -> dict[str, Any]:
+    def _save_replay(self, replay: ReplayBuffer) -> list[tuple[str, Tensor]]:
+        """Write what is new in ``replay``; return the segments that make it up now."""
+        segments = self._live(replay)
+        since = segments[-1][1] if segments else None
+        if len(segments) >= MAX_SEGMENTS:
+            segments, since = [], None
+        name = SEGMENT.format(self._next)
+        storage.save(self.replay_folder / name, REPLAY_FORMAT, replay.state_dict(since))
+        return [*segments, (name, replay.cursor.cpu())]
+
+    def load(self, replay: ReplayBuffer | None) -> dict[str, Any]:
         """Fill ``replay`` and return the content of ``latest.pt``, or of the state before if it is damaged.
 
         Warns:
@@ -109,9 +113,11 @@ class StateStore:
                 os.replace(self.latest, self.latest.with_name("damaged.pt"))
             return content
 
-    def _load(self, path: Path, replay: ReplayBuffer) -> dict[str, Any]:
+    def _load(self, path: Path, replay: ReplayBuffer | None) -> dict[str, Any]:
         content = storage.load(path, storage.STATE_FORMAT)
         segments = [(str(name), cursor) for name, cursor in content.pop("replay")]
+        if replay is None:
+            return content
         states = [storage.load(self.replay_folder / name, REPLAY_FORMAT) for name, _ in segments]
         try:
             replay.load_state_dict(*states)

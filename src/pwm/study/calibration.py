@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import torch
 
-from pwm.configuration.building import EVAL_ENVS, build_agent, build_env, pick_device
+from pwm.configuration.building import build_agent, build_env, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import VectorEnv
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.evaluation import EVALUATION_SEED
-from pwm.training.online import OnlineTrainer
+from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED
+from pwm.training.trainers.online.trainer import OnlineTrainer
 
 STEPS = 20
 MATRIX = 1024
@@ -45,7 +45,7 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
         trainer.run_epoch(0.0, timer)
         timer.flush()
         epoch = _seconds(lambda: trainer.run_epoch(0.0, timer))
-        update = timer.flush().get("time/wm", 0.0) / max(alg.wm_iterations, 1)
+        update = timer.flush().get("time/wm", 0.0) / max(alg.model_learning.wm_iterations, 1)
         step = _step_seconds(env, lambda obs: torch.zeros(len(obs), env.spec.act_dim, device=device))
         eval_step = _step_seconds(eval_env, lambda obs: agent.act(obs, deterministic=True))
     warmup = alg.warmup_updates * update + math.ceil(alg.warmup_env_steps / alg.num_envs) * step

@@ -65,7 +65,7 @@ class Cell:
         """Environment steps of a whole run."""
         alg = self.config.alg
         warmup = math.ceil(alg.warmup_env_steps / alg.num_envs)
-        return alg.num_envs * (warmup + self.config.epochs * alg.horizon)
+        return alg.num_envs * (warmup + self.config.epochs * alg.objective.horizon)
 
     @cached_property
     def epoch_flops(self) -> float:

@@ -18,6 +18,8 @@ Policy = Callable[[Tensor], Tensor]
 
 # Training draws its episodes from the run's seed; evaluation starts here, so the two never share episodes.
 EVALUATION_SEED = 1_000_000
+# Copies of the evaluation environment; more episodes take several rounds.
+EVAL_ENVS = 16
 
 
 @dataclass(frozen=True)

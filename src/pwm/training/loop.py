@@ -11,12 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
-from pwm.envs.base import VectorEnv
-from pwm.training.evaluation import Recording, evaluate
 from pwm.training.hooks import CheckpointStore, MetricSink, Preempted, Progress, SafePoint
-from pwm.training.online import OnlineTrainer, named_divergence
+from pwm.training.trainer import Trainer
 
 
 @dataclass
@@ -24,10 +20,12 @@ class LoopState:
     """Progress of the outer loop.
 
     Attributes:
-        best_return: best evaluated return so far.
+        best_return: best evaluation so far, by the trainer's ``score``.
         best_epoch: its epoch.
         evaluations_since_best: evaluations after it.
         wall_time: seconds spent on this run, over all sittings.
+        cpu_time: seconds that its processor cores worked, summed over cores and sittings. Where several runs
+            share a machine, this is what one of them costs.
         pending: record of an epoch that is trained but neither evaluated nor written yet; at first that of
             the untrained policy.
     """
@@ -36,6 +34,7 @@ class LoopState:
     best_epoch: int = 0
     evaluations_since_best: int = 0
     wall_time: float = 0.0
+    cpu_time: float = 0.0
     pending: dict[str, float] | None = field(default_factory=lambda: {"epoch": 0.0, "env_steps": 0.0})
 
 
@@ -91,18 +90,16 @@ class TrainingLoop:
 
     Args:
         trainer: may already have done some epochs (resume).
-        eval_env: environment for evaluation only.
         hooks: services.
         plan: what to do.
         state: progress so far; updated in place.
     """
 
-    def __init__(
-        self, trainer: OnlineTrainer, eval_env: VectorEnv, hooks: Hooks, plan: Plan, state: LoopState
-    ) -> None:
-        self.trainer, self.eval_env, self.hooks, self.plan, self.state = trainer, eval_env, hooks, plan, state
-        self._before = state.wall_time
-        self._started = self._saved = time.monotonic()
+    def __init__(self, trainer: Trainer, hooks: Hooks, plan: Plan, state: LoopState) -> None:
+        self.trainer, self.hooks, self.plan, self.state = trainer, hooks, plan, state
+        # What the clocks would have shown when the run began, had it never been interrupted.
+        self._before = {name: getattr(state, name) - now for name, now in self._clocks().items()}
+        self._saved = time.monotonic()
 
     def run(self) -> None:
         """Do what is left of the plan.
@@ -116,7 +113,7 @@ class TrainingLoop:
                     self.state.pending = self._train_epoch()
                 record = self.state.pending | self._evaluate_if_due() | self._measure_gradients_if_due()
                 record |= self.hooks.timer.flush() | self.hooks.memory()
-                self._write(record | {"wall_time": self._wall_time()})
+                self._write(record | self._spent())
                 self.state.pending = None
                 self._save_if_due()
         except Preempted:
@@ -126,11 +123,17 @@ class TrainingLoop:
         self.hooks.store.save_policy("final", progress)
         self._save()
 
-    def _wall_time(self) -> float:
-        return self._before + time.monotonic() - self._started
+    @staticmethod
+    def _clocks() -> dict[str, float]:
+        return {"wall_time": time.monotonic(), "cpu_time": time.process_time()}
+
+    def _spent(self) -> dict[str, float]:
+        """Seconds spent on this run, earlier sittings included."""
+        return {name: now + self._before[name] for name, now in self._clocks().items()}
 
     def _save(self) -> None:
-        self.state.wall_time = self._wall_time()
+        spent = self._spent()
+        self.state.wall_time, self.state.cpu_time = spent["wall_time"], spent["cpu_time"]
         self.hooks.store.save_state(vars(self.state))
         self._saved = time.monotonic()
 
@@ -151,7 +154,7 @@ class TrainingLoop:
             with hooks.timer("warmup"):
                 trainer.warm_up(self._between_warm_up_updates)
         start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
-        decay = trainer.options.decay(trainer.epoch, self.plan.epochs)
+        decay = trainer.optimisation.decay(trainer.epoch, self.plan.epochs)
         record = trainer.run_epoch(decay, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.
         if whole:
@@ -163,14 +166,7 @@ class TrainingLoop:
         if epoch % plan.eval_every and epoch != plan.epochs:
             return {}
         with self.hooks.timer("eval"):
-            recording = Recording()
-            with named_divergence():
-                result = evaluate(self.eval_env, self._act, plan.eval_runs, recording=recording)
-            return {
-                "eval/episode_return": result.mean,
-                "eval/episode_return_std": result.std,
-                "eval/episode_length": result.mean_length,
-            } | self.trainer.diagnose(recording.stacked())
+            return self.trainer.evaluate(plan.eval_runs, self.hooks.safe_point)
 
     def _measure_gradients_if_due(self) -> dict[str, float]:
         epoch, every = self.trainer.epoch, self.plan.esnr_every
@@ -180,14 +176,9 @@ class TrainingLoop:
         with self.hooks.timer("gradients"):
             return self.trainer.gradient_quality(self.hooks.safe_point)
 
-    def _act(self, obs: Tensor) -> Tensor:
-        # An evaluation changes nothing: interrupted, it is simply repeated.
-        self.hooks.safe_point()
-        return self.trainer.agent.act(obs, deterministic=True)
-
     def _write(self, record: dict[str, float]) -> None:
         epoch, state = self.trainer.epoch, self.state
-        if (found := record.get("eval/episode_return")) is not None:
+        if (found := record.get(self.trainer.score)) is not None:
             state.evaluations_since_best += 1
             if found > state.best_return:
                 state.best_return, state.best_epoch, state.evaluations_since_best = found, epoch, 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -54,3 +56,11 @@ def stream_seed(seed: int, stream: str) -> int:
     """
     sequence = np.random.SeedSequence(seed, spawn_key=(STREAMS.index(stream),))
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+@contextlib.contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Let networks that are built inside the block draw their initial weights from ``seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, "weights"))
+        yield

@@ -7,16 +7,15 @@ have a counterpart of the same size here.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import re
 
 import torch
 from torch import nn
 
+from pwm.algorithm.agent import Agent
 from pwm.configuration.config import ExperimentConfig
 from pwm.models import scalar_heads
-from pwm.models.actors.base import load_actor
-from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import mlp
 from pwm.models.world_model import build_world_model
 
@@ -55,14 +54,17 @@ def tdmpc2_parameters(
         members: Q networks.
         task_dim, n_tasks: size of the task table; 0 for a single task.
     """
-    alg = copy.copy(config.alg)
-    alg.task_dim, alg.predict_termination = task_dim, False
-    alg.reward_head = scalar_heads.Options("two_hot", BINS)
     # TD-MPC2's latents are always learned.
-    alg.latents = "simnorm"
-    state, units = alg.latent_dim + task_dim, alg.reward_units
+    sizes = dataclasses.replace(
+        config.alg.world_model,
+        task_dim=task_dim,
+        predict_termination=False,
+        reward_head=scalar_heads.Options("two_hot", BINS),
+        latents="simnorm",
+    )
+    state, units = sizes.latent_dim + task_dim, sizes.reward_units
     with torch.device("meta"):
-        model = build_world_model(alg, config.dynamics, obs_dim, act_dim, n_tasks)
+        model = build_world_model(sizes, config.chosen["dynamics"], obs_dim, act_dim, n_tasks)
         policy = mlp(state, units, nn.Linear([state, *units][-1], 2 * act_dim))
         value = mlp(state + act_dim, units, nn.Linear([state + act_dim, *units][-1], BINS))
     return model.total_params + _count(policy) + members * _count(value)
@@ -70,12 +72,9 @@ def tdmpc2_parameters(
 
 def agent_parameters(config: ExperimentConfig, obs_dim: int, act_dim: int) -> int:
     """Parameters of our agent: world model, actor and critics; nothing is allocated."""
-    alg = config.alg
     with torch.device("meta"):
-        model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = load_actor(config.actor.name).build(config.actor, model.latent_dim, act_dim)
-        critic = CriticEnsemble(model.latent_dim, alg.critic_units, alg.num_critics)
-    return model.total_params + _count(actor) + _count(critic)
+        agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
+    return agent.world_model.total_params + _count(agent.actor) + _count(agent.critic)
 
 
 def _count(network: nn.Module) -> int:

@@ -1,82 +1,31 @@
 """What an epoch of training costs, in floating-point operations, counted from the configuration alone.
 
-Counted are matrix products, 2 m n k operations each, forward and backward: what PyTorch's ``FlopCounterMode``
-counts. Not counted are activations, LayerNorm, SimNorm, biases, the arithmetic of losses, returns and
-integrators, Adam, replay and the simulator.
-
-In a backward pass a matrix costs one product more for the gradient of its weights, if those learn, and one
-for the gradient of its input, if that needs one. The first matrix of a network therefore costs less where the
-input is data.
+The losses that training minimises are computed on the meta device, whose tensors have shapes but no entries,
+while PyTorch's ``FlopCounterMode`` looks on. Whatever model, actor or integrator is configured is counted as
+it computes. Counted are matrix products, 2 m n k operations each, forward and backward. Not counted are
+activations, LayerNorm, SimNorm, biases, the arithmetic of losses, returns and integrators, Adam, replay and
+the simulator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from pwm.algorithm.agent import Agent
+from pwm.algorithm.losses import Feedback, Imagined, actor_loss, critic_loss
+from pwm.algorithm.updates import Updater
 from pwm.configuration.config import ExperimentConfig
+from pwm.data.batch import Batch
 from pwm.errors import ConfigError
-from pwm.models.actors.base import load_actor
-from pwm.models.critic import CriticEnsemble, EnsembleLinear
-from pwm.models.world_model import build_world_model
+from pwm.models.dynamics.base import Integrated
 
 PHASES = ("world_model", "actor", "critic", "interaction")
-
-
-class Network(NamedTuple):
-    """A chain of matrices.
-
-    Attributes:
-        first, rest: operations per sample of one product with the first matrix, and with all others.
-    """
-
-    first: int
-    rest: int
-
-    @property
-    def forward(self) -> int:
-        """Operations per sample of a pass without gradient."""
-        return self.first + self.rest
-
-    @property
-    def through(self) -> int:
-        """Forward, and back to the input; the weights do not learn."""
-        return 2 * self.forward
-
-    @property
-    def learn(self) -> int:
-        """Forward, and back to the weights; the input is data."""
-        return 2 * self.first + 3 * self.rest
-
-    @property
-    def learn_through(self) -> int:
-        """Forward, and back to the weights and to the input."""
-        return 3 * self.forward
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Sizes of an agent's networks; ``evals`` and ``teacher`` say how its dynamics use theirs.
-
-    Attributes:
-        termination: None if the model does not predict terminations.
-        evals: evaluations of the dynamics network per imagined step.
-        velocity: those of them that evaluate a velocity: all of a flow, 0 otherwise.
-        teacher: the dynamics loss starts every transition from an encoded observation.
-    """
-
-    encoder: Network
-    dynamics: Network
-    reward: Network
-    termination: Network | None
-    actor: Network
-    critic: Network
-    evals: int
-    velocity: int
-    teacher: bool
 
 
 class VelocityEvals(NamedTuple):
@@ -122,6 +71,111 @@ class ComputeMatch:
         return [f"alg.wm_iterations={self.wm_iterations}", f"alg.warmup_updates={self.warmup_updates}"]
 
 
+class Tracer:
+    """An agent without entries, whose computations can be counted.
+
+    Args:
+        config: the run's configuration.
+        obs_dim, act_dim: widths of observations and actions.
+
+    Raises:
+        ConfigError: a width is smaller than 1.
+    """
+
+    def __init__(self, config: ExperimentConfig, obs_dim: int, act_dim: int) -> None:
+        if obs_dim < 1 or act_dim < 1:
+            raise ConfigError(f"obs_dim={obs_dim} and act_dim={act_dim} must be at least 1")
+        self.options, self.obs_dim, self.act_dim = config.alg, obs_dim, act_dim
+        self.horizon = config.alg.objective.horizon
+        self.lockstep = config.alg.collect == "lockstep"
+        self.starts = start_states(config)
+        self.updates = 1 if self.lockstep else config.alg.actor_critic.actor_iterations
+        with torch.device("meta"):
+            self.agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
+        # Evaluations of the velocity network, one per sample, since this was last set to 0.
+        self.velocities = 0
+        dynamics = self.agent.world_model.dynamics
+        if isinstance(dynamics, Integrated):
+            velocity = dynamics.velocity
+
+            def counted(z: Tensor, *rest: Any) -> Tensor:
+                self.velocities += z.shape[:-1].numel()
+                return velocity(z, *rest)
+
+            dynamics.velocity = counted  # type: ignore[method-assign, assignment]
+
+    def model_update(self) -> int:
+        """Return the operations of one update of the world model; everything in it learns."""
+        steps, windows = self.horizon, self.options.model_learning.wm_batch_size
+        batch = Batch(
+            zeros(steps + 1, windows, self.obs_dim),
+            zeros(steps, windows, self.act_dim),
+            zeros(steps, windows),
+            zeros(steps, windows).bool(),
+            zeros(steps, windows).bool(),
+        )
+        learner = self.agent.model
+        return flops(lambda: back(learner.updater, learner.loss(batch, None)[0]))
+
+    def actor_update(self) -> int:
+        """Return the operations of one actor update, its rollout included."""
+        learner = self.agent.actor_critic
+
+        def update() -> None:
+            rollout = self.imagine()
+            result = actor_loss(rollout, learner.target_critic, self.options.objective.gamma)
+            back(learner.updaters["actor"], learner.loss(rollout, result.per_entry))
+
+        return flops(update)
+
+    def imagine(self) -> Imagined:
+        """Return an imagined rollout, which under lockstep collection real episode ends interrupt."""
+        latent_dim = self.agent.world_model.latent_dim
+        ends = zeros(self.starts).bool()
+        feedback = Feedback(ends, ends, zeros(self.starts, latent_dim))
+        interrupt = (lambda _t, _action: feedback) if self.lockstep else None
+        z = zeros(self.starts, latent_dim)
+        return self.agent.actor_critic.imagine(self.agent.world_model, z, None, interrupt)
+
+    def critic_update(self) -> int:
+        """Return the operations of the critics' passes over the latents of one imagined rollout."""
+        learner, states = self.agent.actor_critic, self.starts * self.horizon
+        z, target = zeros(states, self.agent.world_model.latent_dim), zeros(states)
+        one = flops(lambda: back(learner.updaters["critic"], critic_loss(learner.critic, z, target)))
+        return learner.options.critic_iterations * one
+
+    def interaction(self) -> int:
+        """Return the operations that turn one epoch's observations into actions and start states."""
+        opts, model, actor = self.options, self.agent.world_model, self.agent.actor_critic
+        with torch.no_grad():
+            encode = flops(lambda: model.encode(zeros(1, self.obs_dim)))
+            if self.lockstep:
+                # The imagined rollout's actions are executed: only its start and the answers are encoded.
+                return (opts.num_envs + opts.epoch_steps) * encode
+            z = zeros(1, model.latent_dim)
+            act = flops(lambda: actor.explore(z))
+            step = flops(lambda: model.next(z, zeros(1, self.act_dim)))
+        acting = opts.epoch_steps * (encode + act) + self.horizon * opts.open_loop_envs * step
+        return acting + self.updates * self.starts * encode
+
+
+def zeros(*shape: int) -> Tensor:
+    """Return a tensor of ``shape`` without entries."""
+    return torch.zeros(*shape, device="meta")
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Return the operations of all matrix products in ``work``."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def back(updater: Updater, loss: Tensor) -> None:
+    """Compute the gradient of ``loss`` that a step of ``updater`` takes."""
+    torch.autograd.grad(loss, updater.parameters, allow_unused=True)
+
+
 def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[str, float]:
     """Operations of one training epoch by phase, and their ``total``.
 
@@ -131,15 +185,14 @@ def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[st
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    nets = _networks(config, obs_dim, act_dim)
-    alg = config.alg
-    flops = {
-        "world_model": float(alg.wm_iterations * _model_update(config, nets)),
-        "actor": float(_policy_updates(config) * _actor_update(config, nets)),
-        "critic": float(_policy_updates(config) * _critic_update(config, nets)),
-        "interaction": float(_interaction(config, nets)),
+    tracer = Tracer(config, obs_dim, act_dim)
+    counted = {
+        "world_model": float(config.alg.model_learning.wm_iterations * tracer.model_update()),
+        "actor": float(tracer.updates * tracer.actor_update()),
+        "critic": float(tracer.updates * tracer.critic_update()),
+        "interaction": float(tracer.interaction()),
     }
-    return flops | {"total": sum(flops.values())}
+    return counted | {"total": sum(counted.values())}
 
 
 def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> float:
@@ -148,7 +201,7 @@ def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> float:
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    return float(config.alg.warmup_updates * _model_update(config, _networks(config, obs_dim, act_dim)))
+    return float(config.alg.warmup_updates * Tracer(config, obs_dim, act_dim).model_update())
 
 
 def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> VelocityEvals:
@@ -157,12 +210,13 @@ def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Velo
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    nets, alg = _networks(config, obs_dim, act_dim), config.alg
-    if not nets.velocity:
-        return VelocityEvals(0, 0, 0)
-    imagined = _policy_updates(config) * alg.horizon * start_states(config)
-    learned = alg.wm_iterations * alg.wm_batch_size * _loss_passes(config, nets)
-    return VelocityEvals(nets.velocity, imagined * nets.velocity, learned)
+    tracer = Tracer(config, obs_dim, act_dim)
+    tracer.imagine()
+    imagined, tracer.velocities = tracer.velocities, 0
+    tracer.model_update()
+    learned = config.alg.model_learning.wm_iterations * tracer.velocities
+    per_step = tracer.agent.world_model.dynamics.velocity_evals
+    return VelocityEvals(per_step, tracer.updates * imagined, learned)
 
 
 def match_compute(
@@ -178,110 +232,13 @@ def match_compute(
     """
     before = epoch_flops(baseline, obs_dim, act_dim)
     target = epoch_flops(candidate, obs_dim, act_dim)["total"]
-    one = float(_model_update(baseline, _networks(baseline, obs_dim, act_dim)))
+    one = float(Tracer(baseline, obs_dim, act_dim).model_update())
     other = before["total"] - before["world_model"]
     iterations = max(1, round((target - other) / one))
     warmup = round(warmup_flops(candidate, obs_dim, act_dim) / one)
     return ComputeMatch(iterations, warmup, before["total"], other + iterations * one, target)
 
 
-def _networks(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Networks:
-    """Sizes of the agent's networks; built on the meta device, which has no memory."""
-    if obs_dim < 1 or act_dim < 1:
-        raise ConfigError(f"obs_dim={obs_dim} and act_dim={act_dim} must be at least 1")
-    alg = config.alg
-    with torch.device("meta"):
-        model = build_world_model(alg, config.dynamics, obs_dim, act_dim)
-        actor = load_actor(config.actor.name).build(config.actor, model.latent_dim, act_dim)
-        critic = CriticEnsemble(model.latent_dim, alg.critic_units, alg.num_critics)
-    velocity = model.dynamics.velocity_evals
-    return Networks(
-        encoder=_measure(model.encoder),
-        dynamics=_measure(model.dynamics),
-        reward=_measure(model.reward_net),
-        termination=None if model.termination_net is None else _measure(model.termination_net),
-        actor=_measure(actor),
-        critic=_measure(critic),
-        evals=velocity or 1,
-        velocity=velocity,
-        teacher=model.dynamics.teacher_forced,
-    )
-
-
-def _measure(net: nn.Module) -> Network:
-    """An ensemble's matrices are stacked, so their entries count the members' products together.
-
-    A network without matrices (an encoder that passes observations on) costs nothing.
-    """
-    weights = [m.weight for m in net.modules() if isinstance(m, (nn.Linear, EnsembleLinear))]
-    products = [2 * weight.numel() for weight in weights]
-    return Network(sum(products[:1]), sum(products[1:]))
-
-
 def start_states(config: ExperimentConfig) -> int:
     """Start states of one imagined rollout, the batch of the actor's gradient."""
     return config.alg.num_envs if config.alg.collect == "lockstep" else config.alg.actor_batch_size
-
-
-def _policy_updates(config: ExperimentConfig) -> int:
-    """Actor updates per epoch, each followed by the critics' passes over what was imagined."""
-    return 1 if config.alg.collect == "lockstep" else config.alg.actor_iterations
-
-
-def _loss_passes(config: ExperimentConfig, nets: Networks) -> int:
-    """Evaluations of the dynamics network per window of the dynamics loss.
-
-    A regression is evaluated where it predicts. A flow is evaluated once on every path, and before that its
-    own rollout finds where the paths start, unless the encoder tells.
-    """
-    horizon = config.alg.horizon
-    if nets.teacher or not nets.velocity:
-        return horizon
-    return (horizon - 1) * nets.evals + horizon
-
-
-def _model_update(config: ExperimentConfig, nets: Networks) -> int:
-    """One world-model update; everything in it learns, only the targets of the dynamics are data."""
-    horizon = config.alg.horizon
-    sources = horizon if nets.teacher else 1
-    window = sources * nets.encoder.learn + horizon * nets.encoder.forward
-    window += _loss_passes(config, nets) * nets.dynamics.learn_through
-    window += horizon * nets.reward.learn_through
-    if nets.termination is not None:
-        window += horizon * nets.termination.learn_through
-    return config.alg.wm_batch_size * window
-
-
-def _actor_update(config: ExperimentConfig, nets: Networks) -> int:
-    """One actor update: the gradient runs through model and critics, whose weights rest, to the actor's."""
-    alg, horizon = config.alg, config.alg.horizon
-    # No gradient is needed at the latents that imagination starts from.
-    trajectory = nets.actor.learn + (horizon - 1) * nets.actor.learn_through
-    trajectory += horizon * nets.evals * nets.dynamics.through
-    trajectory += horizon * nets.reward.through
-    if alg.collect == "lockstep":
-        # Real episode ends replace the predictor; the value after any step may count.
-        trajectory += horizon * nets.critic.through
-    else:
-        # All values enter the critics' targets, the last one the objective as well.
-        trajectory += horizon * nets.critic.forward + nets.critic.through
-        if nets.termination is not None:
-            trajectory += horizon * nets.termination.through
-    return start_states(config) * trajectory
-
-
-def _critic_update(config: ExperimentConfig, nets: Networks) -> int:
-    """The critics' passes over the latents of one imagined rollout."""
-    alg = config.alg
-    return alg.critic_iterations * start_states(config) * alg.horizon * nets.critic.learn
-
-
-def _interaction(config: ExperimentConfig, nets: Networks) -> int:
-    alg = config.alg
-    steps = alg.horizon * alg.num_envs
-    if alg.collect == "lockstep":
-        # The imagined rollout's actions are executed: only its start and the answers are encoded.
-        return (alg.num_envs + steps) * nets.encoder.forward
-    acting = steps * (nets.encoder.forward + nets.actor.forward)
-    acting += alg.horizon * alg.open_loop_envs * nets.evals * nets.dynamics.forward
-    return acting + alg.actor_iterations * alg.actor_batch_size * nets.encoder.forward

@@ -128,7 +128,8 @@ def task_sizes(config: ExperimentConfig) -> tuple[int, int]:
 
 def with_units(config: ExperimentConfig, units: Sequence[int]) -> ExperimentConfig:
     """``config`` with other hidden widths of its dynamics network."""
-    return dataclasses.replace(config, dynamics=dataclasses.replace(config.dynamics, units=list(units)))
+    dynamics = dataclasses.replace(config.chosen["dynamics"], units=list(units))
+    return dataclasses.replace(config, chosen={**config.chosen, "dynamics": dynamics})
 
 
 def _solve_units(
@@ -138,7 +139,7 @@ def _solve_units(
 
     The count grows with the width, so the two widths around the target are found by bisection.
     """
-    if not template or not hasattr(candidate.dynamics, "units"):
+    if not template or not hasattr(candidate.chosen["dynamics"], "units"):
         return None
 
     def scaled(width: int) -> list[int]:
@@ -158,7 +159,8 @@ def _solve_units(
 def _shapes(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int) -> Shapes:
     """Shapes of all trainable parameters by part; on the meta device, which has no memory."""
     with torch.device("meta"):
-        model = build_world_model(config.alg, config.dynamics, obs_dim, act_dim, n_tasks)
+        sizes, dynamics = config.alg.world_model, config.chosen["dynamics"]
+        model = build_world_model(sizes, dynamics, obs_dim, act_dim, n_tasks)
     shapes: Shapes = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -179,5 +181,5 @@ def _difference(a: int, b: int) -> float:
 
 
 def _units(config: ExperimentConfig) -> list[int]:
-    dynamics: Any = config.dynamics
+    dynamics: Any = config.chosen["dynamics"]
     return list(getattr(dynamics, "units", []))

@@ -65,7 +65,7 @@ class Subject:
 
 
 def _smoothness(subject: Subject) -> dict[str, Any] | None:
-    batch = subject.starts(min(subject.agent.options.horizon, max(1, subject.steps)))
+    batch = subject.starts(min(subject.agent.objective.horizon, max(1, subject.steps)))
     return None if batch is None else smoothness(subject.agent, batch, subject.generator)
 
 
@@ -99,7 +99,7 @@ def _actor_gradient(subject: Subject) -> dict[str, Any]:
     )
     return {
         "start_states": subject.starts_per_gradient,
-        "clipped_at": subject.agent.options.actor_grad_norm,
+        "clipped_at": subject.agent.actor_critic.options.actor_grad_norm,
         "bias": found.bias,
         "bias_bound": found.bias_bound,
         **dataclasses.asdict(found),
@@ -162,13 +162,13 @@ def diagnose_run(
         "policy": str(path),
         "task": spec.name,
         "algorithm": config.preset,
-        "dynamics": config.dynamics.name,
+        "dynamics": config.chosen["dynamics"].name,
         "training_seed": config.general.seed,
         "evaluation_seed": seed,
         "progress": progress,
         "control_dt": spec.control_dt,
-        "horizon": config.alg.horizon,
-        "gamma": config.alg.gamma,
+        "horizon": config.alg.objective.horizon,
+        "gamma": config.alg.objective.gamma,
         "latent_dim": agent.world_model.latent_dim,
         "episodes": result.summary(),
         **diagnose(agent, recorded, start_states(config), seed),

@@ -97,7 +97,7 @@ def return_gap(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] |
     imagined, realised = _reward_sums(agent, recorded, steps)
     if not realised.numel():
         return None
-    horizon = min(agent.options.horizon, steps)
+    horizon = min(agent.objective.horizon, steps)
     ends = (sums[-1] for sums in _reward_sums(agent, recorded, horizon))
     return {
         "states": realised.shape[1],
@@ -117,13 +117,13 @@ def _reward_sums(agent: Agent, recorded: Recorded, steps: int) -> tuple[Tensor, 
 
 
 def _objective(agent: Agent, recorded: Recorded) -> dict[str, Any] | None:
-    returns, known = returns_to_go(recorded, agent.options.gamma)
+    returns, known = returns_to_go(recorded, agent.objective.gamma)
     chosen = spread_out(known)
     if not len(chosen):
         return None
     z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(agent.world_model, agent.policy, z, None, agent.options.horizon)
-    loss = actor_loss(rollout, agent.target_critic, agent.options.gamma).per_entry
+    rollout = imagine(agent.world_model, agent.policy, z, None, agent.objective.horizon)
+    loss = actor_loss(rollout, agent.actor_critic.target_critic, agent.objective.gamma).per_entry
     return compared(-loss * agent.reward_scale, returns.flatten()[chosen])
 
 
@@ -135,7 +135,7 @@ def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, Any] | None
         ``compared`` values, ``bins`` as ``binned`` gives them, and ``critic_spread``, the mean standard
         deviation over the ensemble. None if no return is known.
     """
-    returns, known = returns_to_go(recorded, agent.options.gamma)
+    returns, known = returns_to_go(recorded, agent.objective.gamma)
     chosen = spread_out(known)
     if not len(chosen):
         return None

@@ -20,12 +20,12 @@ from pwm.algorithm.agent import Agent
 from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, check_episodes, check_task
 from pwm.checkpoints.policy_files import find_policy
-from pwm.configuration.building import EVAL_ENVS, build_env, pick_device
+from pwm.configuration.building import build_env, pick_device
 from pwm.envs.base import Renderable, StepResult
 from pwm.errors import ConfigError, EnvError
 from pwm.files import write_atomically
 from pwm.numbers import readable
-from pwm.training.evaluation import evaluate
+from pwm.training.evaluation import EVAL_ENVS, evaluate
 
 SUFFIXES = (".mp4", ".gif")
 MAX_FPS = 50.0

@@ -209,7 +209,7 @@ def read_run(folder: Path) -> Run:
         reason=str(status.get("reason", "")),
         parameters=made_with.get("parameters", {}),
         commit=made_with.get("git_commit"),
-        changed=describe_changes(made_with, config.alg),
+        changed=describe_changes(made_with, config.alg.optimisation),
         reference=load_reference(folder),
         evaluations=evaluations,
     )

@@ -27,6 +27,7 @@ from pwm.analysis.tables.run_measures import MEASURES
 from pwm.analysis.tables.runs import Run
 from pwm.errors import DataError
 from pwm.numbers import readable
+from pwm.parts import flat_values
 from pwm.study.comparison.arms import Arm, reference_scale, zero_action
 
 # Inches; two panels in a row are still readable on a phone held upright.
@@ -138,7 +139,7 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
             axes = next(places)
             key = f"{phase}/grad_norm"
             norms = [[series(r, "env_steps", key)[1] for r in runs] for runs in records]
-            clips = {getattr(r.config.alg, f"{phase}_grad_norm") for a in arms for r in a.runs(task)}
+            clips = {flat_values(r.config.alg)[f"{phase}_grad_norm"] for a in arms for r in a.runs(task)}
             _draw_histograms(axes, norms, clips, arms)
             lost = sum(key in r and r[key] is None for runs in records for run in runs for r in run)
             _dress(axes, f"{task}\n{name}" + (f" ({lost} not finite)" if lost else ""), "norm")

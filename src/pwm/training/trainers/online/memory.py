@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import VectorEnv
 from pwm.errors import ConfigError
+from pwm.training.trainers.online.options import Options
 
 FLOAT = 4
 # Bytes of one row of the replay buffer beside its numbers: a flag and an entry of its queue.
@@ -23,19 +23,20 @@ WIDE, LARGE = 1000, 2e9
 OWN_GROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-def check_memory(config: ExperimentConfig, env: VectorEnv, eval_env: VectorEnv) -> None:
+def check_memory(options: Options, env: VectorEnv, eval_env: VectorEnv) -> None:
     """Say what observations will take where that is much, before any of it is taken.
 
     Raises:
         ConfigError: they do not fit; the message says which ``alg.buffer_size`` does.
     """
-    alg, spec, device = config.alg, env.spec, env.device
+    spec, device, horizon = env.spec, env.device, options.objective.horizon
     row = FLOAT * (spec.obs_dim + spec.act_dim + 2) + ROW
-    replay = alg.buffer_size * row
+    replay = options.buffer_size * row
     # An evaluation keeps its first round, step by step and then once more as a whole.
     steps = eval_env.num_envs * (eval_env.spec.episode_length + 1)
     evaluation = 2 * FLOAT * steps * spec.obs_dim
-    batches = FLOAT * spec.obs_dim * (alg.wm_batch_size * (alg.horizon + 1) + alg.num_envs * alg.horizon)
+    windows = options.model_learning.wm_batch_size * (horizon + 1)
+    batches = FLOAT * spec.obs_dim * (windows + options.num_envs * horizon)
     needed, available = replay + evaluation + batches, available_memory(device)
     parts = (
         f"an observation of {spec.name} has {spec.obs_dim} numbers of {FLOAT} bytes, so the replay buffer "
@@ -44,12 +45,13 @@ def check_memory(config: ExperimentConfig, env: VectorEnv, eval_env: VectorEnv) 
     )
     if needed > available:
         fitting = int((0.9 * available - evaluation - batches) / row)
-        least = alg.num_envs * (alg.horizon + 2)
+        least = options.num_envs * (horizon + 2)
         # A round number, but never one that the buffer does not take.
         size = (
             f"alg.buffer_size={max(_rounded_down(fitting), least)}" if fitting >= least else "no size of it"
         )
-        raise ConfigError(f"alg.buffer_size={alg.buffer_size} does not fit into memory: {parts}; {size} fits")
+        asked = f"alg.buffer_size={options.buffer_size}"
+        raise ConfigError(f"{asked} does not fit into memory: {parts}; {size} fits")
     if spec.obs_dim >= WIDE or needed >= LARGE:
         warnings.warn(parts, RuntimeWarning, stacklevel=2)
 

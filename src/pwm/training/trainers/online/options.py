@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pwm.algorithm import agent
+from pwm import checks
+from pwm.algorithm import actor_critic, model_learning, objective, updates
 from pwm.errors import ConfigError
+from pwm.models import world_model
+from pwm.parts import PART, flat_values
 
 COLLECT_MODES = ("closed_loop", "lockstep")
-# Share of the decay that is done, from the share of its time that has passed.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda passed: passed,
-    "cosine": lambda passed: 0.5 - 0.5 * math.cos(math.pi * passed),
-    "constant": lambda passed: 0.0,
-}
 
 
 @dataclass
-class Options(agent.Options):
+class Options:
     """The training rule and the loop around it.
 
     Attributes:
+        world_model, objective, model_learning, actor_critic, optimisation: the parts of the training rule.
         max_epochs: epochs of a whole run (``general.epochs`` overrides it).
         num_envs: environments in lockstep; one epoch is ``num_envs * horizon`` environment steps.
         buffer_size: transitions kept for replay.
@@ -37,13 +33,13 @@ class Options(agent.Options):
             ones of the ``num_envs * horizon`` states visited in the same epoch.
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
-        lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or
-            ``constant``.
-        lr_decay_start: when the decay begins: after this share of the run, or, above 1, after so many epochs.
-            A run of fewer epochs keeps its initial rates.
-        lr_final: learning rate at the end of the decay.
     """
 
+    world_model: world_model.Options = field(default_factory=world_model.Options, metadata=PART)
+    objective: objective.Options = field(default_factory=objective.Options, metadata=PART)
+    model_learning: model_learning.Options = field(default_factory=model_learning.Options, metadata=PART)
+    actor_critic: actor_critic.Options = field(default_factory=actor_critic.Options, metadata=PART)
+    optimisation: updates.Options = field(default_factory=updates.Options, metadata=PART)
     max_epochs: int = 1000
     num_envs: int = 128
     buffer_size: int = 1_000_000
@@ -54,55 +50,37 @@ class Options(agent.Options):
     replay_starts: float = 0.0
     warmup_env_steps: int = 0
     warmup_updates: int = 0
-    lr_schedule: str = "linear"
-    lr_decay_start: float = 0.0
-    lr_final: float = 1e-5
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.collect not in COLLECT_MODES:
-            raise ConfigError(f"alg.collect={self.collect!r}; choose one of: {', '.join(COLLECT_MODES)}")
-        if self.lr_schedule not in SCHEDULES:
-            raise ConfigError(f"alg.lr_schedule={self.lr_schedule!r}; choose one of: {', '.join(SCHEDULES)}")
-        start = self.lr_decay_start
-        if not (0.0 <= start < 1.0 or 1.0 < start < math.inf):
-            raise ConfigError(
-                f"alg.lr_decay_start={start}; it must be a share of the run in [0, 1), or a number of epochs "
-                "above 1"
-            )
-        for key in ("max_epochs", "num_envs", "actor_batch_size", "actor_iterations"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be at least 1")
-        for key in ("warmup_env_steps", "warmup_updates", "lr_final"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must be finite and not negative")
-        if not 1.0 <= self.replay_recency < math.inf:
+        checks.one_of(self, "collect", COLLECT_MODES)
+        checks.at_least_one(self, "max_epochs", "num_envs", "actor_batch_size")
+        checks.not_negative(self, "warmup_env_steps", "warmup_updates")
+        checks.share(self, "replay_starts", "open_loop_share")
+        if not 1.0 <= self.replay_recency < float("inf"):
             raise ConfigError(f"alg.replay_recency={self.replay_recency}; it must be finite and at least 1")
-        for key in ("replay_starts", "open_loop_share"):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ConfigError(f"alg.{key}={getattr(self, key)}; it must lie in [0, 1]")
-        if self.task_dim:
+        if task_dim := self.world_model.task_dim:
             raise ConfigError(
-                f"alg.task_dim={self.task_dim} needs a multi-task model; online training learns a single "
-                "task, where it must be 0"
+                f"alg.task_dim={task_dim} needs a multi-task model; online training learns a single task, "
+                "where it must be 0"
             )
         self._check_sizes()
 
     def _check_sizes(self) -> None:
         """Buffer, warm-up and start states fit the number of environments and the horizon."""
-        rows = self.num_envs * (self.horizon + 2)
+        horizon = self.objective.horizon
+        rows = self.num_envs * (horizon + 2)
         if self.buffer_size < rows:
             raise ConfigError(
                 f"alg.buffer_size={self.buffer_size} is too small; it must be at least "
                 f"num_envs * (horizon + 2) = {rows}"
             )
-        steps = self.num_envs * (self.horizon + 1)
+        steps = self.num_envs * (horizon + 1)
         if self.warmup_updates and self.warmup_env_steps < steps:
             raise ConfigError(
                 f"alg.warmup_env_steps={self.warmup_env_steps} is too few for alg.warmup_updates="
                 f"{self.warmup_updates}; it must be at least num_envs * (horizon + 1) = {steps}"
             )
-        visited, needed = self.num_envs * self.horizon, self.actor_batch_size - self.replayed_starts
+        visited, needed = self.num_envs * horizon, self.actor_batch_size - self.replayed_starts
         if self.collect == "closed_loop" and needed > visited:
             raise ConfigError(
                 f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
@@ -114,9 +92,8 @@ class Options(agent.Options):
     def _check_lockstep(self) -> None:
         """Refuse what lockstep collection has no use for, instead of ignoring it."""
         needed = {"actor_iterations": 1, "replay_starts": 0, "open_loop_share": 0}
-        ignored = [
-            f"alg.{key}={getattr(self, key)}" for key, value in needed.items() if getattr(self, key) != value
-        ]
+        now = flat_values(self)
+        ignored = [f"alg.{key}={now[key]}" for key, value in needed.items() if now[key] != value]
         if ignored:
             settings = " ".join(f"alg.{key}={value}" for key, value in needed.items())
             raise ConfigError(
@@ -124,12 +101,10 @@ class Options(agent.Options):
                 f"from, where the environments stand; set {settings}, or alg.collect=closed_loop"
             )
 
-    def decay(self, epoch: int, epochs: int) -> float:
-        """Share of the way from the initial learning rates to ``lr_final`` after ``epoch`` of ``epochs``."""
-        start = self.lr_decay_start if self.lr_decay_start < 1.0 else self.lr_decay_start / epochs
-        if start >= 1.0:
-            return 0.0
-        return SCHEDULES[self.lr_schedule](max(epoch / epochs - start, 0.0) / (1.0 - start))
+    @property
+    def epoch_steps(self) -> int:
+        """Environment steps of one epoch."""
+        return self.num_envs * self.objective.horizon
 
     @property
     def replayed_starts(self) -> int:

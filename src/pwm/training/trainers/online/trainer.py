@@ -9,76 +9,110 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
 from pwm.algorithm.gradient_moments import GradientMoments
 from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
 from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
+from pwm.algorithm.model_learning import ModelLearner
+from pwm.algorithm.updates import Updater
 from pwm.data.batch import Recorded
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv, check_observation, check_result
 from pwm.errors import ActionError, EnvError, NonFiniteError
 from pwm.training.episode_statistics import EpisodeStatistics
+from pwm.training.evaluation import Recording, evaluate
 from pwm.training.hooks import SafePoint, go_on
-from pwm.training.options import Options
+from pwm.training.trainer import Part, Trainer
+from pwm.training.trainers.online.options import Options
 
 COUNTERS = ("env_steps", "epoch", "velocity_evals", "warmup_updates")
 
 
-class OnlineTrainer:
+class OnlineTrainer(Trainer):
     """Owns the interaction of one agent with one environment.
 
     Args:
         options: the training rule.
         env: training environment with ``options.num_envs`` copies.
         agent: the agent; its generator also draws exploration and replay samples.
+        eval_env: environment for evaluation only; without it nothing can be evaluated.
     """
 
-    def __init__(self, options: Options, env: VectorEnv, agent: Agent) -> None:
+    replay: ReplayBuffer
+
+    def __init__(
+        self, options: Options, env: VectorEnv, agent: Agent, eval_env: VectorEnv | None = None
+    ) -> None:
+        super().__init__(options.optimisation, env.spec, env.device)
         self.options = options
+        self.horizon = options.objective.horizon
         self.env = env
         self.agent = agent
+        self.eval_env = eval_env
         self.replay = ReplayBuffer(
             options.buffer_size,
             env.num_envs,
             env.spec.obs_dim,
             env.spec.act_dim,
-            options.horizon,
+            self.horizon,
             env.device,
             options.replay_recency,
         )
         self.episodes = EpisodeStatistics(env.num_envs, env.device)
         self.obs = env.reset()
         check_observation(env.spec.name, self.obs, "at reset")
-        self.env_steps = 0
-        self.epoch = 0
         self.velocity_evals = 0
         self.warmup_updates = 0
-        # Where the running epoch is: metrics of every part of it that is done, observations visited in it.
-        self.done: list[Metrics] = []
+        # Observations visited in the running epoch.
         self.visited = self.obs
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """World model, actor and critics."""
+        agent = self.agent
+        return {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
+
+    @property
+    def updaters(self) -> Mapping[str, Updater]:
+        """The agent's optimisers."""
+        return self.agent.updaters
+
+    @property
+    def learner(self) -> Agent:
+        """The agent."""
+        return self.agent
+
+    @property
+    def model(self) -> ModelLearner:
+        """The world model's learner."""
+        return self.agent.model
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+        if self.eval_env is not None:
+            self.eval_env.close()
 
     def warm_up(self, safe_point: SafePoint = go_on) -> None:
         """Act at random, then train the world model alone, as configured; does what is left of it."""
         opts, n = self.options, self.env.num_envs
         while self.env_steps < opts.warmup_env_steps:
             safe_point()
-            uniform = torch.rand(
-                n, self.env.spec.act_dim, generator=self.agent.generator, device=self.env.device
-            )
+            uniform = torch.rand(n, self.env.spec.act_dim, generator=self.agent.generator, device=self.device)
             self._step(uniform * 2 - 1)
         while self.warmup_updates < opts.warmup_updates:
             safe_point()
             self._update_world_model()
             self.warmup_updates += 1
-        self.agent.check_finite()
+        self.check_finite()
 
     @property
     def warm_up_share(self) -> float:
@@ -87,36 +121,33 @@ class OnlineTrainer:
         total = math.ceil(opts.warmup_env_steps / n) + opts.warmup_updates
         return (self.env_steps // n + self.warmup_updates) / total if total else 1.0
 
-    def run_epoch(self, decay: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
-        """One epoch: ``horizon`` steps of every environment and all updates; does what is left of it.
-
-        Args:
-            decay: share of the way from the initial learning rates to the final one, see ``Options.decay``.
-            timer: context-manager factory ``timer(name)`` for the phases sim, wm, actor and critic.
-            safe_point: called before every update.
-
-        Returns:
-            Flat record of metrics.
-        """
-        rates = self.agent.set_lr_fraction(decay, self.options.lr_final)
-        for part in self._parts()[len(self.done) :]:
-            safe_point()
-            self.done.append(part(timer))
-        self.agent.check_finite()
-        self.epoch += 1
-        record = {f"lr/{name}": rate for name, rate in rates.items()}
-        record |= average(self.done)
-        record |= self.episodes.flush()
-        self.done = []
-        return record | {
-            "epoch": self.epoch,
+    def describe(self) -> dict[str, float]:
+        """Return counters, finished episodes, and the state of the replay buffer."""
+        return self.episodes.flush() | {
             "env_steps": self.env_steps,
             "velocity_evals": self.velocity_evals,
             "replay/size": len(self.replay),
             "replay/age": self.replay.mean_age,
             "reward_scale": float(self.agent.reward_scale),
-            "skipped_updates": float(sum(int(u.skipped) for u in self.agent.updaters.values())),
         }
+
+    def evaluate(self, episodes: int, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Return the policy's returns in whole ``episodes``, and how right model and critic are in them."""
+        assert self.eval_env is not None, "built without an environment for evaluation"
+
+        def act(obs: Tensor) -> Tensor:
+            # An evaluation changes nothing: interrupted, it is simply repeated.
+            safe_point()
+            return self.agent.act(obs, deterministic=True)
+
+        recording = Recording()
+        with named_divergence():
+            result = evaluate(self.eval_env, act, episodes, recording=recording)
+        return {
+            "eval/episode_return": result.mean,
+            "eval/episode_return_std": result.std,
+            "eval/episode_length": result.mean_length,
+        } | self.diagnose(recording.stacked())
 
     def diagnose(self, recorded: Recorded) -> dict[str, float]:
         """Errors of model and critic: on replayed windows (``wm/``), on ``recorded`` episodes (``eval/``)."""
@@ -124,9 +155,9 @@ class OnlineTrainer:
         record = {f"eval/{name}": value for name, value in found.items()}
         if len(self.replay):
             # Sampled apart from the training stream, so that diagnostics never change a run.
-            generator = torch.Generator(self.env.device).manual_seed(self.epoch)
-            batch = self.replay.sample(self.options.wm_batch_size, generator)
-            steps = checked_steps(self.options.horizon)
+            generator = torch.Generator(self.device).manual_seed(self.epoch)
+            batch = self.replay.sample(self.options.model_learning.wm_batch_size, generator)
+            steps = checked_steps(self.horizon)
             errors = open_loop_error(self.agent.world_model, batch, steps)
             record |= {f"wm/latent_error_k{k}": float(v) for k, v in zip(steps, errors, strict=True)}
         return record
@@ -138,7 +169,7 @@ class OnlineTrainer:
         changes: interrupted at a ``safe_point``, it is simply repeated.
         """
         # Drawn apart from the training stream, like the batches of ``diagnose``.
-        generator = torch.Generator(self.env.device).manual_seed(self.epoch)
+        generator = torch.Generator(self.device).manual_seed(self.epoch)
         record: dict[str, float] = {}
         for network, gradient in (("actor", self._actor_gradient), ("wm", self._model_gradient)):
             moments = GradientMoments()
@@ -157,8 +188,8 @@ class OnlineTrainer:
         return actor_gradient(self.agent, z, generator)
 
     def _model_gradient(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        batch = self.replay.sample(self.options.wm_batch_size, generator)
-        return model_gradient(self.agent, batch, generator)
+        batch = self.replay.sample(self.options.model_learning.wm_batch_size, generator)
+        return model_gradient(self.agent.model, batch, generator)
 
     def _step(self, action: Tensor) -> StepResult:
         with named_divergence():
@@ -167,19 +198,19 @@ class OnlineTrainer:
         self.replay.add(
             self.obs, action, result.reward, result.terminated, result.truncated, result.final_obs
         )
-        self.agent.observe(self.obs, result.reward)
+        self.agent.model.observe(self.obs, result.reward)
         self.episodes.add(result)
         self.obs = result.obs
         self.env_steps += self.env.num_envs
         return result
 
-    def _parts(self) -> list[Callable[[Any], Metrics]]:
-        """The parts of an epoch in order; between two of them a run can be interrupted."""
+    def parts(self) -> list[Part]:
+        """Return collection, updates of the policy, updates of the world model."""
         opts = self.options
-        models = [self._improve_model] * opts.wm_iterations
+        models = [self._improve_model] * opts.model_learning.wm_iterations
         if opts.collect == "lockstep":
             return [self._execute_imagined, *models]
-        return [self._collect, *[self._improve_policy] * opts.actor_iterations, *models]
+        return [self._collect, *[self._improve_policy] * opts.actor_critic.actor_iterations, *models]
 
     def _collect(self, timer: Any) -> Metrics:
         """H steps; keeps the visited observations [H * N, obs_dim].
@@ -193,11 +224,11 @@ class OnlineTrainer:
             blind = self._open_loop_environments()
             imagined = torch.zeros(len(blind), model.latent_dim, device=blind.device)
             ended = torch.ones(self.env.num_envs, 1, dtype=torch.bool, device=blind.device)
-            for _ in range(self.options.horizon):
+            for _ in range(self.horizon):
                 visited.append(self.obs)
                 z = model.encode(self.obs)
                 z[blind] = torch.where(ended[blind], z[blind], imagined)
-                action = self.agent.explore(z)
+                action = self.agent.actor_critic.explore(z)
                 if len(blind):
                     imagined = model.next(z[blind], action[blind])
                 result = self._step(action)
@@ -209,8 +240,8 @@ class OnlineTrainer:
         """Indices of the environments that act on imagined latents in this epoch."""
         count = self.options.open_loop_envs
         if not count:
-            return torch.empty(0, dtype=torch.int64, device=self.env.device)
-        order = torch.randperm(self.env.num_envs, generator=self.agent.generator, device=self.env.device)
+            return torch.empty(0, dtype=torch.int64, device=self.device)
+        order = torch.randperm(self.env.num_envs, generator=self.agent.generator, device=self.device)
         return order[:count]
 
     def _starts(self, generator: torch.Generator) -> Tensor:
@@ -243,11 +274,12 @@ class OnlineTrainer:
 
     def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
         with timer("actor"):
-            rollout, targets, actor = self.agent.update_actor(z, interrupt)
+            learner = self.agent.actor_critic
+            rollout, targets, actor = learner.update_actor(self.agent.world_model, z, interrupt)
         with timer("critic"):
             latents = rollout.latents.detach().flatten(0, 1)
             weights = reach_weights(rollout).flatten()
-            critic = self.agent.update_critic(latents, targets.flatten(), weights)
+            critic = learner.update_critic(latents, targets.flatten(), weights)
         self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
         return _named("actor", actor) | _named("critic", critic)
 
@@ -256,9 +288,8 @@ class OnlineTrainer:
             return _named("wm", self._update_world_model())
 
     def _update_world_model(self) -> Metrics:
-        return self.agent.update_world_model(
-            self.replay.sample(self.options.wm_batch_size, self.agent.generator)
-        )
+        windows = self.options.model_learning.wm_batch_size
+        return self.agent.model.update(self.replay.sample(windows, self.agent.generator))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay data that is needed to continue.
@@ -285,7 +316,7 @@ class OnlineTrainer:
         self.agent.load_training_state(state["agent"])
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
-        device = self.env.device
+        device = self.device
         self.visited = state["visited"].to(device)
         self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
         if state["env"] is None:
@@ -321,15 +352,3 @@ def named_divergence() -> Iterator[None]:
 
 def _named(phase: str, metrics: Metrics) -> Metrics:
     return {f"{phase}/{name}": value for name, value in metrics.items()}
-
-
-def average(parts: Sequence[Metrics]) -> dict[str, float]:
-    """Mean of each metric over the parts of an epoch that measured it; one host transfer."""
-    groups: dict[str, list[Tensor]] = {}
-    for metrics in parts:
-        for name, value in metrics.items():
-            groups.setdefault(name, []).append(value)
-    if not groups:
-        return {}
-    means = torch.stack([torch.stack(values).float().mean() for values in groups.values()])
-    return dict(zip(groups, means.tolist(), strict=True))

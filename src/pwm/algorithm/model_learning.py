@@ -1,0 +1,122 @@
+"""A world model that learns: its loss in environment units, its optimiser, the scale of its rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pwm import checks
+from pwm.algorithm import objective, updates
+from pwm.algorithm.losses import Coefs, Metrics, world_model_loss
+from pwm.algorithm.updates import Updater
+from pwm.data.batch import Batch
+from pwm.errors import ConfigError
+from pwm.models.layers import device_of
+from pwm.models.normalization import RunningMeanStd
+from pwm.models.world_model import WorldModel
+
+# Least standard deviation of rewards as a share of their mean. A reward that is always the same thus becomes
+# 10, which the model learns quickly, and not a number without bounds.
+CONSTANT_REWARD = 0.1
+BETAS = (0.9, 0.999)
+
+
+@dataclass
+class Options:
+    """How a world model is trained.
+
+    Attributes:
+        model_lr: initial learning rate.
+        encoder_lr_scale: learning rate of the encoder as a share of ``model_lr``. The encoder makes the
+            targets of the dynamics; a slow one lets them be met, and shrinks less to make them easy.
+        wm_grad_norm: gradient-norm clip.
+        wm_iterations, wm_batch_size: updates per epoch, windows per update.
+        dynamics_coef, reward_coef, termination_coef: weights of the three losses. Latent errors are tiny
+            numbers: with equal weights the dynamics learn to please the reward head and predict the next
+            latent hardly better than "no change".
+        rew_rms: train on rewards divided by their running standard deviation.
+    """
+
+    model_lr: float = 3e-4
+    encoder_lr_scale: float = 1.0
+    wm_grad_norm: float = 20.0
+    wm_iterations: int = 8
+    wm_batch_size: int = 256
+    dynamics_coef: float = 1.0
+    reward_coef: float = 1.0
+    termination_coef: float = 1.0
+    rew_rms: bool = True
+
+    def __post_init__(self) -> None:
+        checks.at_least_one(self, "wm_batch_size")
+        checks.positive(self, "model_lr", "encoder_lr_scale")
+        checks.norm_limit(self, "wm_grad_norm")
+        checks.not_negative(self, "dynamics_coef", "reward_coef", "termination_coef")
+        if self.wm_iterations < 0:
+            raise ConfigError(f"alg.wm_iterations={self.wm_iterations}; it must not be negative")
+
+
+class ModelLearner(nn.Module):
+    """A world model and all that trains it.
+
+    Args:
+        options: how it is trained.
+        target: horizon and discount.
+        optimisation: what all optimisers share.
+        world_model: what is trained.
+        generator: source of the losses' random draws; None draws from the global one.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        target: objective.Options,
+        optimisation: updates.Options,
+        world_model: WorldModel,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        self.options, self.objective, self.generator = options, target, generator
+        self.world_model = world_model
+        # Without prior counts, which have a size of their own: environments pay millions or millionths.
+        self.reward_rms = RunningMeanStd(epsilon=0.0).to(device_of(world_model))
+        self.updater = Updater(
+            "world-model",
+            world_model.parameters(),
+            options.model_lr,
+            BETAS,
+            options.wm_grad_norm,
+            optimisation.max_skipped_updates,
+            world_model.encoder.parameters(),
+            options.encoder_lr_scale,
+        )
+
+    @property
+    def reward_scale(self) -> Tensor:
+        """What one unit of the model's reward is worth in environment reward, shape [1]."""
+        if not self.options.rew_rms:
+            return torch.ones_like(self.reward_rms.var)
+        return self.reward_rms.relative_std(CONSTANT_REWARD)
+
+    def observe(self, obs: Tensor, rewards: Tensor) -> None:
+        """Fold new observations [n, obs_dim] and environment rewards [n] into the running statistics."""
+        self.reward_rms.update(rewards)
+        if self.world_model.obs_rms is not None:
+            self.world_model.obs_rms.update(obs)
+
+    def loss(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:
+        """Return the loss on ``batch`` (rewards in environment units), and its parts detached."""
+        opts = self.options
+        scaled = batch._replace(reward=batch.reward / self.reward_scale)
+        coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
+        return world_model_loss(self.world_model, scaled, None, self.objective.gamma, coefs, generator)
+
+    def update(self, batch: Batch) -> Metrics:
+        """Take one gradient step on ``batch`` (rewards in environment units)."""
+        self.world_model.observe(batch.obs, batch.valid)
+        loss, metrics = self.loss(batch, self.generator)
+        metrics["grad_norm"] = self.updater.step(loss)
+        self.world_model.project()
+        return metrics

@@ -1,0 +1,209 @@
+"""What every trainer provides to the loop, the run folder and the loggers, and what it is built from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from pwm import components
+from pwm.algorithm import updates
+from pwm.algorithm.losses import Metrics
+from pwm.algorithm.model_learning import ModelLearner
+from pwm.algorithm.updates import Updater
+from pwm.data.replay import ReplayBuffer
+from pwm.envs.base import EnvSpec, VectorEnv
+from pwm.training.hooks import SafePoint, go_on
+
+# What trains where a configuration does not say it.
+DEFAULT = "online"
+# A part of an epoch: does its work under a phase timer ``timer(name)`` and returns what it measured.
+Part = Callable[[Any], Metrics]
+
+
+class Learner(Protocol):
+    """Networks that can be kept in a file."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters and statistics."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Any:
+        """Take parameters and statistics from ``state``; RuntimeError if they do not fit."""
+        ...
+
+
+class Trainer(ABC):
+    """Trains something epoch by epoch, of parts between which a run can be interrupted and continued.
+
+    Args:
+        optimisation: what all optimisers share.
+        spec: the task.
+        device: where the networks are.
+
+    Attributes:
+        epoch: epochs that are done.
+        env_steps: environment steps that are done.
+        done: metrics of every part of the running epoch that is done.
+        replay: collected transitions, saved beside the state; None where nothing is collected.
+        eval_env: environment for evaluation only; None where nothing is evaluated in one.
+    """
+
+    # The metric of an evaluation by which policies are compared: the higher the better.
+    score = "eval/episode_return"
+
+    def __init__(self, optimisation: updates.Options, spec: EnvSpec, device: torch.device) -> None:
+        self.optimisation, self.spec, self.device = optimisation, spec, device
+        self.epoch = 0
+        self.env_steps = 0
+        self.done: list[Metrics] = []
+        self.replay: ReplayBuffer | None = None
+        self.eval_env: VectorEnv | None = None
+
+    @property
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that learn, by the names under which they are reported."""
+
+    @property
+    @abstractmethod
+    def updaters(self) -> Mapping[str, Updater]:
+        """Their optimisers, by the names that metrics use."""
+
+    @property
+    @abstractmethod
+    def learner(self) -> Learner:
+        """What is trained; its state is what a file of the trained networks holds."""
+
+    @property
+    def model(self) -> ModelLearner | None:
+        """The world model's learner; None where no world model is trained."""
+        return None
+
+    @abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """Return the parts of an epoch in order; the same number in every epoch."""
+
+    @abstractmethod
+    def evaluate(self, episodes: int, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Return how good the trained networks are, ``score`` among it; changes nothing."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the replay data that is needed to continue."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``, after ``replay`` was loaded."""
+
+    def warm_up(self, safe_point: SafePoint = go_on) -> None:
+        """Do what is left of what comes before the first epoch; here nothing."""
+        return
+
+    @property
+    def warm_up_share(self) -> float:
+        """Share of the warm-up that is done."""
+        return 1.0
+
+    def gradient_quality(self, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Return signal and noise of the gradients as they stand; changes nothing."""
+        return {}
+
+    def describe(self) -> dict[str, float]:
+        """Return the numbers of an epoch's record that no part measured."""
+        return {}
+
+    def close(self) -> None:
+        """Free threads, processes and simulators; here there are none."""
+        return
+
+    def run_epoch(self, decay: float, timer: Any, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Do what is left of one epoch.
+
+        Args:
+            decay: share of the way from the initial learning rates to the final one
+                (``updates.Options.decay``).
+            timer: context-manager factory ``timer(name)`` for the phases.
+            safe_point: called before every part.
+
+        Returns:
+            Flat record of metrics.
+        """
+        final = self.optimisation.lr_final
+        rates = {name: u.decay_lr(decay, final) for name, u in self.updaters.items() if u.decays}
+        for part in self.parts()[len(self.done) :]:
+            safe_point()
+            self.done.append(part(timer))
+        self.check_finite()
+        self.epoch += 1
+        record = {f"lr/{name}": rate for name, rate in rates.items()} | average(self.done)
+        self.done = []
+        skipped = float(sum(int(u.skipped) for u in self.updaters.values()))
+        return record | self.describe() | {"epoch": self.epoch, "skipped_updates": skipped}
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError if any network's updates keep failing."""
+        for updater in self.updaters.values():
+            updater.check_finite()
+
+
+def average(parts: Sequence[Metrics]) -> dict[str, float]:
+    """Return the mean of each metric over the parts of an epoch that measured it; one host transfer."""
+    groups: dict[str, list[Tensor]] = {}
+    for metrics in parts:
+        for name, value in metrics.items():
+            groups.setdefault(name, []).append(value)
+    if not groups:
+        return {}
+    means = torch.stack([torch.stack(values).float().mean() for values in groups.values()])
+    return dict(zip(groups, means.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a trainer is built from.
+
+    Attributes:
+        options: its own ``Options``.
+        chosen: options of the components it is composed of, by kind (``dynamics``, ``actor``).
+        seed: seed of the run; ``pwm.training.seeding`` derives streams from it.
+        device: where everything lives.
+        make_env: ``(num_envs, seed)`` -> the configured environment.
+        eval_episodes: episodes of one evaluation.
+    """
+
+    options: Any
+    chosen: Mapping[str, Any]
+    seed: int
+    device: torch.device
+    make_env: Callable[[int, int], VectorEnv]
+    eval_episodes: int
+
+
+class TrainerComponent(Protocol):
+    """What a module of ``pwm.training.trainers`` defines.
+
+    Attributes:
+        Options: dataclass of its configuration; parts (``pwm.parts``) share the group of keys ``alg``.
+        COMPONENTS: kinds of components that it is composed of, each with a group of keys below ``alg``.
+    """
+
+    Options: type[Any]
+    COMPONENTS: tuple[str, ...]
+
+    def build(self, setting: Setting) -> Trainer:
+        """Return the trainer that ``setting`` describes."""
+        ...
+
+
+def load_trainer(name: str) -> TrainerComponent:
+    """Module of the trainer called ``name``.
+
+    Raises:
+        UnknownComponentError: there is none; the message lists the names.
+    """
+    return cast("TrainerComponent", components.load("trainer", name))

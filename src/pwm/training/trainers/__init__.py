@@ -1,0 +1,1 @@
+"""Trainers: each module or folder is one, found by its name (``alg.trainer``)."""
