@@ -75,7 +75,9 @@ def loss_and_grads(
     model.reward_head = RawLogitError()
     model.zero_grad()
     # Defect of the references: the reward loss, a mean over time already, is divided by H once more.
-    loss, metrics = world_model_loss(model, batch, task, golden.config["gamma"], Coefs(reward=1 / horizon))
+    loss, metrics = world_model_loss(
+        model, batch._replace(task=task), golden.config["gamma"], Coefs(reward=1 / horizon)
+    )
     loss.backward()
     model.reward_head = head
     grads = world_model_grads(model, isinstance(model, FlowWorldModel))

@@ -138,7 +138,7 @@ def test_the_model_learns_rewards_in_units_of_their_spread(rew_rms: bool) -> Non
 def test_the_order_of_windows_and_start_states_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = _small_agent("alg.saturation_coef=0.1")
     batch, order = _batch(agent), torch.randperm(32, generator=agent.generator)
-    shuffled = Batch(*(part[:, order] for part in batch))
+    shuffled = Batch(*(part[:, order] for part in batch[:5]))
     losses = [agent.model.loss(b, agent.generator)[0] for b in (batch, shuffled)]
     torch.testing.assert_close(losses[0], losses[1])
     noise, z = torch.randn(4, 32, 2), agent.world_model.encode(batch.obs[0]).detach()

@@ -24,8 +24,9 @@ from pwm.algorithm.updates import Updater, follow
 from pwm.errors import ConfigError
 from pwm.models.actors.base import Actor
 from pwm.models.critic import CriticEnsemble
-from pwm.models.layers import check_units, device_of
+from pwm.models.layers import check_units, concat_inputs, device_of
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
+from pwm.models.tasks import TaskInputs, told_critic, told_policy
 from pwm.models.world_model import WorldModel
 
 # Least standard deviation of imagined returns as a share of their mean.
@@ -105,12 +106,16 @@ class ActorCritic(nn.Module):
         target: horizon and discount.
         optimisation: what all optimisers share.
         actor: the policy.
-        latent_dim: width of latents.
+        latent_dim: width of what actor and critics read: latents, behind them the task's embedding if there
+            are several tasks.
+        tasks: the action mask of every task, float32 [n_tasks, act_dim]; None for a single task.
         generator: source of noise and of the order of minibatches; None draws from the global one.
 
     Raises:
         ConfigError: an entropy is to be held of a policy whose density is not known.
     """
+
+    action_masks: Tensor | None
 
     def __init__(
         self,
@@ -120,6 +125,7 @@ class ActorCritic(nn.Module):
         actor: Actor,
         latent_dim: int,
         generator: torch.Generator | None,
+        tasks: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.options, self.objective, self.generator = options, target, generator
@@ -137,12 +143,19 @@ class ActorCritic(nn.Module):
                 )
             self.log_temperature = nn.Parameter(torch.tensor(math.log(options.temperature)))
         self.critic = CriticEnsemble(
-            latent_dim, options.critic_units, options.num_critics, activation_first=options.activation_first
+            latent_dim,
+            options.critic_units,
+            options.num_critics,
+            options.activation_first,
+            1 if tasks is None else len(tasks),
         )
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         # Without prior counts, which have a size of their own.
-        self.return_rms = RunningMeanStd(epsilon=0.0)
-        self.value_rms = MovingMeanStd()
+        groups = 0 if tasks is None else len(tasks)
+        self.return_rms = RunningMeanStd(epsilon=0.0, groups=groups)
+        self.value_rms = MovingMeanStd(groups=groups)
+        # Follows from the tasks, so not part of a checkpoint.
+        self.register_buffer("action_masks", tasks, persistent=False)
         self.to(self.device)
         self.updaters = self._build_updaters(optimisation.max_skipped_updates)
 
@@ -171,33 +184,45 @@ class ActorCritic(nn.Module):
         """What training is for: the actor, or its average."""
         return self.actor if self.averaged_actor is None else self.averaged_actor
 
-    def explore(self, z: Tensor) -> Tensor:
-        """Return actions [N, act_dim] in [-1, 1] of the actor with its noise for latents [N, latent_dim]."""
-        return self.actor.act(z, self.noise(len(z)))
+    def explore(self, z: Tensor, inputs: TaskInputs | None = None) -> Tensor:
+        """Return actions [N, act_dim] in [-1, 1] of the actor with its noise for latents [N, L]."""
+        return told_policy(self.actor, inputs).act(z, self.noise(len(z)))
 
     def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw standard normal policy noise [*shape, noise_dim], from ``generator`` or the learner's own."""
         generator = self.generator if generator is None else generator
         return torch.randn(*shape, self.actor.noise_dim, generator=generator, device=self.device)
 
+    def inputs(self, model: WorldModel, task: Tensor | None) -> TaskInputs | None:
+        """Return what actor and critics are told of the tasks int64 [B]; None where there is a single one."""
+        if self.action_masks is None:
+            return None
+        embedding = model.embed(task)
+        assert task is not None
+        assert embedding is not None
+        return TaskInputs(task, embedding.detach(), self.action_masks[task])
+
     def imagine(
         self,
         model: WorldModel,
         z: Tensor,
+        inputs: TaskInputs | None = None,
         generator: torch.Generator | None = None,
         interrupt: Interrupt | None = None,
     ) -> Imagined:
         """Roll the actor with its noise through ``model`` for H steps from ``z`` [B, L]."""
         horizon = self.objective.horizon
         noise = self.noise(horizon, len(z), generator=generator)
-        return imagine(model, self.actor, z, noise, horizon, None, interrupt)
+        task = None if inputs is None else inputs.task
+        return imagine(model, told_policy(self.actor, inputs), z, noise, horizon, task, interrupt)
 
-    def loss(self, rollout: Imagined, per_entry: Tensor) -> Tensor:
+    def loss(self, rollout: Imagined, per_entry: Tensor, inputs: TaskInputs | None = None) -> Tensor:
         """Return what the actor minimises: the scaled mean of ``per_entry`` [B] (``actor_loss``), its penalty
         on saturated actions, and what it pays for a lack of entropy."""
         opts = self.options
         if opts.ret_rms:
-            loss = (per_entry / self.return_rms.relative_std(CONSTANT_RETURN)).mean()
+            spread = self.return_rms.relative_std(CONSTANT_RETURN)
+            loss = (per_entry / (spread if inputs is None else spread[inputs.task])).mean()
         else:
             loss = per_entry.mean() / self.objective.horizon
         if opts.saturation_coef:
@@ -209,7 +234,11 @@ class ActorCritic(nn.Module):
         return loss
 
     def update_actor(
-        self, model: WorldModel, z: Tensor, interrupt: Interrupt | None = None
+        self,
+        model: WorldModel,
+        z: Tensor,
+        interrupt: Interrupt | None = None,
+        inputs: TaskInputs | None = None,
     ) -> tuple[Imagined, Tensor, Metrics]:
         """Imagine in ``model`` from ``z`` [B, L] and take one actor step.
 
@@ -217,11 +246,11 @@ class ActorCritic(nn.Module):
             The rollout, the critic's TD(lambda) targets for its latents [H, B], and detached metrics.
         """
         opts, gamma = self.options, self.objective.gamma
-        rollout = self.imagine(model, z, None, interrupt)
-        result = actor_loss(rollout, self.target_critic, gamma)
+        rollout = self.imagine(model, z, inputs, None, interrupt)
+        result = actor_loss(rollout, told_critic(self.target_critic, inputs), gamma)
         if opts.ret_rms:
-            self.return_rms.update(result.per_entry.detach())
-        loss = self.loss(rollout, result.per_entry)
+            self.return_rms.update(result.per_entry.detach(), None if inputs is None else inputs.task)
+        loss = self.loss(rollout, result.per_entry, inputs)
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
@@ -236,37 +265,44 @@ class ActorCritic(nn.Module):
             "saturation": rollout.locations.detach().abs().mean(),
         }
         if self.log_temperature is not None:
-            metrics |= self._update_temperature(rollout)
+            metrics |= self._update_temperature(rollout, inputs)
         return rollout, targets, metrics
 
-    def _update_temperature(self, rollout: Imagined) -> Metrics:
+    def _update_temperature(self, rollout: Imagined, inputs: TaskInputs | None) -> Metrics:
         """Raise the weight of the entropy where the imagined actions have less of it than their target."""
         assert self.log_temperature is not None
         assert self.options.entropy_target is not None
         assert rollout.log_probs is not None
-        entropy = -rollout.log_probs.detach().mean() / rollout.actions.shape[-1]
+        entries = rollout.actions.shape[-1] if inputs is None else inputs.action_mask.sum(-1)
+        entropy = -(rollout.log_probs.detach() / entries).mean()
         temperature = self.log_temperature.exp()
         self.updaters["temperature"].step(temperature * (entropy - self.options.entropy_target))
         return {"entropy": entropy, "temperature": temperature.detach()}
 
-    def update_critic(self, z: Tensor, targets: Tensor, weights: Tensor) -> Metrics:
+    def update_critic(
+        self, z: Tensor, targets: Tensor, weights: Tensor, inputs: TaskInputs | None = None
+    ) -> Metrics:
         """Take ``critic_iterations`` passes of minibatch steps over latents z [N, L].
 
         Args:
             z: latents.
             targets: their values [N].
             weights: how much each of them counts [N].
+            inputs: their tasks.
         """
-        opts = self.options
+        opts, task = self.options, None
+        if inputs is not None:
+            z, task = concat_inputs(z, inputs.embedding), inputs.task
         if opts.value_rms:
-            self.value_rms.update(targets)
+            self.value_rms.update(targets, task)
             for critic in (self.critic, self.target_critic):
                 critic.rescale(self.value_rms.mean, self.value_rms.std)
         losses, norms = [], []
         for _ in range(opts.critic_iterations):
             order = torch.randperm(len(z), generator=self.generator, device=z.device)
             for index in order.chunk(opts.critic_batches):
-                loss = critic_loss(self.critic, z[index], targets[index], weights[index])
+                of = None if task is None else task[index]
+                loss = critic_loss(self.critic, z[index], targets[index], weights[index], of)
                 norms.append(self.updaters["critic"].step(loss))
                 follow(self.target_critic, self.critic, opts.target_rate)
                 losses.append(loss.detach())

@@ -16,6 +16,7 @@ from pwm.envs.base import restore_generator
 from pwm.models import world_model
 from pwm.models.actors.base import Actor, load_actor
 from pwm.models.critic import CriticEnsemble
+from pwm.models.tasks import told_policy
 from pwm.models.world_model import WorldModel, build_world_model
 
 
@@ -39,6 +40,8 @@ class Agent:
         generator: source of every random draw (noise, minibatches, flow times); None draws from the global
             one.
         device: where it lives.
+        action_masks: float32 [n_tasks, act_dim] of 0 and 1, the entries of the action that each of several
+            tasks has; None for a single task.
 
     Attributes:
         model: the world model's learner.
@@ -53,14 +56,19 @@ class Agent:
         act_dim: int,
         generator: torch.Generator | None,
         device: torch.device | str = "cpu",
+        action_masks: Tensor | None = None,
     ) -> None:
         self._generator = generator
         self.objective = options.objective
         shared = options.objective, options.optimisation
-        model = build_world_model(options.world_model, chosen["dynamics"], obs_dim, act_dim).to(device)
-        actor = load_actor(chosen["actor"].name).build(chosen["actor"], model.latent_dim, act_dim).to(device)
+        sizes, n_tasks = options.world_model, 0 if action_masks is None else len(action_masks)
+        model = build_world_model(sizes, chosen["dynamics"], obs_dim, act_dim, n_tasks).to(device)
+        state_dim = model.latent_dim + (sizes.task_dim if n_tasks else 0)
+        actor = load_actor(chosen["actor"].name).build(chosen["actor"], state_dim, act_dim).to(device)
         self.model = ModelLearner(options.model_learning, *shared, model, generator)
-        self.actor_critic = ActorCritic(options.actor_critic, *shared, actor, model.latent_dim, generator)
+        self.actor_critic = ActorCritic(
+            options.actor_critic, *shared, actor, state_dim, generator, action_masks
+        )
 
     @property
     def generator(self) -> torch.Generator:
@@ -94,13 +102,16 @@ class Agent:
         return {"wm": self.model.updater, **self.actor_critic.updaters}
 
     @torch.no_grad()
-    def act(self, obs: Tensor, deterministic: bool = False) -> Tensor:
+    def act(self, obs: Tensor, deterministic: bool = False, task: Tensor | None = None) -> Tensor:
         """Return actions [N, act_dim] in [-1, 1] for observations [N, obs_dim], each encoded afresh.
 
-        ``policy`` acts if ``deterministic``, else the actor with its noise.
+        ``policy`` acts if ``deterministic``, else the actor with its noise; ``task`` is int64 [N] where there
+        are several.
         """
-        z = self.world_model.encode(obs)
-        return self.policy.act(z) if deterministic else self.actor_critic.explore(z)
+        z, inputs = self.world_model.encode(obs, task), self.actor_critic.inputs(self.world_model, task)
+        return (
+            told_policy(self.policy, inputs).act(z) if deterministic else self.actor_critic.explore(z, inputs)
+        )
 
     @property
     def reward_scale(self) -> Tensor:

@@ -52,7 +52,7 @@ def actor_gradient(agent: Agent, z: Tensor, generator: torch.Generator) -> tuple
     Nothing interrupts the rollout: under lockstep collection, training also sees real episode ends.
     """
     learner = agent.actor_critic
-    rollout = learner.imagine(agent.world_model, z, generator)
+    rollout = learner.imagine(agent.world_model, z, generator=generator)
     per_entry = actor_loss(rollout, learner.target_critic, agent.objective.gamma).per_entry
     return _gradient(learner.updaters["actor"], learner.loss(rollout, per_entry))
 

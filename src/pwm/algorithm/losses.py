@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pwm.algorithm.returns import td_lambda, trajectory_objective
 from pwm.data.batch import Batch
-from pwm.models.actors.base import Actor
+from pwm.models.actors.base import Decision
 from pwm.models.critic import CriticEnsemble
 from pwm.models.layers import discounts
 from pwm.models.world_model import WorldModel
@@ -33,7 +33,6 @@ EQUAL = Coefs()
 def world_model_loss(
     model: WorldModel,
     batch: Batch,
-    task: Tensor | None = None,
     gamma: float = 0.99,
     coefs: Coefs = EQUAL,
     generator: torch.Generator | None = None,
@@ -45,8 +44,8 @@ def world_model_loss(
 
     Args:
         model: the world model.
-        batch: up to H transitions of B windows; ``reward`` in the units the model is to predict.
-        task: int64 [B], or None.
+        batch: up to H transitions of B windows; ``reward`` in the units the model is to predict, and ``task``
+            where the model has several.
         gamma: weight gamma**t of transition t, in both terms.
         coefs: weights of the three losses.
         generator: source of the dynamics' random draws.
@@ -54,7 +53,7 @@ def world_model_loss(
     Returns:
         Scalar loss, and detached ``loss``, ``dynamics_loss``, ``reward_loss`` (``termination_loss``).
     """
-    horizon = len(batch.action)
+    horizon, task = len(batch.action), batch.task
     source_steps = horizon if model.dynamics.teacher_forced else 1
     source = model.encode(batch.obs[:source_steps], task)
     with torch.no_grad():
@@ -93,6 +92,22 @@ class Feedback(NamedTuple):
 Interrupt = Callable[[int, Tensor], Feedback]
 
 
+class Policy(Protocol):
+    """Acts in imagination: an actor, or one that is told its tasks."""
+
+    def decide(self, z: Tensor, noise: Tensor | None = None) -> Decision:
+        """Return the decision at latents z [B, L], with ``noise`` [B, noise_dim] or without."""
+        ...
+
+
+class Critic(Protocol):
+    """Values states: an ensemble, or one that is told their tasks."""
+
+    def minimum(self, z: Tensor) -> Tensor:
+        """Return the smallest member value [...] of latents z [..., L]."""
+        ...
+
+
 class Imagined(NamedTuple):
     """An imagined rollout, with gradient.
 
@@ -121,7 +136,7 @@ class Imagined(NamedTuple):
 
 def imagine(
     model: WorldModel,
-    actor: Actor,
+    policy: Policy,
     z: Tensor,
     noise: Tensor | None,
     horizon: int,
@@ -133,7 +148,7 @@ def imagine(
     Args:
         model: world model. Gradient reaches its parameters, too; ``Updater.step`` asks for those of its own
             network only.
-        actor: policy.
+        policy: decides at latents.
         z: start latents [B, L].
         noise: [H, B, noise_dim], or None for the deterministic policy.
         horizon: H.
@@ -144,9 +159,9 @@ def imagine(
     e = model.embed(task)
     latents, next_latents, actions, locations, log_probs, feedback = [], [], [], [], [], []
     for t in range(horizon):
-        a, location, log_prob = actor.decide(z, None if noise is None else noise[t])
+        a, location, log_prob = policy.decide(z, None if noise is None else noise[t])
         if log_prob is not None:
-            log_probs.append(log_prob)
+            log_probs.append(log_prob.sum(-1))
         z_next = model.dynamics.next(z, a, e)
         latents.append(z)
         actions.append(a)
@@ -191,7 +206,7 @@ class ActorLoss(NamedTuple):
     next_values: Tensor
 
 
-def actor_loss(rollout: Imagined, critic: CriticEnsemble, gamma: float) -> ActorLoss:
+def actor_loss(rollout: Imagined, critic: Critic, gamma: float) -> ActorLoss:
     """First-order actor loss: minus the imagined return plus gamma^H times the ensemble-min value.
 
     Gradient flows through rewards, values and the dynamics into the policy (Georgiev et al. 2024, eq. 4).
@@ -227,7 +242,13 @@ def reach_weights(rollout: Imagined) -> Tensor:
     return torch.cat([torch.ones_like(alive[:1]), alive[:-1]])
 
 
-def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def critic_loss(
+    critic: CriticEnsemble,
+    z: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    task: Tensor | None = None,
+) -> Tensor:
     """Mean squared error over members and samples, in units of the critic's own scale.
 
     Args:
@@ -235,11 +256,13 @@ def critic_loss(critic: CriticEnsemble, z: Tensor, target: Tensor, weight: Tenso
         z: latents [N, L].
         target: values [N].
         weight: importance of each sample [N]; default 1.
+        task: int64 [N] where the critics know several tasks.
 
     Raises:
         ValueError: targets do not match the latents; broadcasting would hide it.
     """
     if target.shape != z.shape[:-1]:
         raise ValueError(f"targets have shape {tuple(target.shape)}, expected {tuple(z.shape[:-1])}")
-    error = ((critic(z) - target) / critic.std).square()
+    values, std = critic(z, task), critic.std if task is None else critic.std[task]
+    error = ((values - target) / std).square()
     return error.mean() if weight is None else (weight * error).mean()

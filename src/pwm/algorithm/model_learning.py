@@ -81,7 +81,8 @@ class ModelLearner(nn.Module):
         self.options, self.objective, self.generator = options, target, generator
         self.world_model = world_model
         # Without prior counts, which have a size of their own: environments pay millions or millionths.
-        self.reward_rms = RunningMeanStd(epsilon=0.0).to(device_of(world_model))
+        statistics = RunningMeanStd(epsilon=0.0, groups=world_model.n_tasks)
+        self.reward_rms = statistics.to(device_of(world_model))
         self.updater = Updater(
             "world-model",
             world_model.parameters(),
@@ -95,27 +96,28 @@ class ModelLearner(nn.Module):
 
     @property
     def reward_scale(self) -> Tensor:
-        """What one unit of the model's reward is worth in environment reward, shape [1]."""
+        """What one unit of the model's reward is worth in environment reward, shape [1], or [n_tasks]."""
         if not self.options.rew_rms:
             return torch.ones_like(self.reward_rms.var)
         return self.reward_rms.relative_std(CONSTANT_REWARD)
 
-    def observe(self, obs: Tensor, rewards: Tensor) -> None:
-        """Fold new observations [n, obs_dim] and environment rewards [n] into the running statistics."""
-        self.reward_rms.update(rewards)
+    def observe(self, obs: Tensor, rewards: Tensor, task: Tensor | None = None) -> None:
+        """Fold observations [n, obs_dim] and environment rewards [n] of tasks [n] into running statistics."""
+        self.reward_rms.update(rewards, task)
         if self.world_model.obs_rms is not None:
             self.world_model.obs_rms.update(obs)
 
     def loss(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:
         """Return the loss on ``batch`` (rewards in environment units), and its parts detached."""
         opts = self.options
-        scaled = batch._replace(reward=batch.reward / self.reward_scale)
+        scale = self.reward_scale if batch.task is None else self.reward_scale[batch.task]
+        scaled = batch._replace(reward=batch.reward / scale)
         coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
-        return world_model_loss(self.world_model, scaled, None, self.objective.gamma, coefs, generator)
+        return world_model_loss(self.world_model, scaled, self.objective.gamma, coefs, generator)
 
     def update(self, batch: Batch) -> Metrics:
         """Take one gradient step on ``batch`` (rewards in environment units)."""
-        self.world_model.observe(batch.obs, batch.valid)
+        self.world_model.observe(batch.obs, batch.valid, batch.task)
         loss, metrics = self.loss(batch, self.generator)
         metrics["grad_norm"] = self.updater.step(loss)
         self.world_model.project()

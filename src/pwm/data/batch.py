@@ -17,6 +17,7 @@ class Batch(NamedTuple):
         reward: [H, B] float32, unscaled environment reward.
         terminated: [H, B] bool, true where the transition ended the episode for good.
         valid: [H, B] bool, false for the padding behind an episode's end; once false, false to the end.
+        task: int64 [B], the task of every window; None where there is only one.
 
     ``action[t]``, ``reward[t]``, ``terminated[t]`` belong to ``obs[t] -> obs[t+1]``.
     """
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
     reward: Tensor
     terminated: Tensor
     valid: Tensor
+    task: Tensor | None = None
 
 
 class Recorded(NamedTuple):

@@ -56,9 +56,11 @@ class CriticEnsemble(nn.Module):
         units: hidden widths.
         members: number of value functions.
         activation_first: Mish before LayerNorm, as in the published PWM.
+        tasks: number of tasks; every task has an output of its own, so that its values can have a scale of
+            their own.
 
     The networks predict (V - mean) / std, with buffers ``mean`` 0 and ``std`` 1 unless ``rescale`` moves
-    them (PopArt, van Hasselt et al. 2016).
+    them (PopArt, van Hasselt et al. 2016; per task as in Hessel et al. 2019).
     """
 
     mean: Tensor
@@ -70,23 +72,29 @@ class CriticEnsemble(nn.Module):
         units: Sequence[int],
         members: int = 3,
         activation_first: bool = False,
+        tasks: int = 1,
     ) -> None:
         super().__init__()
-        widths = [latent_dim, *units, 1]
+        widths = [latent_dim, *units, tasks]
         self.first = EnsembleLinear(members, widths[0], widths[1])
         self.layers = nn.ModuleList(EnsembleLinear(members, i, o) for i, o in pairwise(widths[1:]))
         self.norms = nn.ModuleList(EnsembleNorm(members, width) for width in units)
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
+        scale = () if tasks == 1 else (tasks,)
+        self.register_buffer("mean", torch.zeros(scale))
+        self.register_buffer("std", torch.ones(scale))
         self.activation_first = activation_first
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Values [M, ...] of latents [..., latent_dim]."""
+    def forward(self, z: Tensor, task: Tensor | None = None) -> Tensor:
+        """Values [M, ...] of latents [..., latent_dim], of tasks int64 [B] on the last axis but one."""
         x = self.first.forward_shared(z.reshape(-1, z.shape[-1]))
         for norm, layer in zip(self.norms, self.layers, strict=True):
             x = norm(mish(x)) if self.activation_first else mish(norm(x))
             x = layer(x)
-        return torch.addcmul(self.mean, x, self.std).view(-1, *z.shape[:-1])
+        values = torch.addcmul(self.mean, x, self.std)
+        if task is not None:
+            index = task.expand(z.shape[:-1]).reshape(1, -1, 1).expand(len(values), -1, 1)
+            values = values.gather(-1, index)
+        return values.view(-1, *z.shape[:-1])
 
     @torch.no_grad()
     def rescale(self, mean: Tensor, std: Tensor) -> None:
@@ -94,11 +102,11 @@ class CriticEnsemble(nn.Module):
         # The layer must absorb the numbers that are kept, not more exact ones.
         mean, std = mean.to(self.mean), std.to(self.std)
         last = cast("EnsembleLinear", self.layers[-1] if len(self.layers) else self.first)
-        last.weight.mul_(self.std / std)
+        last.weight.mul_((self.std / std).unsqueeze(-1) if std.dim() else self.std / std)
         last.bias.mul_(self.std).add_(self.mean - mean).div_(std)
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def minimum(self, z: Tensor) -> Tensor:
-        """Smallest member value [...] of latents [..., latent_dim]."""
-        return self(z).amin(0)
+    def minimum(self, z: Tensor, task: Tensor | None = None) -> Tensor:
+        """Smallest member value [...] of latents [..., latent_dim]; ``task`` as in ``forward``."""
+        return self(z, task).amin(0)

@@ -33,7 +33,12 @@ class LatentSpace(nn.Module, ABC):
 
     Args:
         dim: width L of latents.
+
+    Attributes:
+        learned: an encoder makes the latents; it may read more than observations.
     """
+
+    learned = True
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -92,6 +97,8 @@ class Observations(LatentSpace):
     Changes count in units of their running root mean square, entry by entry, so that slow and fast
     quantities are predicted equally well.
     """
+
+    learned = False
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)

@@ -27,26 +27,38 @@ class RunningMeanStd(Statistics):
     Args:
         shape: shape of one sample; a batch is [n, *shape], or [n] for shape (1,).
         epsilon: pseudo-count of the initial mean 0 and variance 1; with 0 the first batch replaces them.
+        groups: number G of groups of scalars that are told apart, or 0; statistics then have the shape (G,).
     """
 
     mean: Tensor
     var: Tensor
     count: Tensor
 
-    def __init__(self, shape: tuple[int, ...] = (1,), epsilon: float = 1e-4) -> None:
+    def __init__(self, shape: tuple[int, ...] = (1,), epsilon: float = 1e-4, groups: int = 0) -> None:
         super().__init__()
+        shape = (groups,) if groups else shape
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("var", torch.ones(shape))
-        self.register_buffer("count", torch.tensor(epsilon, dtype=torch.float64))
+        counts = torch.full((groups,) if groups else (), epsilon, dtype=torch.float64)
+        self.register_buffer("count", counts)
 
     @torch.no_grad()
-    def update(self, batch: Tensor) -> None:
-        """Fold in ``batch`` [n, *shape] unless it is not finite; the variance is the biased one."""
-        batch_var, batch_mean = torch.var_mean(batch, dim=0, correction=0)
-        n = batch.shape[0]
+    def update(self, batch: Tensor, group: Tensor | None = None) -> None:
+        """Fold in ``batch`` [n, *shape] unless it is not finite; the variance is the biased one.
+
+        Args:
+            batch: samples.
+            group: int64 [n], the group of each of them, where groups are told apart.
+        """
+        n: Tensor | int = len(batch)
+        if group is None:
+            batch_var, batch_mean = torch.var_mean(batch, dim=0, correction=0)
+        else:
+            n, batch_mean = grouped_mean(batch, group, len(self.mean))
+            _, batch_var = grouped_mean((batch - batch_mean[group]).square(), group, len(self.mean))
         total = self.count + n
         delta = batch_mean - self.mean
-        weight = (n / total).to(self.mean.dtype)
+        weight = torch.where(total > 0, n / total, 0.0).to(self.mean.dtype)
         m2 = self.var * (1 - weight) + batch_var * weight + delta.square() * (1 - weight) * weight
         self._replace(mean=self.mean + delta * weight, var=m2, count=total)
 
@@ -68,6 +80,14 @@ class RunningMeanStd(Statistics):
     def normalize(self, x: Tensor) -> Tensor:
         """Centre and scale, clamped to [-5, 5]."""
         return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
+
+
+def grouped_mean(values: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Return how many of ``values`` [n] are in each group, and their mean there (or 0), both [G]."""
+    count = torch.zeros(groups, dtype=values.dtype, device=values.device)
+    count = count.index_add(0, group, torch.ones_like(values))
+    total = torch.zeros_like(count).index_add(0, group, values)
+    return count, total / count.clamp(min=1)
 
 
 class MovingRMS(Statistics):
@@ -113,27 +133,35 @@ class MovingMeanStd(Statistics):
 
     Args:
         rate: weight of a new batch; the first 1/rate batches are averaged with equal weights.
+        groups: number G of groups that are told apart, or 0; statistics then have the shape [G].
     """
 
     mean: Tensor
     square: Tensor
     batches: Tensor
 
-    def __init__(self, rate: float = 0.01) -> None:
+    def __init__(self, rate: float = 0.01, groups: int = 0) -> None:
         super().__init__()
         self.rate = rate
-        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("square", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.float64))
+        shape = (groups,) if groups else ()
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("square", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, values: Tensor) -> None:
-        """Fold in ``values`` [n] unless one is not finite."""
+    def update(self, values: Tensor, group: Tensor | None = None) -> None:
+        """Fold in ``values`` [n], of groups int64 [n], unless one is not finite."""
         values = values.double()
-        batches = self.batches + 1
-        rate = (1 / batches).clamp(min=self.rate)
-        mean = self.mean.lerp(values.mean(), rate)
-        square = self.square.lerp(values.square().mean(), rate)
+        present = torch.ones_like(self.batches)
+        if group is None:
+            mean, square = values.mean(), values.square().mean()
+        else:
+            count, mean = grouped_mean(values, group, len(self.mean))
+            _, square = grouped_mean(values.square(), group, len(self.mean))
+            present = (count > 0).double()
+        batches = self.batches + present
+        rate = present * (1 / batches.clamp(min=1)).clamp(min=self.rate)
+        mean, square = self.mean.lerp(mean, rate), self.square.lerp(square, rate)
         self._replace(mean=mean, square=square, batches=batches)
 
     @property

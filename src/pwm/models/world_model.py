@@ -125,7 +125,9 @@ class WorldModel(nn.Module):
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
         if self.obs_rms is not None:
             obs = self.obs_rms.normalize(obs)
-        return self.encoder(concat_inputs(obs, _like(self.embed(task), obs)))
+        # Observations that are the latents themselves leave no room for an embedding.
+        e = _like(self.embed(task), obs) if self.dynamics.space.learned else None
+        return self.encoder(concat_inputs(obs, e))
 
     def next(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L] and actions [..., A]."""
@@ -145,18 +147,23 @@ class WorldModel(nn.Module):
         """``(next(z, a, task), reward(z, a, task))``."""
         return self.next(z, a, task), self.reward(z, a, task)
 
-    def observe(self, obs: Tensor, valid: Tensor) -> None:
-        """Let the space of latents learn its units from windows [H+1, B, obs_dim]; ``valid`` [H, B].
+    def observe(self, obs: Tensor, valid: Tensor, task: Tensor | None = None) -> None:
+        """Let the space of latents learn its units from windows [H+1, B, obs_dim].
 
         Nothing where latents are learned, too: their units are fixed.
         """
         if isinstance(self.dynamics.space, Observations):
-            self.dynamics.space.observe(self.encode(obs), valid)
+            self.dynamics.space.observe(self.encode(obs, task), valid)
 
     def project(self) -> None:
         """Put constrained parameters back into their sets; call after every optimiser step."""
         if self.task_embedding is not None:
             self.task_embedding.project()
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks that the model tells apart; 0 for a single task."""
+        return 0 if self.task_embedding is None else self.task_embedding.num_embeddings
 
     @property
     def latent_dim(self) -> int:
@@ -202,12 +209,8 @@ def build_world_model(
         n_tasks: number of tasks; 0 for a single task without embedding.
 
     Raises:
-        ConfigError: observations as latents of several tasks, or dynamics that do not fit the latents.
+        ConfigError: dynamics that do not fit the latents.
     """
-    if n_tasks and options.latents == "observations":
-        raise ConfigError(
-            f"alg.latents=observations cannot hold the embeddings of {n_tasks} tasks; use alg.latents=simnorm"
-        )
     module = load_dynamics(dynamics_options.name)
     task_dim = options.task_dim if n_tasks else 0
     embedding = None

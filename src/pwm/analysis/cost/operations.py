@@ -135,7 +135,7 @@ class Tracer:
         feedback = Feedback(ends, ends, zeros(self.starts, latent_dim))
         interrupt = (lambda _t, _action: feedback) if self.lockstep else None
         z = zeros(self.starts, latent_dim)
-        return self.agent.actor_critic.imagine(self.agent.world_model, z, None, interrupt)
+        return self.agent.actor_critic.imagine(self.agent.world_model, z, interrupt=interrupt)
 
     def critic_update(self) -> int:
         """Return the operations of the critics' passes over the latents of one imagined rollout."""

@@ -22,8 +22,8 @@ class Decision(NamedTuple):
         action: [..., act_dim] in [-1, 1].
         location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]. Far from 0 the
             squashing is saturated, and hardly any gradient passes.
-        log_prob: [...], log density of ``action``; None for the deterministic action, and from policies whose
-            density is not known.
+        log_prob: [..., act_dim], log density of every entry of ``action``; None for the deterministic action,
+            and from policies whose density is not known.
     """
 
     action: Tensor
@@ -63,7 +63,7 @@ def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Decisi
     raw = torch.addcmul(mean, log_std.exp(), noise)
     squashing = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
     density = -0.5 * (noise.square() + math.log(2.0 * math.pi)) - log_std - squashing
-    return Decision(torch.tanh(raw), mean, density.sum(-1))
+    return Decision(torch.tanh(raw), mean, density)
 
 
 class Actor(nn.Module, ABC):
