@@ -145,7 +145,7 @@ def test_the_order_of_windows_and_start_states_does_not_matter(monkeypatch: pyte
     results = []
     for index in (torch.arange(32), order):
         learner = copy.deepcopy(agent)
-        monkeypatch.setattr(learner.actor_critic, "noise", lambda *shape, index=index: noise[:, index])
+        monkeypatch.setattr(learner.actor_critic, "noise", lambda *shape, index=index, **_: noise[:, index])
         _, targets, metrics = learner.actor_critic.update_actor(learner.world_model, z[index])
         results.append((targets[:, index.argsort()], metrics))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
@@ -156,7 +156,7 @@ def test_only_actions_that_saturate_are_penalised_by_the_square_of_their_excess(
     zeros, entries = torch.zeros(1, 4, 1), torch.ones(4)
     location = torch.tensor([[[0.9, -1.0], [1.0, 0.0], [3.0, -2.0], [-1.5, 0.5]]])
     rollout = Imagined(zeros, zeros, location, location, zeros[..., 0], None, None, None)
-    added = penalised.policy_loss(rollout, entries) - free.policy_loss(rollout, entries)
+    added = penalised.actor_critic.loss(rollout, entries) - free.actor_critic.loss(rollout, entries)
     assert float(added) == pytest.approx(0.5 * (4 + 1 + 0.25) / 8)
 
 

@@ -302,4 +302,5 @@ def test_flow_is_judged_by_its_own_method_and_left_as_it_was() -> None:
     assert found["own_prediction"] < 1e-10
     assert found["prediction"]["heun"][1] == pytest.approx(found["own_prediction"])
     assert found["reference_prediction"] > 1e-6
-    assert all(p.dtype == torch.float32 for p in agent.state_dict().values())
+    for network in (agent.world_model, agent.policy):
+        assert all(p.dtype == torch.float32 for p in network.parameters())

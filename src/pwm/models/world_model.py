@@ -125,9 +125,11 @@ class WorldModel(nn.Module):
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
         if self.obs_rms is not None:
             obs = self.obs_rms.normalize(obs)
-        # Observations that are the latents themselves leave no room for an embedding.
-        e = _like(self.embed(task), obs) if self.dynamics.space.learned else None
-        return self.encoder(concat_inputs(obs, e))
+        e = self.embed(task)
+        if e is not None and not self.dynamics.space.learned:
+            # Observations that are the latents themselves leave no room for an embedding.
+            e = None
+        return self.encoder(concat_inputs(obs, _like(e, obs)))
 
     def next(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L] and actions [..., A]."""
