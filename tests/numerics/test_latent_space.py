@@ -101,11 +101,6 @@ def test_heads_that_need_groups_are_refused(head: str) -> None:
         flow.build(flow.Options(velocity_head=head), Observations(OBS), ACT, 0)
 
 
-def test_several_tasks_need_learned_latents() -> None:
-    with pytest.raises(ConfigError, match="latents=observations cannot hold the embeddings of 3 tasks"):
-        build_world_model(Options(latents="observations", task_dim=4), mlp.Options(), OBS, ACT, n_tasks=3)
-
-
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"alg\.latents='pixels'; choose one of: simnorm, observations"):
         Options(latents="pixels")
