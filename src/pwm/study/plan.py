@@ -24,7 +24,7 @@ from pwm.files import read_object
 from pwm.runs.provenance import device_name
 from pwm.runs.run_changes import EXTENDS
 from pwm.runs.run_folder import run_path
-from pwm.study.comparison.fairness import is_declared
+from pwm.study.comparison.fairness import NAMES, is_declared
 from pwm.study.experiment_file import Experiment, known_thresholds
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
@@ -289,9 +289,11 @@ def _quoted(override: str) -> str:
 def _check_declared(
     experiment: Experiment, arm: str, baseline: ExperimentConfig, config: ExperimentConfig
 ) -> None:
-    lines = diff(baseline.identity(), config.identity())
     declared = experiment.declared
-    if strange := [line for line in lines if not is_declared(line.split(":")[0], declared)]:
+    differing = {line.split(":")[0]: line for line in diff(baseline.identity(), config.identity())}
+    if strange := [
+        line for key, line in differing.items() if key not in NAMES and not is_declared(key, declared)
+    ]:
         raise ConfigError(
             f"{arm} differs from {experiment.baseline} in what is not declared:\n  "
             + "\n  ".join(strange)
