@@ -23,12 +23,20 @@ NAMES = experiment_names()
 # Wide enough that LayerNorm's few parameters do not decide parity.
 WIDE = ["alg.latent_dim=32", "alg.dynamics.units=[32]", "alg.encoder_units=[32]"]
 SMALL = last_of_each(["env=analytic", *SIZES, *WIDE])
+
+
+def without(*starts: str) -> list[str]:
+    return [override for override in SMALL if not override.startswith(starts)]
+
+
 ARGUMENTS = {
-    # Every arm of it names a preset.
-    "cpu_suite": [o for o in SMALL if not o.startswith("alg=")],
+    # Every arm of it names a preset, whose latents have no width.
+    "cpu_suite": last_of_each([*without("alg="), "alg.reward_units=[48,48]"]),
+    # What one of its arms changes is there for some dynamics only; another needs 20 states of an epoch.
+    "cpu_ablations": [*without("alg=", "alg.num_envs"), "alg.num_envs=5"],
     # Its arms differ in these; the most environments need the longest warm-up.
     "horizon_sweep": [
-        *(o for o in SMALL if not o.startswith(("alg.horizon", "alg.num_envs", "alg.warmup_env_steps"))),
+        *without("alg.horizon", "alg.num_envs", "alg.warmup_env_steps"),
         "alg.warmup_env_steps=640",
     ],
 }
