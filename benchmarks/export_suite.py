@@ -5,8 +5,8 @@
     python benchmarks/export_suite.py --experiment cpu_ablations
 
 Finished runs in ``logs/experiments/<name>`` are merged into ``results/<name>``, where those of
-``model_free.py`` stand beside them: ``runs.csv`` (one row per run), ``curves/`` (its evaluations). Of all runs
-that are stored there it then makes
+``model_free.py`` stand beside them: ``runs.csv`` (one row per run), ``curves/`` (its evaluations). Of all
+runs that are stored there it then makes
 
     ``summary.csv``         per task and algorithm, medians over seeds
     ``comparison.csv``      per pair of algorithms: the difference, and how likely a run of one beats one of
@@ -30,7 +30,7 @@ import numpy as np
 from equal_budgets import at_equal_budgets
 from numpy.typing import NDArray
 from plot_study import changes_only, plot_study
-from readme_tables import renew_readme
+from readme_tables import SUITE, renew_readme
 from study_files import (
     CURVE,
     HELD_OUT_EPISODES,
@@ -261,7 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"export_suite: {error}", file=sys.stderr)
         return 2
     print(csv_text(list(summary[0]), summary), end="")
-    renew_readme()
+    if results == SUITE:
+        renew_readme()
     return 0
 
 

@@ -9,14 +9,14 @@ does, with the same rewards, episode length and actions in [-1, 1]. The whole pr
 core, by default the least busy of those it may use; ``taskset -c 0 python ...`` chooses one. Policies are
 evaluated as those of ``pwm train`` are: real rewards, deterministic actions, the same episodes.
 
-Results have the columns of ``export_suite.py``, which shows them beside our runs. ``wall_time`` counts everything from the start of training
-(compiling the agent's functions is part of it, building the environments is not), as in ``metrics.jsonl``;
-``train_time`` leaves the evaluations out, and ``core_share`` is the part of it in which the core was at work
-here: minutes of a run that shared its core are not to be compared. Training ends when ``--minutes`` of
-``train_time`` and ``--env-steps`` are both spent. Every evaluation updates ``curves/`` in the folder of
-unfinished runs, by default ``logs/model_free``; a finished run is merged into ``results/cpu_suite``. A call
-whose result is there already does nothing, and one that was interrupted begins anew. ``model_free_suite.py``
-makes all runs of the suite.
+Results have the columns of ``export_suite.py``, which shows them beside our runs. ``wall_time`` counts
+everything from the start of training (compiling the agent's functions is part of it, building the
+environments is not), as in ``metrics.jsonl``; ``train_time`` leaves the evaluations out, and ``core_share``
+is the part of it in which the core was at work here: minutes of a run that shared its core are not to be
+compared. Training ends when ``--minutes`` of ``train_time`` and ``--env-steps`` are both spent. Every
+evaluation updates ``curves/`` in the folder of unfinished runs, by default ``logs/model_free``; a finished
+run is merged into ``results/cpu_suite``. A call whose result is there already does nothing, and one that was
+interrupted begins anew. ``model_free_suite.py`` makes all runs of the suite.
 """
 
 from __future__ import annotations

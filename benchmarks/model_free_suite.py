@@ -1,12 +1,12 @@
 """Make the runs of ``model_free.py`` that stand beside those of ``pwm experiment experiment=cpu_suite``.
 
-    python benchmarks/model_free_suite.py                                      SAC and CrossQ, everything (a day)
-    python benchmarks/model_free_suite.py --algos tqc --only gym_Pendulum-v1/1
-    python benchmarks/model_free_suite.py --dry-run                            what is left
+    python benchmarks/model_free_suite.py                              SAC and CrossQ, everything (a day)
+    python benchmarks/model_free_suite.py --algos tqc --only dflex_ant/1
+    python benchmarks/model_free_suite.py --dry-run                    what is left
 
-Every run takes as many environment steps as ours, and at least ``--minutes`` of training, is evaluated as often,
-and has a processor core of its own. What is in ``results/cpu_suite`` already is not repeated; an interrupted run
-begins anew. ``export_suite.py`` then makes tables and pictures of all that is stored.
+Every run takes as many environment steps as ours, and at least ``--minutes`` of training, is evaluated as
+often, and has a processor core of its own. What is in ``results/cpu_suite`` already is not repeated; an
+interrupted run begins anew. ``export_suite.py`` then makes tables and pictures of all that is stored.
 """
 
 from __future__ import annotations

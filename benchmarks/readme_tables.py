@@ -47,9 +47,9 @@ def tables(suite: Path = SUITE, archive: Path = ARCHIVE) -> str:
     rows = load_rows(archive)
     return "\n".join(
         [
-            "The suite of this recipe has not been run yet. This is that of the recipe before, `pwm_small_h16*`: mean",
-            "return of 64 held-out episodes with the FINAL policy, median of three seeds of 2 to 11 minutes each",
-            "([data](results/archive/README.md)).",
+            "The suite of this recipe has not been run yet. This is that of the recipe before,",
+            "`pwm_small_h16*`: mean return of 64 held-out episodes with the FINAL policy, median of three",
+            "seeds of 2 to 11 minutes each ([data](results/archive/README.md)).",
             "",
             *held_out_table(rows),
             "",
@@ -61,8 +61,8 @@ def tables(suite: Path = SUITE, archive: Path = ARCHIVE) -> str:
 def new_suite(rows: Sequence[Row], curves: Curves) -> str:
     """Markdown of a suite with baselines: held-out returns, equal steps, equal minutes."""
     seeds = sorted({int(r["seed"]) for r in rows})
-    steps = [line for line in at_equal_budgets(curves, known(rows)) if line["unit"] == UNITS[0].name]
-    minutes = [line for line in at_equal_budgets(curves, known(rows)) if line["unit"] == UNITS[1].name]
+    budgets = at_equal_budgets(curves, known(rows))
+    steps, minutes = ([line for line in budgets if line["unit"] == unit.name] for unit in UNITS)
     # The longest budget of steps that a run of ours used up.
     last: dict[str, int] = {}
     for line in steps:
@@ -72,8 +72,8 @@ def new_suite(rows: Sequence[Row], curves: Curves) -> str:
     equal_minutes = [line for line in minutes if line["budget"] == MINUTES]
     return "\n".join(
         [
-            "Mean return of 64 held-out episodes with the FINAL policy, one CPU thread per run, median over seeds",
-            f"({len(seeds)} at most). Model-free agents trained longer than ours do; at equal budgets see below.",
+            "Mean return of 64 held-out episodes with the FINAL policy, one CPU thread per run, median over",
+            f"seeds ({len(seeds)} at most); model-free agents may have trained longer:",
             "",
             *held_out_table(rows),
             "",
@@ -81,7 +81,8 @@ def new_suite(rows: Sequence[Row], curves: Curves) -> str:
             "",
             *budget_table(equal_steps, known(rows)),
             "",
-            f"Evaluated return within {MINUTES} minutes of training on one core; a run that ended before keeps its last:",
+            f"Evaluated return within {MINUTES} minutes of training on one core; a run that ended before",
+            "keeps its last:",
             "",
             *budget_table(equal_minutes, known(rows)),
             "",

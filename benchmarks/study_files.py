@@ -116,7 +116,7 @@ def figures(records: Sequence[Mapping[str, float]], reference: Mapping[str, floa
 
 
 def held_out_columns(which: str, returns: Sequence[float]) -> Row:
-    """Return the columns of ``runs.csv`` for the held-out episodes of the ``final`` or the ``best`` policy."""
+    """Return the columns of ``runs.csv`` for held-out returns of the ``final`` or the ``best`` policy."""
     found = summarise(returns)
     return {f"held_out_{which}": rounded(found.mean.value), f"held_out_{which}_std": rounded(found.std)}
 

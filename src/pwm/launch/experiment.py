@@ -31,7 +31,8 @@ pwm/configs/experiment: %s)
 are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, overrides and title;
 every other override goes to all runs. Runs and report are in <general.logdir>/experiments/<name>/.
 
-The same command continues what was interrupted and repeats nothing that is done. A part of the runs is made with
+The same command continues what was interrupted and repeats nothing that is done. A part of the
+runs is made with
 
   pwm experiment experiment=cpu_suite --only 'dflex_*/flow/[12]' --only gym_Pendulum-v1
 

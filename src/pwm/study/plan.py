@@ -191,7 +191,7 @@ class Plan:
         """Return the runs that any of the patterns names, in the order of the plan; all where there is none.
 
         Args:
-            patterns: ``TASK/ARM/SEED``, ``TASK/ARM`` or ``TASK``, with shell wildcards (``dflex_*/flow/[12]``).
+            patterns: ``TASK/ARM/SEED``, ``TASK/ARM`` or ``TASK``, with wildcards (``dflex_*/flow/[12]``).
 
         Raises:
             ConfigError: a pattern names no run.
@@ -204,8 +204,8 @@ class Plan:
             if not found:
                 tasks, arms, seeds = ({str(run.key[i]): None for run in self.runs} for i in range(3))
                 raise ConfigError(
-                    f"--only {pattern} names no run; write TASK/ARM/SEED, TASK/ARM or TASK, * for any; tasks: "
-                    f"{', '.join(tasks)}; arms: {', '.join(arms)}; seeds: {', '.join(seeds)}"
+                    f"--only {pattern} names no run; write TASK/ARM/SEED, TASK/ARM or TASK, * for any; "
+                    f"tasks: {', '.join(tasks)}; arms: {', '.join(arms)}; seeds: {', '.join(seeds)}"
                 )
             chosen |= found
         return [run for run in self.runs if run in chosen]
