@@ -71,6 +71,11 @@ def curve_records(folder: Path) -> list[dict[str, float]]:
     return [r for r in records if r.get("eval/episode_return") is not None]
 
 
+def public(command: str) -> str:
+    """A command without the words that say nothing about what is computed."""
+    return " ".join(word for word in command.split() if not word.startswith(PRIVATE))
+
+
 def export_run(run: Run, results: Path, episodes: int) -> Row:
     """Write the curve of a finished run; returns its row of ``runs.csv``.
 
@@ -89,7 +94,7 @@ def export_run(run: Run, results: Path, episodes: int) -> Row:
         "world_model_parameters": run.parameters.get("world_model", ""),
         **figures(records, run.reference),
         "commit": run.commit,
-        "command": " ".join(w for w in made.get("command", "").split() if not w.startswith(PRIVATE)),
+        "command": public(made.get("command", "")),
         "hardware": f"{made.get('device')}, {made.get('threads')} thread",
         "versions": ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()),
     }

@@ -127,6 +127,11 @@ def test_training_time_leaves_measurements_out(export: ModuleType, tmp_path: Pat
     assert found == [records[0] | {"train_time": 0.0}, records[2] | {"train_time": 8.0}]
 
 
+def test_a_command_names_no_folder_of_the_machine(export: ModuleType) -> None:
+    command = "pwm train env=gym general.logdir=some/where general.name=flow general.progress=false"
+    assert export.public(command) == "pwm train env=gym general.name=flow"
+
+
 # --- tables ----------------------------------------------------------------------------------------
 
 
@@ -255,10 +260,13 @@ def test_readme_tables_show_equal_steps_and_equal_minutes(
 
 # --- the baselines' loop ---------------------------------------------------------------------------
 
+TASKS = "tasks=[dflex_ant general.epochs=4750, gym env.id=Pendulum-v1 general.epochs=1000]"
+
 
 def test_baselines_take_as_many_steps_as_our_runs(script: Callable[[str], ModuleType]) -> None:
     suite = script("model_free_suite")
-    found = list(suite.jobs(["sac", "crossq"], 20.0, ["dflex_ant", "gym_Pendulum-v1/2"], ["seeds=[1,2]"]))
+    only = ["dflex_ant", "gym_Pendulum-v1/2"]
+    found = list(suite.jobs(["sac", "crossq"], 20.0, only, [TASKS, "seeds=[1,2]"]))
     assert [(job.algorithm, job.task, job.seed, job.env_steps, job.eval_every) for job in found] == [
         ("sac", "dflex_ant", 1, 100_000, 2000),
         ("crossq", "dflex_ant", 1, 100_000, 2000),
@@ -276,18 +284,10 @@ def test_stored_baselines_are_not_repeated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     suite = script("model_free_suite")
-    (first, *_) = suite.jobs(["sac"], 20.0, ["dflex_ant"], ["seeds=[1,2]"])
+    overrides = ["tasks=[dflex_ant]", "seeds=[1,2]"]
+    (first, *_) = suite.jobs(["sac"], 20.0, [], overrides)
     files.merge(tmp_path, [row("sac", 1, 5.0, "dflex_ant") | {"command": first.command}])
-    arguments = [
-        "--algos",
-        "sac",
-        "--only",
-        "dflex_ant",
-        "--results",
-        str(tmp_path),
-        "--dry-run",
-        "seeds=[1,2]",
-    ]
+    arguments = ["--algos", "sac", "--results", str(tmp_path), "--dry-run", *overrides]
     assert suite.main(arguments) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "2 runs, 1 stored already"
