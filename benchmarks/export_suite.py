@@ -53,6 +53,7 @@ from pwm.analysis.tables.run_files import read_manifest
 from pwm.analysis.tables.runs import Run, load_runs
 from pwm.errors import CheckpointError, DataError, PwmError
 from pwm.files import write_text
+from pwm.study.comparison.wording import count
 from pwm.study.experiment_file import experiment_names, load_experiment
 from pwm.study.findings import held_out
 
@@ -95,7 +96,7 @@ def export_run(run: Run, results: Path, episodes: int) -> Row:
         **figures(records, run.reference),
         "commit": run.commit,
         "command": public(made.get("command", "")),
-        "hardware": f"{made.get('device')}, {made.get('threads')} thread",
+        "hardware": f"{made.get('device')}, {count(made.get('threads', 0), 'thread')}",
         "versions": ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()),
     }
     for which, found in returns.items():
