@@ -4,20 +4,23 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+ONLY ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 # The demo needs the runtime dependencies alone; what checks and measures the project needs the rest, too.
 RUNTIME := $(VENV)/.installed
 ALL := $(VENV)/.installed-all
+BASELINES := $(VENV)/.installed-baselines
 NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-slow lint bench cpu-suite clean distclean
+.PHONY: help demo test test-newest test-slow lint bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo 'Variables: PYTHON=python3.11 (3.11 or newer), ARGS="..." (passed on to the command), JOBS=2 (test processes)'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
+	@echo 'Variables: PYTHON=python3.11 (3.11 or newer), ARGS="..." (passed on to the command), JOBS=2 (test processes),'
+	@echo '           ONLY="dflex_hopper/*/1" (runs of a suite: TASK/ARM/SEED, of baselines TASK/SEED; * for any)'
 
 # $(call begin,ENVIRONMENT) makes the environment where there is none. Until its installation is complete it holds
 # a file .installing with the number of the process; found without that process, it marks an environment that is
@@ -63,6 +66,11 @@ $(ALL): $(RUNTIME)
 	$(call install,$(VENV),-e '.[dev]',constraints.txt)
 	@touch $(RUNTIME) $@
 
+$(BASELINES): $(ALL)
+	$(call begin,$(VENV))
+	$(call install,$(VENV),-e '.[baselines]',constraints.txt)
+	@touch $(RUNTIME) $(ALL) $@
+
 demo: $(RUNTIME) ## train the MLP and the flow world model on a small task and compare them
 	$(BIN)/python examples/demo.py $(ARGS)
 
@@ -97,8 +105,18 @@ lint: $(ALL) ## check style, format and types
 bench: $(ALL) ## measure the speed of training and simulation
 	$(BIN)/pwm bench $(ARGS)
 
-cpu-suite: $(ALL) ## train every dynamics on the small tasks, several seeds (hours; ARGS="--tasks ... --seeds 1" for a part)
-	$(BIN)/python benchmarks/cpu_suite.py $(ARGS)
+# Every one of them continues what was interrupted and repeats nothing that is done.
+cpu-suite: $(ALL) ## train every dynamics on nine tasks, five seeds, and export the results (a day; ONLY=... for a part)
+	$(BIN)/pwm experiment experiment=cpu_suite $(patsubst %,--only '%',$(ONLY)) $(ARGS)
+	$(BIN)/python benchmarks/export_suite.py
+
+cpu-ablations: $(ALL) ## the same with one change at a time to the recipe (half a day)
+	$(BIN)/pwm experiment experiment=cpu_ablations $(patsubst %,--only '%',$(ONLY)) $(ARGS)
+	$(BIN)/python benchmarks/export_suite.py --experiment cpu_ablations
+
+cpu-suite-baselines: $(BASELINES) ## model-free agents on the tasks of the suite, beside its results (a day)
+	$(BIN)/python benchmarks/model_free_suite.py $(patsubst %,--only '%',$(ONLY)) $(ARGS)
+	$(BIN)/python benchmarks/export_suite.py
 
 clean: ## remove caches and build products; keeps environments and logs
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

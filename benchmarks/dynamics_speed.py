@@ -15,9 +15,8 @@ import time
 from statistics import median
 
 import torch
-from cpu_suite import TASKS
 from esnr_speed import warm_trainer
-from model_fit import RESULTS, STUDIES
+from model_fit import RESULTS, STUDIES, TASKS
 
 from pwm.files import write_text
 from pwm.logging.monitoring import PhaseTimer
@@ -28,7 +27,7 @@ BASELINE = "flow"
 
 def measure(task: str, repeats: int) -> list[tuple[str, float, float]]:
     """Form, milliseconds of an epoch, ratio to the baseline's epoch of its round; medians over rounds."""
-    trainers = {name: warm_trainer(*TASKS[task][1], *overrides) for name, overrides in FORMS.items()}
+    trainers = {name: warm_trainer(*TASKS[task], *overrides) for name, overrides in FORMS.items()}
     timer = PhaseTimer()
     rounds: list[dict[str, float]] = []
     for _ in range(repeats + 1):

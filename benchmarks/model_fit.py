@@ -3,7 +3,7 @@
     python benchmarks/model_fit.py --study recipe --tasks dflex_cartpole
     python benchmarks/model_fit.py --study dynamics
 
-Fits world models of the small presets to the same random transitions under several settings and writes one
+Fits world models of ``pwm_small_h16*`` to the same random transitions under several settings and writes one
 row per fit into ``results/model_fit/<study>.csv``: relative open-loop latent error after 1, 4 and 16 steps
 (1 = no better than predicting "no change"), the explained share of the reward's variance, both on other
 transitions, and CPU seconds of training. The seed decides weights and batches; the transitions are the same.
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from cpu_suite import FLOW, TASKS
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import open_loop_error
@@ -35,7 +34,15 @@ RESULTS = Path(__file__).parents[1] / "results" / "model_fit"
 STEPS = 900
 HELD_OUT = 1500
 UPDATES = 1500
-ALGORITHM = f"alg={FLOW}"
+ALGORITHM = "alg=pwm_small_h16_flow"
+TASKS: dict[str, tuple[str, ...]] = {
+    "gym_Pendulum-v1": ("env=gym", "env.id=Pendulum-v1"),
+    "gym_Reacher-v5": ("env=gym", "env.id=Reacher-v5"),
+    "gym_HalfCheetah-v5": ("env=gym", "env.id=HalfCheetah-v5"),
+    "dflex_cartpole": ("env=dflex_cartpole", "env.num_threads=1"),
+    "dflex_hopper": ("env=dflex_hopper", "env.num_threads=1"),
+    "dflex_ant": ("env=dflex_ant", "env.num_threads=1"),
+}
 EQUAL = ("alg.dynamics_coef=1", "alg.simnorm_scale=1", "alg.encoder_lr_scale=1", "alg.dynamics.output_gain=1")
 # The dynamics loss grows with the square of the latents' scale.
 WEIGHTED = ("alg.dynamics_coef=1024", *EQUAL[1:])
@@ -49,8 +56,8 @@ STUDIES: dict[str, dict[str, tuple[str, ...]]] = {
         "output gain (preset)": (ALGORITHM,),
     },
     "dynamics": {
-        "MLP": ("alg=pwm_small",),
-        "residual": ("alg=pwm_small_residual",),
+        "MLP": ("alg=pwm_small_h16",),
+        "residual": ("alg=pwm_small_h16_residual",),
         "flow": (ALGORITHM,),
         "flow, tau at the nodes": (ALGORITHM, "alg.flow_tau_sampling=nodes"),
         "flow, tau 0.5": (ALGORITHM, "alg.flow_tau_sampling=midpoint"),
@@ -107,7 +114,7 @@ def study_task(study: str, task: str, seeds: Sequence[int], rows: list[list[str]
     missing = [w for w in wanted if [task, w[0], str(w[1])] not in [row[:3] for row in rows]]
     if not missing:
         return
-    _, overrides = TASKS[task]
+    overrides = TASKS[task]
     settings = compose_config([*overrides, ALGORITHM])
     env = build_env(settings, settings.alg.num_envs, 1, torch.device("cpu"))
     replay = collect(env, seed=1)

@@ -9,13 +9,14 @@ does, with the same rewards, episode length and actions in [-1, 1]. The whole pr
 core, by default the least busy of those it may use; ``taskset -c 0 python ...`` chooses one. Policies are
 evaluated as those of ``pwm train`` are: real rewards, deterministic actions, the same episodes.
 
-Results have the columns of ``cpu_suite.py``. ``wall_time`` counts everything from the start of training
-(compiling the agent's functions is part of it, building the environments is not), as in ``metrics.jsonl``;
-``train_time`` leaves the evaluations out, and ``core_share`` is the part of it in which the core was at work
-here: minutes of a run that shared its core are not to be compared. Training ends when ``--minutes`` of
-``train_time`` and ``--env-steps`` are both spent. Every evaluation updates ``curves/`` in the folder of
-unfinished runs, by default ``logs/model_free``; a finished run is merged into ``results/model_free``. A call
-whose result is there already does nothing, and one that was interrupted begins anew.
+Results have the columns of ``export_suite.py``, which shows them beside our runs. ``wall_time`` counts
+everything from the start of training (compiling the agent's functions is part of it, building the
+environments is not), as in ``metrics.jsonl``; ``train_time`` leaves the evaluations out, and ``core_share``
+is the part of it in which the core was at work here: minutes of a run that shared its core are not to be
+compared. Training ends when ``--minutes`` of ``train_time`` and ``--env-steps`` are both spent. Every
+evaluation updates ``curves/`` in the folder of unfinished runs, by default ``logs/model_free``; a finished
+run is merged into ``results/cpu_suite``. A call whose result is there already does nothing, and one that was
+interrupted begins anew. ``model_free_suite.py`` makes all runs of the suite.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,9 +36,19 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
-from study_files import CURVE, csv_text, curve_path, load_rows, merge
+from study_files import (
+    CURVE,
+    HELD_OUT_EPISODES,
+    RESULTS,
+    ROOT,
+    csv_text,
+    curve_path,
+    figures,
+    held_out_columns,
+    load_rows,
+    merge,
+)
 from torch import Tensor
 
 from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
@@ -51,10 +62,8 @@ from pwm.runs.provenance import LIBRARIES, cpu_model, git_commit
 from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED, Evaluation, evaluate
 
 ALGORITHMS = {"sac": "SAC", "tqc": "TQC", "crossq": "CrossQ", "ppo": "PPO"}
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "model_free"
+SUITE = RESULTS / "cpu_suite"
 UNFINISHED = ROOT / "logs" / "model_free"
-HELD_OUT_EPISODES = 64
 PACKAGES = (*LIBRARIES, "sbx-rl", "stable-baselines3", "jax", "flax", "optax")
 
 
@@ -95,8 +104,8 @@ class Job:
             raise ConfigError(f"--seed {self.seed}: it must lie in [0, 2**32)")
 
     @property
-    def command(self) -> str:
-        """The command that makes this run."""
+    def arguments(self) -> list[str]:
+        """Arguments of this script that make the run."""
         options = {
             "algo": self.algorithm,
             "task": self.task,
@@ -105,8 +114,12 @@ class Job:
             "eval-every": str(self.eval_every),
             "seed": str(self.seed),
         }
-        words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return shlex.join(["python", "benchmarks/model_free.py", *words])
+        return [word for name, value in options.items() for word in (f"--{name}", value)]
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run."""
+        return shlex.join(["python", "benchmarks/model_free.py", *self.arguments])
 
     def config(self) -> ExperimentConfig:
         """Configuration of ``pwm train`` on this task, of which environment and evaluation are used.
@@ -244,39 +257,34 @@ def run(job: Job, results: Path, unfinished: Path) -> dict[str, Any]:
         agent.learn(sys.maxsize, callback=recorder)
         elapsed, working = recorder.training()
         recorder.measure()
-        final = recorder.play(HELD_OUT_EPISODES, HELD_OUT_SEED).mean
+        final = recorder.play(HELD_OUT_EPISODES, HELD_OUT_SEED)
         agent.policy.actor_state = recorder.best_policy
-        best = recorder.play(HELD_OUT_EPISODES, HELD_OUT_SEED).mean
+        best = recorder.play(HELD_OUT_EPISODES, HELD_OUT_SEED)
     finally:
         eval_env.close()
         env.close()
     write_text(curve_path(results, *place), csv_text(CURVE, recorder.records))
-    return row(job, env.spec.name, recorder.records) | {
-        **{key: round(value, 2) for key, value in scores.items()},
-        "held_out_best": round(best, 2),
-        "held_out_final": round(final, 2),
+    return row(job, env.spec.name, recorder.records, scores) | {
+        **held_out_columns("final", final.returns),
+        **held_out_columns("best", best.returns),
         "core_share": round(working / elapsed, 3),
         "versions": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
     }
 
 
-def row(job: Job, task: str, records: list[dict[str, float]]) -> dict[str, Any]:
-    """What ``cpu_suite.py`` keeps of a run that can be read from its curve, and where it comes from."""
-    returns = [r["eval/episode_return"] for r in records]
+def row(
+    job: Job, task: str, records: list[dict[str, float]], reference: Mapping[str, float]
+) -> dict[str, Any]:
+    """Columns of ``runs.csv`` that can be read from the curve of a run, and where it comes from."""
     return {
         "task": task,
         "algorithm": job.algorithm,
         "seed": job.seed,
-        "env_steps": int(records[-1]["env_steps"]),
-        "wall_time": round(records[-1]["wall_time"], 1),
-        "train_time": round(records[-1]["train_time"], 1),
         "world_model_parameters": 0,
-        "peak": round(max(returns), 2),
-        "final": round(returns[-1], 2),
-        "last10": round(float(np.mean(returns[-10:])), 2),
+        **figures(records, reference),
         "commit": git_commit(),
         "command": job.command,
-        "machine": f"{cpu_model()}, 1 thread",
+        "hardware": f"{cpu_model()}, 1 thread",
     }
 
 
@@ -296,7 +304,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="training time to spend, at least")
     parser.add_argument("--env-steps", type=int, default=0, help="environment steps to take, at least")
     parser.add_argument("--eval-every", type=int, default=2500, help="environment steps (default 2500)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where finished runs go")
+    parser.add_argument("--results", type=Path, default=SUITE, help="where finished runs go")
     parser.add_argument("--unfinished", type=Path, default=UNFINISHED, help="curves of running runs")
     return parser.parse_args()
 
@@ -314,10 +322,7 @@ def main() -> None:
     except PwmError as error:
         print(f"model_free: {error}", file=sys.stderr)
         sys.exit(2)
-    chosen.unfinished.mkdir(parents=True, exist_ok=True)
-    # Several runs may end at the same time.
-    with FileLock(chosen.unfinished / "runs.lock"):
-        merge(chosen.results, new)
+    merge(chosen.results, [new])
     print(f"{job.command}: peak {new['peak']}, last 10 {new['last10']}, held out {new['held_out_final']}")
 
 

@@ -1,4 +1,4 @@
-"""Draw the stored results of ``cpu_suite.py``: learning curves, and what model and critic were worth.
+"""Draw the stored results of a study: learning curves, and what model and critic were worth.
 
     python benchmarks/plot_study.py results/cpu_suite
 
@@ -11,10 +11,9 @@ return, critic spread, saturation, gradient norms). More algorithms than curves 
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
-from study_files import curve_path
+from study_files import Curve, Curves, load
 
 from pwm.analysis.plots.visualization import COLOURS, draw_references, save
 
-Curve = dict[str, NDArray[np.float64]]
-# By (task, algorithm), one per seed, in the order of ``runs.csv``.
-Curves = dict[tuple[str, str], list[Curve]]
 PANELS = {
     "latent error, 1 step": ("eval/latent_error_k1",),
     "latent error, 4 steps": ("eval/latent_error_k4",),
@@ -47,19 +43,6 @@ PANELS = {
 # Columns a curve is drawn over: label of the axis, and how many of the column's units make one of the axis.
 AXES = {"env_steps": ("environment steps", 1.0), "train_time": ("minutes of training", 60.0)}
 LOGARITHMIC = ("latent error", "critic spread", "gradient norm")
-
-
-def load(folder: Path) -> tuple[list[dict[str, str]], Curves]:
-    """Rows of ``runs.csv``, and the curves of every seed by (task, algorithm)."""
-    with (folder / "runs.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    curves: Curves = {}
-    for row in rows:
-        with curve_path(folder, row["task"], row["algorithm"], row["seed"]).open(newline="") as file:
-            records = list(csv.DictReader(file))
-        curve = {key: np.array([float(r[key] or "nan") for r in records]) for key in records[0]}
-        curves.setdefault((row["task"], row["algorithm"]), []).append(curve)
-    return rows, curves
 
 
 def draw(
@@ -177,6 +160,11 @@ def draw_changes(rows: list[dict[str, str]], algorithms: list[str]) -> Figure:
     return figure
 
 
+def changes_only(algorithms: Sequence[str]) -> bool:
+    """True if there are too many algorithms to tell their curves apart: changes to the first one."""
+    return len(algorithms) > len(COLOURS)
+
+
 def _diagnosed(curves: Curves, algorithm: str) -> bool:
     """Whether any run of the algorithm recorded something that ``PANELS`` shows."""
     keys = {key for panel in PANELS.values() for key in panel}
@@ -190,7 +178,7 @@ def plot_study(
     """Draw the pictures of those of the algorithms that were run into ``folder``; returns their paths."""
     known = {row["algorithm"] for row in rows}
     shown = [name for name in algorithms if name in known]
-    if len(shown) > len(COLOURS):
+    if changes_only(shown):
         return [save(draw_changes(rows, shown), folder / "changes.png")]
     colours = dict(zip(shown, COLOURS, strict=False))
     models = {name: colour for name, colour in colours.items() if _diagnosed(curves, name)}

@@ -186,8 +186,9 @@ def test_a_stored_result_counts_for_its_own_command_only(model_free: ModuleType,
         {"env_steps": 2500.0 * i, "wall_time": 9.0 * i, "train_time": 8.0 * i, "eval/episode_return": r}
         for i, r in enumerate((1.0, 5.0, 3.0))
     ]
-    new = model_free.row(job, "gym_Pendulum-v1", records)
+    new = model_free.row(job, "gym_Pendulum-v1", records, {"zero_action": 0.0, "random_action": -1.0})
     assert (new["peak"], new["final"], new["last10"], new["env_steps"]) == (5.0, 3.0, 3.0, 5000)
-    model_free.merge(tmp_path, new)
+    assert (new["retention"], new["latent_error_k1"], new["zero_action"]) == (0.6, "", 0.0)
+    model_free.merge(tmp_path, [new])
     assert model_free.finished(job, tmp_path)
     assert not model_free.finished(model_free.Job("sac", "Pendulum-v1", 1, 30, 0, 2500), tmp_path)

@@ -1,10 +1,11 @@
-"""The study scripts: rows, summary and pictures from results that are known."""
+"""The study scripts: rows, tables and pictures from results that are known."""
 
 from __future__ import annotations
 
 import csv
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,136 +16,304 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def suite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The suite's module, with its results in a temporary folder."""
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("cpu_suite")
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
-    return module
+    return importlib.import_module
 
 
-def row(algorithm: str, seed: int, peak: float, last10: float) -> dict[str, object]:
+@pytest.fixture
+def files(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("study_files")
+
+
+@pytest.fixture
+def export(script: Callable[[str], ModuleType]) -> ModuleType:
+    pytest.importorskip("rliable")
+    return script("export_suite")
+
+
+def row(algorithm: str, seed: int, held_out: float, task: str = "dflex_hopper") -> dict[str, object]:
     return {
-        "task": "dflex_hopper",
+        "task": task,
         "algorithm": algorithm,
         "seed": seed,
-        "wall_time": 60.0 * seed,
-        "peak": peak,
-        "last10": last10,
-        "held_out_final": last10,
+        "env_steps": 100_000,
+        "train_time": 60.0 * seed,
+        "peak": held_out + 50,
+        "last10": held_out + 10,
+        "retention": 0.5 + seed / 10,
+        "held_out_final": held_out,
+        "held_out_best": held_out + 1,
+        "latent_error_k1": "" if algorithm == "sac" else 0.1 * seed,
         "zero_action": 100.0,
         "random_action": -50.0,
     }
 
 
-def curve(values: list[float], keys: tuple[str, ...]) -> str:
-    lines = [",".join(keys)]
-    for step, value in enumerate(values):
-        filled = {"epoch": step, "env_steps": 512 * step, "train_time": 60 * step}
-        filled |= {"eval/episode_return": value, "eval/latent_error_k1": 0.5}
-        lines.append(",".join(str(filled.get(key, "")) for key in keys))
-    return "\n".join(lines) + "\n"
+def store(files: ModuleType, folder: Path, rows: list[dict[str, object]]) -> None:
+    """Rows, each with a curve of three evaluations a minute and 25 000 steps apart."""
+    files.merge(folder, rows)
+    for r in rows:
+        values = [1.0, 300.0, float(str(r["held_out_final"]))]
+        records = [
+            {"epoch": i, "env_steps": 50_000 * i, "train_time": 300 * i, "eval/episode_return": value}
+            | ({} if r["algorithm"] == "sac" else {"eval/latent_error_k1": 0.5})
+            for i, value in enumerate(values)
+        ]
+        path = files.curve_path(folder, r["task"], r["algorithm"], r["seed"])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(files.csv_text(files.CURVE, records))
 
 
-def test_a_repeated_run_replaces_its_row(suite: ModuleType) -> None:
-    for numbers in ((2, 10, 9), (1, 20, 18), (2, 30, 27)):
-        new = row("pwm_small_h16", *numbers)
-        suite.merge(suite.RESULTS / "cpu_suite", new)
-    rows = suite.load_rows(suite.RESULTS / "cpu_suite")
-    assert [(int(r["seed"]), float(r["peak"])) for r in rows] == [(1, 20.0), (2, 30.0)]
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def returns(*values: float) -> dict[str, np.ndarray]:
-    return {"eval/episode_return": np.array(values)}
+# --- rows ------------------------------------------------------------------------------------------
 
 
-def test_summary_takes_medians_and_measures_retention_from_the_floors(suite: ModuleType) -> None:
-    rows = [row("pwm_small_h16", s, 150.0, last) for s, last in ((1, 50.0), (2, 100.0), (3, 150.0))]
-    rows += [row("pwm_small_h16_flow", s, 950.0, 900.0 + s) for s in (1, 2, 3)]
+def test_a_repeated_run_replaces_its_row(files: ModuleType, tmp_path: Path) -> None:
+    for seed, held_out in ((2, 10), (1, 20), (2, 30)):
+        files.merge(tmp_path, [row("flow", seed, held_out)])
+    rows = files.load_rows(tmp_path)
+    assert [(int(r["seed"]), float(r["held_out_final"])) for r in rows] == [(1, 20.0), (2, 30.0)]
+    assert tuple(rows[0]) == files.COLUMNS
+
+
+def test_figures_of_a_curve_are_those_of_the_report(files: ModuleType) -> None:
+    from pwm.analysis.tables.run_measures import Evaluation, measures
+
+    returns = [0.0, 100.0, 400.0, 300.0, 350.0, 320.0]
+    records = [
+        {
+            "epoch": i,
+            "env_steps": 100.0 * i,
+            "wall_time": 9.0 * i,
+            "train_time": 8.0 * i,
+            "eval/episode_return": value,
+        }
+        for i, value in enumerate(returns)
+    ]
+    records[-1]["eval/latent_error_k1"], records[-2]["eval/latent_error_k1"] = 0.25, 0.125
+    reference = {"zero_action": 100.0, "random_action": -50.0}
+    found = files.figures(records, reference)
+    wanted = measures(
+        [Evaluation(i, 100 * i, 9.0 * i, v, None) for i, v in enumerate(returns)], reference, None
+    )
+    assert (found["peak"], found["final"], found["env_steps"]) == (400.0, 320.0, 500)
+    assert (found["wall_time"], found["train_time"]) == (45.0, 40.0)
+    assert found["retention"] == round(wanted["retention"], 3) == round(220 / 300, 3)
+    assert found["last10"] == round(wanted["last10"], 2)
+    assert float(found["latent_error_k1"]) == pytest.approx(0.1875, abs=1e-3)
+    nothing = files.figures(records[:1], reference)
+    assert (nothing["retention"], nothing["latent_error_k1"]) == ("", "")
+
+
+def test_one_held_out_episode_has_no_spread(files: ModuleType) -> None:
+    assert files.held_out_columns("best", [3.0]) == {"held_out_best": 3.0, "held_out_best_std": ""}
+    found = files.held_out_columns("final", [1.0, 3.0])
+    assert found == {"held_out_final": 2.0, "held_out_final_std": pytest.approx(2**0.5, abs=0.01)}
+
+
+def test_training_time_leaves_measurements_out(export: ModuleType, tmp_path: Path) -> None:
+    records = [
+        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5, "wall_time": 2.0, "time/eval": 2.0},
+        {"epoch": 1, "env_steps": 512, "wall_time": 7.0, "time/sim": 3.0, "time/gradients": 1.0},
+        {"epoch": 2, "env_steps": 1024, "eval/episode_return": 2.5, "wall_time": 14.0, "time/eval": 3.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    found = export.curve_records(tmp_path)
+    assert found == [records[0] | {"train_time": 0.0}, records[2] | {"train_time": 8.0}]
+
+
+def test_a_command_names_no_folder_of_the_machine(export: ModuleType) -> None:
+    command = "pwm train env=gym general.logdir=some/where general.name=flow general.progress=false"
+    assert export.public(command) == "pwm train env=gym general.name=flow"
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def test_summary_takes_medians_over_seeds(export: ModuleType) -> None:
+    rows = [row("flow", seed, held_out) for seed, held_out in ((1, 900.0), (2, 700.0), (3, 950.0))]
+    flow, sac = export.summarise([*rows, row("sac", 1, 500.0)], ["mlp", "flow", "sac"])
+    assert (flow["algorithm"], flow["seeds"], flow["held_out_final"], flow["minutes"]) == (
+        "flow",
+        3,
+        900.0,
+        2.0,
+    )
+    assert 700 <= flow["held_out_final_low"] < 900 < flow["held_out_final_high"] <= 950
+    assert (flow["retention"], flow["worst_retention"], flow["latent_error_k1"]) == (0.7, 0.6, "0.2")
+    # One run has no interval, and a model-free agent no world model.
+    assert (sac["held_out_final_low"], sac["latent_error_k1"]) == ("", "")
+
+
+def test_pairs_are_compared_on_the_tasks_they_share(export: ModuleType) -> None:
+    rows = [row("mlp", s, v) for s, v in ((1, 1.0), (2, 5.0))]
+    rows += [row("flow", s, v) for s, v in ((1, 4.0), (2, 6.0))]
+    rows += [row("flow", s, v, "dflex_ant") for s, v in ((1, 4.0), (2, 6.0))]
+    rows += [row("sac", s, 9.0 + s, "dflex_ant") for s in (1, 2)]
+    found = {
+        (r["candidate"], r["baseline"], r["task"]): r for r in export.compare(rows, ["mlp", "flow", "sac"])
+    }
+    assert list(found) == [
+        ("flow", "mlp", "dflex_hopper"),
+        ("flow", "mlp", "all tasks"),
+        ("sac", "flow", "dflex_ant"),
+        ("sac", "flow", "all tasks"),
+    ]
+    hopper = found["flow", "mlp", "dflex_hopper"]
+    assert (hopper["better"], hopper["difference"], hopper["seeds"]) == (0.75, 2.0, 2)
+    assert hopper["difference_low"] < 2 < hopper["difference_high"]
+    # Where no run of one reaches the other's there is no interval.
+    assert found["sac", "flow", "all tasks"]["better"] == 1.0
+    assert found["sac", "flow", "all tasks"]["better_low"] == ""
+
+
+def test_many_changes_are_compared_with_the_first_alone(export: ModuleType) -> None:
+    names = [f"change_{i}" for i in range(8)]
+    rows = [row(name, seed, 10.0 * i + seed) for i, name in enumerate(names) for seed in (1, 2)]
+    pairs = {(r["candidate"], r["baseline"]) for r in export.compare(rows, names)}
+    assert pairs == {(name, names[0]) for name in names[1:]}
+
+
+def test_equal_budgets_count_the_seeds_that_got_so_far(script: Callable[[str], ModuleType]) -> None:
+    budgets = script("equal_budgets")
+
+    def seed(steps: int, minutes: float) -> dict[str, np.ndarray]:
+        share = np.array([0.0, 0.5, 1.0])
+        return {
+            "env_steps": steps * share,
+            "train_time": 60 * minutes * share,
+            "eval/episode_return": np.array([0.0, 100.0, 300.0]),
+        }
+
     curves = {
-        ("dflex_hopper", "pwm_small_h16"): [returns(0, 150, 50), returns(0, 150, 100), returns(0, 150, 150)],
-        ("dflex_hopper", "pwm_small_h16_flow"): [returns(0, 950, 901)] * 3,
+        ("dflex_hopper", "sac"): [seed(100_000, 20), seed(40_000, 8)],
+        ("dflex_hopper", "flow"): [seed(100_000, 8)],
+        ("dflex_hopper", "other"): [],
     }
-    mlp, flow = suite.summarise(rows, curves, suite.ALGORITHMS)
-    assert (mlp["median_last10"], mlp["median_minutes"], mlp["seeds"]) == (100.0, 2.0, 3)
-    # 100 of 200 above the lower floor of -50 in the worst seed, 150 of 200 in the middle one.
-    assert (mlp["worst_retention"], mlp["median_retention"]) == (0.5, 0.75)
-    # Above the higher floor of 100 the worst seed lost twice what it had gained, the middle one all.
-    assert (mlp["worst_gain_retention"], mlp["median_gain_retention"]) == (-1.0, 0.0)
-    assert (mlp["worst_drawdown"], flow["worst_drawdown"]) == (2.0, 0.058)
-    assert mlp["flow_minus_this_low95"] <= 802 <= mlp["flow_minus_this_high95"]
-    assert mlp["flow_minus_this_low95"] > 700
-    assert flow["flow_minus_this_low95"] == ""
+    lines = budgets.at_equal_budgets(curves, ["sac", "flow", "other"])
+    found = {
+        (r["unit"], r["budget"]): (r["seeds"], r["median"], r["lowest"], r["highest"], r["ended"], r["rank"])
+        for r in lines
+        if r["algorithm"] == "sac"
+    }
+    assert found == {
+        # Half of the first run, and five eighths of the second.
+        ("env_steps", 25_000): (2, 100.0, 50.0, 150.0, 0, 1),
+        ("env_steps", 50_000): (1, 100.0, 100.0, 100.0, 0, 1),
+        ("env_steps", 100_000): (1, 300.0, 300.0, 300.0, 0, 1),
+        ("minutes", 5): (2, 100.0, 50.0, 150.0, 0, 2),
+        # The second run ended after eight minutes with 300.
+        ("minutes", 10): (2, 200.0, 100.0, 300.0, 1, 2),
+        ("minutes", 20): (2, 300.0, 300.0, 300.0, 1, 1),
+    }
+    assert [(r["seeds"], r["median"], r["rank"]) for r in lines if r["algorithm"] == "other"] == [
+        (0, "", "")
+    ] * 6
 
 
-def test_a_seed_that_gained_nothing_kept_no_share_of_it(suite: ModuleType) -> None:
-    rows = [row("pwm_small_h16", 1, 100.0, 90.0), row("pwm_small_h16", 2, 300.0, 290.0)]
-    curves = {("dflex_hopper", "pwm_small_h16"): [returns(0, 100, 90), returns(0, 300, 290)]}
-    (found,) = suite.summarise(rows, curves, suite.ALGORITHMS)
-    empty = ("median_gain_retention", "worst_gain_retention", "worst_drawdown")
-    assert [found[key] for key in empty] == [""] * 3
-    assert found["worst_retention"] == pytest.approx(140 / 150, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([-90, -95, 200, 180, 300, 250], 0.25),
-        # From the 200 of the second evaluation to 20, though the peak of 300 comes later.
-        ([0, 200, 20, 300, 299], 0.9),
-        # A bad start is no drop from what was learned.
-        ([90, -500, 300, 300], 0.0),
-    ],
-)
-def test_drawdown_is_the_largest_drop_from_a_peak_above_the_floor(
-    suite: ModuleType, values: list[float], expected: float
+def test_tables_and_pictures_come_from_what_is_stored(
+    export: ModuleType, files: ModuleType, tmp_path: Path
 ) -> None:
-    assert suite.drawdown(np.array(values, dtype=float), 100.0) == pytest.approx(expected)
-
-
-def test_pictures_and_summary_come_from_stored_curves(suite: ModuleType, tmp_path: Path) -> None:
-    folder = tmp_path / "cpu_suite"
-    (folder / "curves").mkdir(parents=True)
-    for algorithm in ("pwm_small_h16", "pwm_small_h16_flow"):
-        for seed in (1, 2):
-            suite.merge(suite.RESULTS / "cpu_suite", row(algorithm, seed, 300, 250))
-            path = folder / "curves" / f"dflex_hopper_{algorithm}_seed{seed}.csv"
-            path.write_text(curve([1.0, 300.0, 250.0], suite.CURVE))
-    suite.report("cpu_suite")
-    with (folder / "summary.csv").open(newline="") as file:
-        assert [r["worst_drawdown"] for r in csv.DictReader(file)] == ["0.25", "0.25"]
+    store(files, tmp_path, [row(name, s, 200.0 + s) for name in ("flow", "mlp", "sac") for s in (1, 2)])
+    export.report(tmp_path, ["mlp", "residual", "flow"])
+    summary = table(tmp_path / "summary.csv")
+    assert [(r["algorithm"], r["held_out_final"]) for r in summary] == [
+        ("mlp", "201.5"),
+        ("flow", "201.5"),
+        ("sac", "201.5"),
+    ]
+    assert {r["algorithm"] for r in table(tmp_path / "equal_budgets.csv")} == {"mlp", "flow", "sac"}
+    assert len(table(tmp_path / "comparison.csv")) == 3 * 2
     for picture in ("curves.png", "curves_minutes.png", "diagnostics.png"):
-        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_baselines_stand_beside_the_suite(suite: ModuleType, tmp_path: Path) -> None:
-    recorded = {
-        ("cpu_suite", "pwm_small_h16_flow"): suite.CURVE,
-        ("model_free", "sac"): ("env_steps", "train_time", "eval/episode_return"),
-    }
-    for (study, algorithm), columns in recorded.items():
-        suite.merge(tmp_path / study, row(algorithm, 1, 300, 250))
-        (tmp_path / study / "curves").mkdir()
-        path = tmp_path / study / "curves" / f"dflex_hopper_{algorithm}_seed1.csv"
-        path.write_text(curve([1.0, 300.0, 250.0], columns))
-    rows, curves, algorithms = suite.stored("cpu_suite")
-    assert algorithms == [*suite.ALGORITHMS, "sac"]
-    assert [r["algorithm"] for r in rows] == ["pwm_small_h16_flow", "sac"]
-    suite.report("cpu_suite")
-    with (tmp_path / "cpu_suite" / "summary.csv").open(newline="") as file:
-        assert [r["algorithm"] for r in csv.DictReader(file)] == ["pwm_small_h16_flow", "sac"]
-    study = importlib.import_module("plot_study")
-    colours = dict.fromkeys(algorithms, "C0")
+def test_without_runs_there_is_nothing_to_export(
+    export: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main(["--results", str(tmp_path / "none"), "--runs", str(tmp_path)]) == 2
+    assert "no run folder in" in capsys.readouterr().err
+
+
+def test_readme_tables_show_equal_steps_and_equal_minutes(
+    script: Callable[[str], ModuleType], files: ModuleType, tmp_path: Path
+) -> None:
+    tables = script("readme_tables")
+    rows = [row("flow", 1, 400.0), row("sac", 1, 200.0), row("flow", 1, 7.25, "gym_Reacher-v5")]
+    store(files, tmp_path / "new", rows)
+    text = tables.tables(tmp_path / "new", tmp_path / "old").splitlines()
+    assert "| task | doing nothing | flow | SAC |" in text
+    assert "| hopper | 100 | 400 | 200 |" in text
+    assert "| Reacher-v5 | 100 | 7.2 |  |" in text
+    assert "| hopper | 100000 steps | **400** | 200 |" in text
+    assert "| hopper | 10 minutes | **400** | 200 |" in text
+    store(files, tmp_path / "old", [row("pwm_small_h16_flow", 1, 3.0)])
+    assert "| hopper | 100 | 3.0 |" in tables.tables(tmp_path / "none", tmp_path / "old").splitlines()
+    marked = f"a\n{tables.BEGIN}\nold\n{tables.END}\nb\n"
+    assert tables.renewed(marked, "new") == f"a\n{tables.BEGIN}\n\nnew\n\n{tables.END}\nb\n"
+
+
+# --- the baselines' loop ---------------------------------------------------------------------------
+
+TASKS = "tasks=[dflex_ant general.epochs=4750, gym env.id=Pendulum-v1 general.epochs=1000]"
+
+
+def test_baselines_take_as_many_steps_as_our_runs(script: Callable[[str], ModuleType]) -> None:
+    suite = script("model_free_suite")
+    only = ["dflex_ant", "gym_Pendulum-v1/2"]
+    found = list(suite.jobs(["sac", "crossq"], 20.0, only, [TASKS, "seeds=[1,2]"]))
+    assert [(job.algorithm, job.task, job.seed, job.env_steps, job.eval_every) for job in found] == [
+        ("sac", "dflex_ant", 1, 100_000, 2000),
+        ("crossq", "dflex_ant", 1, 100_000, 2000),
+        ("sac", "dflex_ant", 2, 100_000, 2000),
+        ("crossq", "dflex_ant", 2, 100_000, 2000),
+        ("sac", "Pendulum-v1", 2, 25_000, 500),
+        ("crossq", "Pendulum-v1", 2, 25_000, 500),
+    ]
+
+
+def test_stored_baselines_are_not_repeated(
+    script: Callable[[str], ModuleType],
+    files: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suite = script("model_free_suite")
+    overrides = ["tasks=[dflex_ant]", "seeds=[1,2]"]
+    (first, *_) = suite.jobs(["sac"], 20.0, [], overrides)
+    files.merge(tmp_path, [row("sac", 1, 5.0, "dflex_ant") | {"command": first.command}])
+    arguments = ["--algos", "sac", "--results", str(tmp_path), "--dry-run", *overrides]
+    assert suite.main(arguments) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "2 runs, 1 stored already"
+    assert shown[1:] == [first.command.replace("--seed 1", "--seed 2")]
+    assert suite.main(["seeds=[x]"]) == 2
+
+
+# --- pictures --------------------------------------------------------------------------------------
+
+
+def test_curves_are_drawn_over_steps_and_minutes(
+    script: Callable[[str], ModuleType], files: ModuleType, tmp_path: Path
+) -> None:
+    study = script("plot_study")
+    store(files, tmp_path, [row("flow", 1, 250.0), row("sac", 1, 250.0)])
+    rows, curves = files.load(tmp_path)
     drawn = {}
     for over in study.AXES:
-        (axes,) = study.draw_returns(rows, curves, colours, over).axes
+        (axes,) = study.draw_returns(rows, curves, {"flow": "C0", "sac": "C1"}, over).axes
         drawn[over] = axes.lines[1].get_xdata().tolist()
-        assert [line.get_label() for line in axes.lines[:2]] == ["pwm_small_h16_flow", "sac"]
-    assert drawn == {"env_steps": [0, 512, 1024], "train_time": [0, 1, 2]}
+        assert [line.get_label() for line in axes.lines[:2]] == ["flow", "sac"]
+    assert drawn == {"env_steps": [0, 50_000, 100_000], "train_time": [0, 5, 10]}
 
 
-def test_seeds_evaluated_at_different_times_are_interpolated(suite: ModuleType) -> None:
-    study = importlib.import_module("plot_study")
+def test_seeds_evaluated_at_different_times_are_interpolated(script: Callable[[str], ModuleType]) -> None:
+    study = script("plot_study")
     seeds = [
         {"train_time": np.array([0.0, 60, 120, 180]), "eval/episode_return": np.array([0.0, 10, 20, 30])},
         {"train_time": np.array([6.0, 66, 126]), "eval/episode_return": np.array([100.0, 110, 120])},
@@ -157,99 +326,33 @@ def test_seeds_evaluated_at_different_times_are_interpolated(suite: ModuleType) 
     assert line.get_ydata() == pytest.approx([(10 + 109) / 2, (20 + 119) / 2])
 
 
-def test_equal_budgets_count_the_seeds_that_got_so_far(suite: ModuleType) -> None:
-    budgets = importlib.import_module("equal_budgets")
-
-    def seed(steps: int, minutes: float) -> dict[str, np.ndarray]:
-        share = np.array([0.0, 0.5, 1.0])
-        return {
-            "env_steps": steps * share,
-            "train_time": 60 * minutes * share,
-            "eval/episode_return": np.array([0.0, 100.0, 300.0]),
-        }
-
-    curves = {("dflex_hopper", "sac"): [seed(100_000, 20), seed(40_000, 8)], ("dflex_hopper", "other"): []}
-    table = budgets.at_equal_budgets(curves, ["sac", "other"])
-    found = {
-        (r["unit"], r["budget"]): (r["seeds"], r["median"], r["lowest"], r["highest"])
-        for r in table
-        if r["algorithm"] == "sac"
-    }
-    assert found == {
-        # Half of the first run, and five eighths of the second.
-        ("env_steps", 25_000): (2, 100.0, 50.0, 150.0),
-        ("env_steps", 50_000): (1, 100.0, 100.0, 100.0),
-        ("env_steps", 100_000): (1, 300.0, 300.0, 300.0),
-        ("minutes", 5): (2, 100.0, 50.0, 150.0),
-        ("minutes", 10): (1, 100.0, 100.0, 100.0),
-        ("minutes", 20): (1, 300.0, 300.0, 300.0),
-    }
-    assert [(r["seeds"], r["median"]) for r in table if r["algorithm"] == "other"] == [(0, "")] * 6
-
-
-def test_many_algorithms_are_drawn_by_where_they_ended(suite: ModuleType) -> None:
-    study = importlib.import_module("plot_study")
+def test_many_algorithms_are_drawn_by_where_they_ended(script: Callable[[str], ModuleType]) -> None:
+    study = script("plot_study")
     names = [f"change_{i}" for i in range(12)]
-    rows = [row(name, 1, 300 + i, 250 + i) for i, name in enumerate(names)] + [row(names[0], 2, 400, 270)]
-    alone = row(names[3], 1, 1, 1) | {"task": "dflex_ant"}
+    rows = [row(name, 1, 250 + i) for i, name in enumerate(names)] + [row(names[0], 2, 270)]
+    alone = row(names[3], 1, 1, "dflex_ant")
     (axes,) = study.draw_changes([*rows, alone], names).axes
     assert axes.get_title() == "dflex_hopper"
     peaks, ends = (collection.get_offsets() for collection in axes.collections)
-    assert [tuple(p) for p in ends] == [(250 + i, i) for i in range(12)] + [(270, 0)]
-    assert [tuple(p) for p in peaks] == [(300 + i, i) for i in range(12)] + [(400, 0)]
-    assert axes.lines[0].get_xdata()[0] == 260
+    assert [tuple(p) for p in ends] == [(260 + i, i) for i in range(12)] + [(280, 0)]
+    assert [tuple(p) for p in peaks] == [(300 + i, i) for i in range(12)] + [(320, 0)]
+    assert axes.lines[0].get_xdata()[0] == 270
     assert [label.get_text() for label in axes.get_yticklabels()] == names
 
 
-def test_every_panel_says_what_it_shows_and_whose_lines(suite: ModuleType) -> None:
-    study = importlib.import_module("plot_study")
+def test_every_panel_says_what_it_shows_and_whose_lines(
+    script: Callable[[str], ModuleType], files: ModuleType
+) -> None:
+    study = script("plot_study")
     shown = {key for keys in study.PANELS.values() for key in keys}
-    assert shown <= set(suite.CURVE)
+    assert shown <= set(files.CURVE)
     steps = np.arange(3.0)
     seed = {"env_steps": steps, **dict.fromkeys(shown, steps + 1)}
     seed["eval/value"] = seed["eval/realised_value"] = np.full(3, np.nan)
-    colours = {"pwm_small_h16": "C0", "pwm_small_h16_flow": "C1"}
+    colours = {"mlp": "C0", "flow": "C1"}
     figure = study.draw_diagnostics({("dflex_hopper", name): [seed] for name in colours}, colours)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(colours)
     drawn = {axes.get_title(): len(axes.lines) for axes in figure.axes}
     for name, keys in study.PANELS.items():
         assert drawn[f"dflex_hopper\n{name}"] == (0 if "eval/value" in keys else 2 * len(keys))
-
-
-def test_curves_keep_what_was_recorded_and_leave_the_rest_empty(suite: ModuleType, tmp_path: Path) -> None:
-    records = [
-        {"epoch": 0, "env_steps": 0, "eval/episode_return": 1.5, "wall_time": 2.0, "time/eval": 2.0},
-        {"epoch": 1, "env_steps": 512, "wall_time": 7.0, "time/sim": 3.0, "time/gradients": 1.0},
-        {
-            "epoch": 2,
-            "env_steps": 1024,
-            "eval/episode_return": 2.5,
-            "wm/grad_norm": 3.0,
-            "replay/age": 7.5,
-            "wall_time": 14.0,
-            "time/eval": 3.0,
-        },
-    ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
-    run = suite.Run("cpu_suite", "dflex_hopper", "pwm_small_h16", 1)
-    assert suite.write_curve(run, tmp_path) == [
-        records[0] | {"train_time": 0.0},
-        records[2] | {"train_time": 8.0},
-    ]
-    with (tmp_path / "cpu_suite" / "curves" / f"{run.name}.csv").open(newline="") as file:
-        first, last = csv.DictReader(file)
-    assert (first["wm/grad_norm"], last["wm/grad_norm"], last["replay/age"]) == ("", "3", "7.5")
-
-
-def test_every_study_composes(suite: ModuleType) -> None:
-    from pwm.configuration.config import compose_config
-
-    for study, algorithms in suite.STUDIES.items():
-        hashes = set()
-        for algorithm in algorithms:
-            run = suite.Run(study, "dflex_hopper", algorithm, 1)
-            config = compose_config(run.arguments(Path("logs"))[1:])
-            assert config.run_name == algorithm
-            hashes.add(config.hash())
-        assert len(hashes) == len(algorithms)

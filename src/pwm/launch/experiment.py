@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,12 @@ pwm/configs/experiment: %s)
 are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, overrides and title;
 every other override goes to all runs. Runs and report are in <general.logdir>/experiments/<name>/.
 
-The same command continues what was interrupted and repeats nothing that is done.
+The same command continues what was interrupted and repeats nothing that is done. A part of the
+runs is made with
+
+  pwm experiment experiment=cpu_suite --only 'dflex_*/flow/[12]' --only gym_Pendulum-v1
+
+and the report is of all runs that are there.
 
 Exit code 0: all done; 1: a run failed (the report says which); 2: an error, nothing trained; 75: preempted.
 """
@@ -49,6 +55,14 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     experiment.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     experiment.add_argument(
         "--dry-run", action="store_true", help="print the plan with its cost, and stop; nothing is written"
+    )
+    experiment.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TASK/ARM/SEED",
+        help="make these runs of the experiment, and leave the others for later; TASK/ARM or TASK are all of "
+        "them, * stands for any (can be given several times)",
     )
     experiment.add_argument(
         "--jobs",
@@ -76,22 +90,24 @@ def run_experiment(args: argparse.Namespace) -> int:
     check_episodes(args.episodes)
     plan = make_plan(load_experiment(args.overrides))
     require_own_folders(plan)
+    part = dataclasses.replace(plan, runs=plan.part(args.only))
     at_a_time = _at_a_time(args.jobs, plan)
-    jobs = [RunJob(run, plan, args.episodes) for run in plan.runs]
+    jobs = [RunJob(run, plan, args.episodes) for run in part.runs]
     estimates = estimate_from_runs(plan)
     if args.dry_run:
-        for cell in plan.cells:
+        for cell in dict.fromkeys(run.cell for run in part.runs):
             if (cell.task, cell.arm) not in estimates:
                 estimates[cell.task, cell.arm] = estimate_by_measuring(cell, plan.threads)
         finished = {job.run for job in jobs if job.done()}
-        print(describe(plan, estimates, at_a_time, finished.__contains__), flush=True)
+        shown = [describe(part, estimates, at_a_time, finished.__contains__), *origin_warnings(plan)]
+        print("\n".join(shown), flush=True)
         require_parity(plan)
         return 0
     require_parity(plan)
     require_packages()
     for cell in plan.cells:
         require_services(cell.config)
-    shown = [plan.experiment.title, total(plan, estimates, at_a_time), *origin_warnings(plan)]
+    shown = [plan.experiment.title, total(part, estimates, at_a_time), *origin_warnings(plan)]
     print("\n".join(shown), flush=True)
     with files.locked(plan.folder, "name"):
         return _execute(plan, jobs, at_a_time, args)
@@ -210,6 +226,9 @@ def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.
     try:
         reports = write_reports(plan, failures, args.episodes, _commands(plan, args))
     except DataError as error:
+        if args.only and not failed:
+            print(f"no report before other runs are made: {error}")
+            return 0
         print(f"pwm: no report: {error}", file=sys.stderr)
         return 1
     for path in reports:

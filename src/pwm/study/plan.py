@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from pwm.files import read_object
 from pwm.runs.provenance import device_name
 from pwm.runs.run_changes import EXTENDS
 from pwm.runs.run_folder import run_path
-from pwm.study.comparison.fairness import is_declared
+from pwm.study.comparison.fairness import NAMES, is_declared
 from pwm.study.experiment_file import Experiment, known_thresholds
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
@@ -108,6 +109,11 @@ class PlannedRun:
         """Task, arm and seed in words."""
         return f"{self.cell.task} {self.cell.arm} seed {self.seed}"
 
+    def named_by(self, pattern: str) -> bool:
+        """True if a pattern names the run, see ``Plan.part``."""
+        name = "/".join(map(str, self.key))
+        return any(fnmatchcase(name, whole) for whole in (pattern, f"{pattern}/*"))
+
     @property
     def overrides(self) -> list[str]:
         """Overrides of ``pwm train``."""
@@ -180,6 +186,29 @@ class Plan:
     def candidates(self) -> list[Cell]:
         """All cells but those of the baseline."""
         return [cell for cell in self.cells if cell.arm != self.experiment.baseline]
+
+    def part(self, patterns: Sequence[str]) -> list[PlannedRun]:
+        """Return the runs that any of the patterns names, in the order of the plan; all where there is none.
+
+        Args:
+            patterns: ``TASK/ARM/SEED``, ``TASK/ARM`` or ``TASK``, with wildcards (``dflex_*/flow/[12]``).
+
+        Raises:
+            ConfigError: a pattern names no run.
+        """
+        if not patterns:
+            return self.runs
+        chosen = set()
+        for pattern in patterns:
+            found = {run for run in self.runs if run.named_by(pattern)}
+            if not found:
+                tasks, arms, seeds = ({str(run.key[i]): None for run in self.runs} for i in range(3))
+                raise ConfigError(
+                    f"--only {pattern} names no run; write TASK/ARM/SEED, TASK/ARM or TASK, * for any; "
+                    f"tasks: {', '.join(tasks)}; arms: {', '.join(arms)}; seeds: {', '.join(seeds)}"
+                )
+            chosen |= found
+        return [run for run in self.runs if run in chosen]
 
 
 def make_plan(experiment: Experiment) -> Plan:
@@ -289,9 +318,11 @@ def _quoted(override: str) -> str:
 def _check_declared(
     experiment: Experiment, arm: str, baseline: ExperimentConfig, config: ExperimentConfig
 ) -> None:
-    lines = diff(baseline.identity(), config.identity())
     declared = experiment.declared
-    if strange := [line for line in lines if not is_declared(line.split(":")[0], declared)]:
+    differing = {line.split(":")[0]: line for line in diff(baseline.identity(), config.identity())}
+    if strange := [
+        line for key, line in differing.items() if key not in NAMES and not is_declared(key, declared)
+    ]:
         raise ConfigError(
             f"{arm} differs from {experiment.baseline} in what is not declared:\n  "
             + "\n  ".join(strange)

@@ -12,7 +12,6 @@ from pwm.analysis.tables.runs import read_run
 from pwm.errors import PwmError
 from pwm.study.calibration import matrix_speed, measured_seconds
 from pwm.study.plan import FINISHED, Cell, Plan, PlannedRun
-from pwm.study.plan_origin import origin_warnings
 
 # Operations of an epoch beyond which measuring two epochs on a CPU is not short; such networks are so large
 # that matrix products decide the time.
@@ -99,7 +98,7 @@ def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[P
     for source in dict.fromkeys(e.source for e in estimates.values()):
         arms = [f"{task} {arm}" for (task, arm), e in estimates.items() if e.source == source]
         lines.append(f"  {source}: {', '.join(arms)}")
-    return "\n".join([*lines, *origin_warnings(plan)])
+    return "\n".join(lines)
 
 
 def total(plan: Plan, estimates: Estimates, at_a_time: int) -> str:
