@@ -57,19 +57,14 @@ from pwm.study.comparison.wording import count
 from pwm.study.experiment_file import experiment_names, load_experiment
 from pwm.study.findings import held_out
 
-# Phases of a run that only look at it.
-MEASURING = ("eval", "gradients")
 # Words of a command that say nothing about what is computed, and may name a folder of one machine.
 PRIVATE = ("general.logdir=", "general.progress=")
 
 
 def curve_records(folder: Path) -> list[dict[str, float]]:
-    """Records of the epochs that were evaluated, with ``train_time`` [s]: wall time without measurements."""
-    records, measuring = load_records(folder), 0.0
-    for r in records:
-        measuring += sum(r.get(f"time/{phase}", 0.0) for phase in MEASURING)
-        r["train_time"] = r["wall_time"] - measuring
-    return [r for r in records if r.get("eval/episode_return") is not None]
+    """Records of the epochs that were evaluated, with the ``train_time`` [s] of the processor."""
+    evaluated = [r for r in load_records(folder) if r.get("eval/episode_return") is not None]
+    return [r | {"train_time": r["cpu_time"]} for r in evaluated]
 
 
 def public(command: str) -> str:

@@ -11,12 +11,12 @@ evaluated as those of ``pwm train`` are: real rewards, deterministic actions, th
 
 Results have the columns of ``export_suite.py``, which shows them beside our runs. ``wall_time`` counts
 everything from the start of training (compiling the agent's functions is part of it, building the
-environments is not), as in ``metrics.jsonl``; ``train_time`` leaves the evaluations out, and ``core_share``
-is the part of it in which the core was at work here: minutes of a run that shared its core are not to be
-compared. Training ends when ``--minutes`` of ``train_time`` and ``--env-steps`` are both spent. Every
-evaluation updates ``curves/`` in the folder of unfinished runs, by default ``logs/model_free``; a finished
-run is merged into ``results/cpu_suite``. A call whose result is there already does nothing, and one that was
-interrupted begins anew. ``model_free_suite.py`` makes all runs of the suite.
+environments is not), as in ``metrics.jsonl``. ``train_time`` is the time that the core worked here, without
+evaluations, so that runs may share a machine; ``core_share`` is its part of the elapsed time. Training ends
+when ``--minutes`` of ``train_time`` and ``--env-steps`` are both spent. Every evaluation updates ``curves/``
+in the folder of unfinished runs, by default ``logs/model_free``; a finished run is merged into
+``results/cpu_suite``. A call whose result is there already does nothing, and one that was interrupted begins
+anew. ``model_free_suite.py`` makes all runs of the suite.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Recorder:
         if steps % self.job.eval_every == 0:
             self.measure()
         # On-policy agents stop for ``False`` itself only, not for NumPy's.
-        return steps < self.job.env_steps or bool(self.training()[0] < 60.0 * self.job.minutes)
+        return steps < self.job.env_steps or bool(self.training()[1] < 60.0 * self.job.minutes)
 
     def measure(self) -> None:
         """Evaluate the present policy, unless that was just done."""
@@ -174,8 +174,7 @@ class Recorder:
             self._best, self.best_policy = found.mean, self.agent.policy.actor_state
         end = clocks()
         self._measuring += end - start
-        wall_time = (end - self._started)[0]
-        train_time = wall_time - self._measuring[0]
+        wall_time, train_time = (end - self._started)[0], self.training()[1]
         self.records.append(
             {
                 "env_steps": float(steps),

@@ -48,8 +48,8 @@ COLUMNS = (
     "hardware",
     "versions",
 )
-# Columns of a curve. ``wall_time`` [s] counts everything since training began, ``train_time`` [s] leaves out
-# what is measured on the way: evaluations with their diagnostics, and the quality of gradients.
+# Columns of a curve. ``wall_time`` [s] counts everything since training began, ``train_time`` [s] what the
+# processor worked for training, without what is measured on the way.
 CURVE = (
     "epoch",
     "env_steps",

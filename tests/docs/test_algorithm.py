@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,11 @@ def listing() -> str:
 
 
 @pytest.fixture(scope="module")
-def page() -> dict[str, Any]:
+def page(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Functions of the page by name."""
-    module: dict[str, Any] = {}
-    exec(compile(listing(), str(PAGE), "exec"), module)  # noqa: S102  (our own page)
-    return module
+    path = tmp_path_factory.mktemp("page") / "algorithm.py"
+    path.write_text(listing(), encoding="utf-8")
+    return runpy.run_path(str(path))
 
 
 @pytest.fixture(params=["simnorm", "observations"])

@@ -6,8 +6,9 @@ between any two updates continues where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,8 @@ class LoopState:
         best_epoch: its epoch.
         evaluations_since_best: evaluations after it.
         wall_time: seconds spent on this run, over all sittings.
-        cpu_time: seconds that its processor cores worked, summed over cores and sittings. Where several runs
-            share a machine, this is what one of them costs.
+        cpu_time: seconds that processor cores worked for its training, warm-up included and evaluations left
+            out, summed over cores and sittings. Where several runs share a machine, this is what one costs.
         pending: record of an epoch that is trained but neither evaluated nor written yet; at first that of
             the untrained policy.
     """
@@ -97,9 +98,8 @@ class TrainingLoop:
 
     def __init__(self, trainer: Trainer, hooks: Hooks, plan: Plan, state: LoopState) -> None:
         self.trainer, self.hooks, self.plan, self.state = trainer, hooks, plan, state
-        # What the clocks would have shown when the run began, had it never been interrupted.
-        self._before = {name: getattr(state, name) - now for name, now in self._clocks().items()}
-        self._saved = time.monotonic()
+        self._before = state.wall_time
+        self._started = self._saved = time.monotonic()
 
     def run(self) -> None:
         """Do what is left of the plan.
@@ -110,10 +110,11 @@ class TrainingLoop:
         try:
             while not self.plan.fulfilled(self.trainer.epoch, self.state):
                 if self.state.pending is None:
-                    self.state.pending = self._train_epoch()
+                    with self._counting_cpu_time():
+                        self.state.pending = self._train_epoch()
                 record = self.state.pending | self._evaluate_if_due() | self._measure_gradients_if_due()
                 record |= self.hooks.timer.flush() | self.hooks.memory()
-                self._write(record | self._spent())
+                self._write(record | {"wall_time": self._wall_time(), "cpu_time": self.state.cpu_time})
                 self.state.pending = None
                 self._save_if_due()
         except Preempted:
@@ -123,17 +124,19 @@ class TrainingLoop:
         self.hooks.store.save_policy("final", progress)
         self._save()
 
-    @staticmethod
-    def _clocks() -> dict[str, float]:
-        return {"wall_time": time.monotonic(), "cpu_time": time.process_time()}
+    @contextlib.contextmanager
+    def _counting_cpu_time(self) -> Iterator[None]:
+        start = time.process_time()
+        try:
+            yield
+        finally:
+            self.state.cpu_time += time.process_time() - start
 
-    def _spent(self) -> dict[str, float]:
-        """Seconds spent on this run, earlier sittings included."""
-        return {name: now + self._before[name] for name, now in self._clocks().items()}
+    def _wall_time(self) -> float:
+        return self._before + time.monotonic() - self._started
 
     def _save(self) -> None:
-        spent = self._spent()
-        self.state.wall_time, self.state.cpu_time = spent["wall_time"], spent["cpu_time"]
+        self.state.wall_time = self._wall_time()
         self.hooks.store.save_state(vars(self.state))
         self._saved = time.monotonic()
 
