@@ -306,8 +306,10 @@ def test_documented_override_forms_compose() -> None:
             *["alg.lr_schedule=linear", "alg.lr_decay_start=10000"],
         ]
     )
-    assert (third.dynamics.integrator, third.dynamics.substeps, third.alg.wm_batch_size) == ("heun", 2, 512)
-    assert third.alg.lr_decay_start == 10000.0
+    dynamics = third.chosen["dynamics"]
+    assert (dynamics.integrator, dynamics.substeps) == ("heun", 2)
+    assert third.alg.model_learning.wm_batch_size == 512
+    assert third.alg.optimisation.lr_decay_start == 10000.0
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,7 +111,10 @@ def test_forced_settings_are_recorded(tmp_path: Path, monkeypatch: pytest.Monkey
         {"epoch": 3, "epochs_before": 4, "epochs_after": 4, "settings": ["alg.gamma: 0.995 -> 0.9"]}
     ]
     text = "changed at epoch 3 (alg.gamma: 0.995 -> 0.9)"
-    assert describe_changes(manifest(run), compose_config(overrides(tmp_path, *ANALYTIC)).alg) == text
+    assert (
+        describe_changes(manifest(run), compose_config(overrides(tmp_path, *ANALYTIC)).alg.optimisation)
+        == text
+    )
 
 
 def test_changes_before_the_first_epoch_and_of_patience_are_none() -> None:
@@ -129,10 +132,10 @@ def test_changes_before_the_first_epoch_and_of_patience_are_none() -> None:
 
 
 def test_the_decay_decides_whether_an_extension_matters() -> None:
-    late = compose_config(["alg.lr_decay_start=150"]).alg
+    late = compose_config(["alg.lr_decay_start=150"]).alg.optimisation
     assert not Change(100, 200, 400).decides(late)
     assert Change(180, 200, 400).decides(late)
-    assert Change(100, 100, 200).decides(compose_config([]).alg)
+    assert Change(100, 100, 200).decides(compose_config([]).alg.optimisation)
 
 
 @pytest.mark.parametrize("found", ["x", [1], [{"epoch": 1}], [{"epoch": "x"}]])

@@ -14,7 +14,7 @@ from tests.end_to_end.tiny import metrics, only_run, overrides, status, weights
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
-from pwm.runs import memory
+from pwm.training.trainers.online import memory
 
 MODULE = """
 import gymnasium

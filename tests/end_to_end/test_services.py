@@ -31,7 +31,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parents[2]
 WANDB = [*ANALYTIC, "general.run_wandb=true"]
 BOTH = [*WANDB, "wandb.mode=offline", "general.tensorboard=true", "wandb.project=flow", "wandb.group=pairs"]
-MEASURED = ("wall_time", "fps", "time/", "memory/")
+MEASURED = ("wall_time", "cpu_time", "fps", "time/", "memory/")
 NETWORKS = ("world_model", "actor", "critic")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.unit.foreign_checkpoints import RunningMeanStd, statistics, world_mod
 
 from pwm.checkpoints import world_model_file
 from pwm.checkpoints.starting_point import start_from
-from pwm.configuration.building import build_agent, task_spec
+from pwm.configuration.building import build_trainer
 from pwm.configuration.config import compose_config
 from pwm.launch.cli import INTERRUPTED, main
 
@@ -117,10 +118,9 @@ def test_a_converted_world_model_learns_and_the_run_continues_without_it(
 def agent_from(checkpoint: Path, logdir: Path, *changes: str) -> Any:
     """A fresh agent of the tiny configuration that starts from ``checkpoint``."""
     config = compose_config(overrides(logdir, *ANALYTIC, *changes))
-    spec = task_spec(config)
-    agent = build_agent(config, spec, torch.device("cpu"))
-    start_from(agent, checkpoint, config, spec)
-    return agent
+    with contextlib.closing(build_trainer(config, torch.device("cpu"))) as trainer:
+        start_from(trainer, checkpoint, config)
+        return trainer.learner
 
 
 FITS = ["alg.simnorm_scale=1.0"]

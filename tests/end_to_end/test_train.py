@@ -65,7 +65,7 @@ FILES = {
     "gradient_norms.png",
     "training_summary.png",
 }
-EVERY_RECORD = {"epoch", "env_steps", "wall_time"}
+EVERY_RECORD = {"epoch", "env_steps", "wall_time", "cpu_time"}
 EVERY_EVALUATION = {"eval/episode_return", "eval/episode_return_std", "eval/episode_length"}
 EVERY_EPOCH = {
     "wm/latent_error_k1",

@@ -288,9 +288,9 @@ def test_training_loads_nothing_that_draws() -> None:
     code = """
 import sys, torch
 from pwm.configuration.config import compose_config
-from pwm.runs import run
+from pwm.configuration import building
 for overrides in (["env=dflex_hopper", "env.num_threads=1"], ["env=gym", "env.id=Pendulum-v1"]):
-    env = run.build_env(compose_config([*overrides, "alg=pwm_small_h16"]), 2, 0, torch.device("cpu"))
+    env = building.build_env(compose_config([*overrides, "alg=pwm_small_h16"]), 2, 0, torch.device("cpu"))
     env.step(torch.zeros(2, env.spec.act_dim))
     env.close()
 drawing = {"PIL", "imageio", "OpenGL", "pygame", "pwm.envs.engines.mujoco_camera", "pwm.analysis.plots.video"}

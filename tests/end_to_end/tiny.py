@@ -46,7 +46,7 @@ HOPPER = ["env=dflex_hopper", "env.num_threads=1"]
 ANALYTIC = ["env=analytic"]
 LOCKSTEP = ["alg.collect=lockstep", "alg.replay_starts=0", "alg.open_loop_share=0"]
 # What depends on the clock or on the process, not on the computation.
-MEASURED = ("wall_time", "fps", "time/", "memory/")
+MEASURED = ("wall_time", "cpu_time", "fps", "time/", "memory/")
 FLOW = [
     "dynamics=flow",
     "alg.flow_integrator=heun",

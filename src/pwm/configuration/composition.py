@@ -180,7 +180,7 @@ def _choose_components(
         chosen |= {kind}
     for kind in chosen:
         group = _group_of(values, kind)
-        known = _option_names(kind, group[kind]["name"])
+        known = {"name", *_option_names(kind, group[kind]["name"])}
         group[kind] = {key: value for key, value in group[kind].items() if key in known}
 
 
