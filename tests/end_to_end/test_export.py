@@ -37,9 +37,9 @@ def experiment(logdir: Path, *only: str, options: Sequence[str] = ()) -> int:
     return main([*command, "--episodes", str(EPISODES)])
 
 
-@pytest.fixture(scope="module")
-def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("suite")
+@pytest.fixture
+def logdir(tmp_path: Path) -> Path:
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)
@@ -89,9 +89,18 @@ def test_parts_are_made_one_after_the_other_and_exported(
     assert stored[0] == first
     assert export.main(["--runs", str(logdir / "gone"), *arguments[2:]]) == 2
     assert rows(results / "runs.csv") == stored
+    rows_hold_what_the_run_folders_say(logdir)
+    tables_are_of_all_stored_runs(results)
+    capsys.readouterr()
+    assert experiment(logdir, "analytic_lqr/*/1", options=["--dry-run"]) == 0
+    lines = [
+        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("analytic_lqr ")
+    ]
+    states = {(words[1], words[2]): words[-1] for words in lines if len(words) > 6}
+    assert states == {("mlp", "1"): "done", ("residual", "1"): "new", ("flow", "1"): "done"}
 
 
-def test_rows_hold_what_the_run_folders_say(logdir: Path) -> None:
+def rows_hold_what_the_run_folders_say(logdir: Path) -> None:
     stored = rows(logdir / "results" / "runs.csv")
     for r in stored:
         run = logdir / "experiments" / "cpu_suite" / r["task"] / r["algorithm"] / f"seed{r['seed']}"
@@ -115,8 +124,7 @@ def test_rows_hold_what_the_run_folders_say(logdir: Path) -> None:
         assert float(r["train_time"]) <= float(r["wall_time"])
 
 
-def test_tables_are_of_all_stored_runs(logdir: Path) -> None:
-    results = logdir / "results"
+def tables_are_of_all_stored_runs(results: Path) -> None:
     summary = {r["algorithm"]: r for r in rows(results / "summary.csv")}
     assert list(summary) == ["mlp", "flow"]
     assert summary["mlp"]["seeds"] == "1"
@@ -134,12 +142,3 @@ def test_a_pattern_that_names_nothing_is_refused(
     for part in ("--only Pendulum/flow", tasks, arms, "seeds: 1, 2"):
         assert part in shown
     assert not forked
-
-
-def test_a_dry_run_shows_the_part(logdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert experiment(logdir, "analytic_lqr/*/1", options=["--dry-run"]) == 0
-    lines = [
-        line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("analytic_lqr ")
-    ]
-    states = {(words[1], words[2]): words[-1] for words in lines if len(words) > 6}
-    assert states == {("mlp", "1"): "done", ("residual", "1"): "new", ("flow", "1"): "done"}

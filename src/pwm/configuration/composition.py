@@ -176,6 +176,9 @@ def _choose_components(
         options, name = _group_of(values, kind)[kind], as_typed(override.text)
         if kind in by_preset and options["name"] != name:
             raise ConfigError(contradiction(by_preset[kind].typed, override.typed))
+        if kind == "env" and options["name"] != name:
+            # Presets of environments speak of theirs alone.
+            values["env"] = options = {}
         options["name"] = name
         chosen |= {kind}
     for kind in chosen:
