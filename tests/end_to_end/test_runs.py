@@ -341,7 +341,7 @@ def with_repeated_records(run: Path) -> None:
         (write("metrics.jsonl", '{"epoch": 0}\n'), "holds no evaluation"),
         (write("metrics.jsonl", '{"epo\n{"epoch": 0}\n'), "is damaged"),
         (write("manifest.json", "{"), "manifest.json cannot be read"),
-        (write("reference.json", "[1, 2"), "reference.json is not an object"),
+        (write("reference.json", "[1, 2"), "reference.json cannot be read"),
         (without_last_record, "finished at epoch 3, but the last evaluation in metrics.jsonl is of epoch 2"),
         (write("manifest.json", '{"parameters": null}'), "manifest.json: parameters=None must be an object"),
         (
@@ -352,7 +352,7 @@ def with_repeated_records(run: Path) -> None:
             write("manifest.json", '{"parameters": {"actor": "x"}}'),
             "parameters.actor='x' must be",
         ),
-        (write("reference.json", '{"zero_action": NaN}'), "reference.json is not an object"),
+        (write("reference.json", '{"zero_action": NaN}'), "zero_action=nan must be a finite number"),
         (with_a_literal_nan_at_the_end, "epoch 3: eval/episode_return missing or not finite"),
         (with_an_infinite_return, "epoch 2: eval/episode_return missing or not finite"),
         (with_repeated_records, "its epochs do not increase"),

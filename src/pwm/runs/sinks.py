@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pwm.configuration.config import ExperimentConfig
+from pwm.files import read_object
 from pwm.logging.loggers import JSONLLogger, export_csv, read_metrics
 from pwm.logging.tensorboard_logger import TensorBoardLogger, load_tensorboard
 from pwm.logging.wandb_logger import WandBLogger, load_wandb
@@ -77,7 +77,7 @@ def open_sinks(
             sinks.append(stack.enter_context(contextlib.closing(board)))
         if wandb_wanted(config):
             name = f"{trainer.env.spec.name} {config.run_name} seed{config.general.seed}"
-            stored = config.to_dict() | {"manifest": _read_json(folder / "manifest.json")}
+            stored = config.to_dict() | {"manifest": read_object(folder / "manifest.json")}
             remote = WandBLogger(folder, name, config.wandb, stored, networks, outcome.summary)
             sinks.append(stack.enter_context(contextlib.closing(remote)))
         stack.callback(export_csv, metrics, folder / "metrics.csv")
@@ -108,7 +108,3 @@ class Outcome:
         if math.isfinite(self._state.best_return):
             found |= {"best_return": self._state.best_return, "best_epoch": self._state.best_epoch}
         return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

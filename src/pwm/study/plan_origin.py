@@ -6,8 +6,9 @@ from pwm.configuration.building import pick_device
 from pwm.configuration.config import flatten
 from pwm.errors import DataError
 from pwm.runs.provenance import manifest
+from pwm.runs.status import FINISHED
 from pwm.study.comparison.fairness import MADE_WITH, UNKNOWN, stated_origin
-from pwm.study.plan import FINISHED, Plan, PlannedRun
+from pwm.study.plan import Plan, PlannedRun
 
 
 def origin_warnings(plan: Plan) -> list[str]:

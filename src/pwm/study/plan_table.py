@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from pwm.analysis.tables.runs import read_run
 from pwm.errors import PwmError
+from pwm.runs.status import FINISHED
 from pwm.study.calibration import matrix_speed, measured_seconds
-from pwm.study.plan import FINISHED, Cell, Plan, PlannedRun
+from pwm.study.plan import Cell, Plan, PlannedRun
 from pwm.study.plan_origin import origin_warnings
 
 # Operations of an epoch beyond which measuring two epochs on a CPU is not short; such networks are so large

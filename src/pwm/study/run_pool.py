@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from pwm.errors import PwmError
 from pwm.runs import preemption
+from pwm.runs.status import FAILED, FINISHED, PREEMPTED
 from pwm.study.run_progress import RunProgress
 
 # Seconds between two looks at the processes, and between two looks at their metrics.
 POLL = 0.1
 LOOK = 1.0
 
-FINISHED, FAILED, PREEMPTED, NOT_STARTED = "finished", "failed", "preempted", "not started"
+NOT_STARTED = "not started"
 
 
 class Job(Protocol):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pwm.errors import DataError
+from pwm.files import read_object
 from pwm.logging.loggers import read_metrics
 
 REFERENCES = {"zero_action": "zero action", "random_action": "random actions"}
@@ -43,13 +43,14 @@ def load_reference(run_dir: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: float(scores[name]) for name in REFERENCES if name in scores}
-        if not all(map(math.isfinite, found.values())):
-            raise ValueError(f"{found} are not all finite")
-        return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not an object of numbers: {error}") from error
+        scores = read_object(path)
+    except DataError as error:
+        raise DataError(f"{run_dir}: {error}") from error
+    found = {name: scores[name] for name in REFERENCES if name in scores}
+    for name, score in found.items():
+        if not _is_number_or_null(score) or score is None or not math.isfinite(score):
+            raise DataError(f"{path}: {name}={score!r} must be a finite number")
+    return {name: float(score) for name, score in found.items()}
 
 
 def series(records: Records, x: str, y: str) -> tuple[list[float], list[float]]:

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from pwm.analysis.tables.records import load_reference
-from pwm.analysis.tables.run_files import read_evaluations, read_manifest
+from pwm.analysis.tables.run_files import read_evaluations
 from pwm.analysis.tables.run_measures import Evaluation, measures
 from pwm.checkpoints.run_search import expand, run_folders
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import ConfigError, DataError
 from pwm.files import read_object, write_text
+from pwm.runs.provenance import read_manifest
 from pwm.runs.run_changes import NEVER, describe_changes
+from pwm.runs.status import FAILED, FINISHED, PREEMPTED, RUNNING, STATES
 
-STATES = ("running", "finished", "preempted", "failed")
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
 
@@ -172,7 +173,7 @@ def load_runs(
     problems += [
         Problem("changed", run.changed, run.path, run.key) for run in readable if run.changed != NEVER
     ]
-    states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
+    states = (FINISHED, PREEMPTED, RUNNING) if up_to_common_step else (FINISHED,)
     chosen, twice = _one_per_key(run for run in readable if run.state in states)
     if up_to_common_step:
         chosen = cut_to_common_step(chosen)
@@ -196,7 +197,7 @@ def read_run(folder: Path) -> Run:
     if (state := status.get("state")) not in STATES:
         raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(STATES)}")
     evaluations = read_evaluations(folder)
-    if state == "finished" and evaluations[-1].epoch != status.get("epoch"):
+    if state == FINISHED and evaluations[-1].epoch != status.get("epoch"):
         raise DataError(
             f"status.json says finished at epoch {status.get('epoch')}, but the last evaluation in "
             f"metrics.jsonl is of epoch {evaluations[-1].epoch}"
@@ -279,12 +280,12 @@ def _key_if_readable(folder: Path) -> Key | None:
 def _unfinished(run: Run) -> Problem | None:
     """The problem of a run that has not done all its epochs; None if it has."""
     done, planned = run.evaluations[-1].epoch, run.config.epochs
-    if run.state == "finished":
+    if run.state == FINISHED:
         reason = f"finished at epoch {done} of {planned} (general.patience={run.config.general.patience})"
         return None if done >= planned else Problem("stopped early", reason, run.path, run.key)
-    if run.state == "failed":
+    if run.state == FAILED:
         return Problem("failed", run.reason or "status.json gives no reason", run.path, run.key)
-    said = "still running, or killed" if run.state == "running" else f"{run.state}, {run.reason}"
+    said = "still running, or killed" if run.state == RUNNING else f"{run.state}, {run.reason}"
     reason = f"{said}; last evaluation at epoch {done} of {planned}"
     return Problem("partial", reason, run.path, run.key)
 
@@ -296,7 +297,7 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
     chosen, problems = [], []
     for key in sorted(groups):
         best, *others = sorted(
-            groups[key], key=lambda r: (r.state != "finished", -r.evaluations[-1].env_steps, r.path)
+            groups[key], key=lambda r: (r.state != FINISHED, -r.evaluations[-1].env_steps, r.path)
         )
         chosen.append(best)
         for other in others:

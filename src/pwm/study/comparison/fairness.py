@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pwm.analysis.tables.run_files import read_manifest
 from pwm.analysis.tables.runs import Run
 from pwm.configuration.config import flatten
 from pwm.configuration.predecessor_keys import ALIASES
-from pwm.runs.provenance import names_code
+from pwm.runs.provenance import names_code, read_manifest
 from pwm.runs.run_diff import COMPARED
 from pwm.study.comparison.arms import Arm
 
