@@ -27,7 +27,8 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 from study_files import curve_path
 
-from pwm.analysis.plots.visualization import COLOURS, draw_references, save
+from pwm.analysis.plots.style import COLOURS, save
+from pwm.analysis.plots.visualization import draw_references
 
 Curve = dict[str, NDArray[np.float64]]
 # By (task, algorithm), one per seed, in the order of ``runs.csv``.

@@ -344,7 +344,7 @@ def test_damaged_files_are_named(name: str, content: bytes, run: Path, shown: Ca
     (run / name).write_bytes(content)
     code, lines = shown("plot", run)
     assert code == 2
-    assert lines[0].startswith(f"pwm: {run / name} is ")
+    assert lines[0].startswith(f"pwm: {run / name} ")
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "empty folder", "file"])

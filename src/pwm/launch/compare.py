@@ -96,8 +96,8 @@ def run_compare(args: argparse.Namespace) -> None:
     )
     print(text)
     if not any(path.name == "performance_profiles.png" for path in files):
-        print("no performance profiles: they need two tasks or more, with known zero-action scores, and")
-        print("the same number of seeds of every arm on each of them")
+        print("no performance profiles: they need two tasks or more on which an arm is shown to be above the")
+        print("floor, and the same number of seeds of every arm on each of them")
     for path in files:
         print(path)
 

@@ -90,18 +90,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it cannot be read, or one of its parts is of another kind than a run writes.
     """
-    if not (folder / "manifest.json").exists():
+    path = folder / "manifest.json"
+    if not path.exists():
         return {}
-    manifest = read_object(folder / "manifest.json")
+    manifest = read_object(path)
     if not isinstance(earlier := manifest.get("earlier", []), list):
-        raise DataError(f"manifest.json: earlier={earlier!r} must be a list of earlier sittings")
+        raise DataError(f"{path}: earlier={earlier!r} must be a list of earlier sittings")
     for sitting in (*earlier, manifest):
         if not isinstance(sitting, dict):
-            raise DataError(f"manifest.json: the earlier sitting {sitting!r} must be an object")
+            raise DataError(f"{path}: the earlier sitting {sitting!r} must be an object")
         for part in ("parameters", "versions"):
             if not isinstance(value := sitting.get(part, {}), dict):
-                raise DataError(f"manifest.json: {part}={value!r} must be an object")
+                raise DataError(f"{path}: {part}={value!r} must be an object")
     counts = manifest.get("parameters", {})
     if wrong := [name for name, number in counts.items() if not isinstance(number, int)]:
-        raise DataError(f"manifest.json: parameters.{wrong[0]}={counts[wrong[0]]!r} must be a whole number")
+        raise DataError(f"{path}: parameters.{wrong[0]}={counts[wrong[0]]!r} must be a whole number")
     return manifest

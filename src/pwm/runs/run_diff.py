@@ -60,13 +60,13 @@ def describe(path: Path) -> RunDescription:
     if not stored.is_file():
         raise DataError(f"{path} is neither a run folder (with a config.yaml) nor a configuration file")
     config = ExperimentConfig.load(stored)
+    if not (manifest := read_manifest(path)):
+        return RunDescription(path, config, None, None)
+    origin = flatten({key: manifest[key] for key in COMPARED if key in manifest})
     try:
-        if not (manifest := read_manifest(path)):
-            return RunDescription(path, config, None, None)
-        origin = flatten({key: manifest[key] for key in COMPARED if key in manifest})
         return RunDescription(path, config, origin, describe_changes(manifest, config.alg))
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path / 'manifest.json'} is damaged: {error}") from error
 
 
 def compare(a: RunDescription, b: RunDescription) -> RunDifference:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from pwm.analysis.tables.runs import read_run
 from pwm.errors import PwmError
+from pwm.numbers import aligned
 from pwm.runs.status import FINISHED
 from pwm.study.calibration import matrix_speed, measured_seconds
 from pwm.study.plan import Cell, Plan, PlannedRun
@@ -88,14 +89,8 @@ def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[P
     """
     header = ("task", "arm", "seed", "parameters", "env steps", "TFLOP", "time", "state")
     rows = [_row(run, estimates.get((run.cell.task, run.cell.arm)), done(run)) for run in plan.runs]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [f"{plan.experiment.title} ({plan.folder})", ""]
-    for row in [header, *rows]:
-        cells = (
-            text.ljust(w) if i < 2 or i == 7 else text.rjust(w)
-            for i, (text, w) in enumerate(zip(row, widths))
-        )
-        lines.append("  ".join(cells).rstrip())
+    lines.append(aligned(header, rows, words=("task", "arm", "state")))
     lines += ["", _parity_line(plan), *_matched_lines(plan), total(plan, estimates, at_a_time)]
     for source in dict.fromkeys(e.source for e in estimates.values()):
         arms = [f"{task} {arm}" for (task, arm), e in estimates.items() if e.source == source]

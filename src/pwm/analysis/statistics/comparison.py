@@ -17,7 +17,6 @@ from pwm.analysis.statistics.estimates import (
     Summary,
     detectable_effect,
     holm,
-    interquartile_mean,
     permutation_test,
     power,
     probability_of_improvement,
@@ -72,38 +71,27 @@ class Comparison:
         tasks: by name.
         improvement: probability that a candidate's run beats a baseline's; None where an arm has not the
             same number of seeds on every task.
-        baseline_iqm, candidate_iqm: interquartile means of normalised scores; None without a normalisation,
-            or as above.
         notes: what these numbers can and cannot show, in sentences.
     """
 
     tasks: list[TaskComparison]
     improvement: Estimate | None
-    baseline_iqm: Estimate | None
-    candidate_iqm: Estimate | None
     notes: list[str]
 
 
-def compare_arms(
-    candidate: Scores, baseline: Scores, scale: Mapping[str, tuple[float, float]] | None = None
-) -> Comparison:
-    """Compare two arms on the tasks they share.
+def compare_scores(candidate: Scores, baseline: Scores) -> Comparison:
+    """Compare the scores of two arms on the tasks they share.
 
     Args:
         candidate, baseline: scores [seeds] by task, higher is better.
-        scale: by task the scores that count as 0 and as 1; without it there is no mean over tasks, because
-            their returns have nothing in common.
 
     Raises:
-        DataError: the arms have different tasks or none, a score is not finite, or the scale lacks a task.
+        DataError: the arms have different tasks or none, or a score is not finite.
     """
     names, tasks = sorted(candidate), compare_tasks(candidate, baseline)
     a, b = _matrix(candidate, names), _matrix(baseline, names)
     improvement = None if a is None or b is None else probability_of_improvement(a, b)
-    iqms: list[Estimate | None] = [None, None]
-    if scale is not None and a is not None and b is not None:
-        iqms = [interquartile_mean(normalise(arm, names, scale)) for arm in (a, b)]
-    return Comparison(tasks, improvement, iqms[1], iqms[0], _notes(tasks, improvement))
+    return Comparison(tasks, improvement, _notes(tasks, improvement))
 
 
 def compare_tasks(candidate: Scores, baseline: Scores) -> list[TaskComparison]:

@@ -42,14 +42,11 @@ def load_reference(run_dir: Path) -> dict[str, float]:
     path = run_dir / "reference.json"
     if not path.is_file():
         return {}
-    try:
-        scores = read_object(path)
-    except DataError as error:
-        raise DataError(f"{run_dir}: {error}") from error
+    scores = read_object(path)
     found = {name: scores[name] for name in REFERENCES if name in scores}
     for name, score in found.items():
         if not _is_number_or_null(score) or score is None or not math.isfinite(score):
-            raise DataError(f"{path}: {name}={score!r} must be a finite number")
+            raise DataError(f"{path} is damaged: {name}={score!r} must be a finite number")
     return {name: float(score) for name, score in found.items()}
 
 

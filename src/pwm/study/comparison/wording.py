@@ -1,9 +1,9 @@
-"""Numbers and lists as text for people; what is unknown (None or NaN) is a dash."""
+"""Numbers, lists and scales as text for people; what is unknown (None or NaN) is a dash."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -80,6 +80,24 @@ def share(value: float) -> str:
 def minutes(seconds: Sequence[float]) -> str:
     """Mean and standard deviation of times, in minutes."""
     return spread([value / 60 for value in seconds])
+
+
+def scale_in_words(scale: Mapping[str, tuple[float, float]], tasks: Collection[str]) -> str:
+    """What the common scale of the tasks is, see ``StudyComparison.scale``, and which tasks it leaves out."""
+    if not scale:
+        return (
+            "There is no common scale: no arm is shown to be above the floor on any task, or none is known."
+        )
+    ends = "; ".join(
+        f"{task} {number(low)} and {number(high)}" for task, (low, high) in sorted(scale.items())
+    )
+    text = (
+        "Returns of different tasks are averaged on a common scale, on which 0 is the floor and 1 the mean "
+        f"of the best arm: {ends}."
+    )
+    if left_out := sorted(set(tasks) - set(scale)):
+        text += f" Left out, because no arm is shown to be above the floor there: {listing(left_out)}."
+    return text
 
 
 def listing(words: Iterable[str], empty: str = "none") -> str:

@@ -12,12 +12,13 @@ from pwm.analysis.cost.operations import PHASES
 from pwm.analysis.cost.parameter_parity import TOLERANCE, Parities
 from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.tables.runs import Run
+from pwm.study.comparison.arm_comparison import StudyComparison
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import made_with
-from pwm.study.comparison.outcome import HeldOut, Outcomes
 from pwm.study.comparison.verdict import size_differences
-from pwm.study.comparison.wording import UNKNOWN, count, listing, minutes, number, percent, share, spread
+from pwm.study.comparison.wording import count, listing, minutes, number, percent, share, spread
 from pwm.study.report.document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
+from pwm.study.report.held_out import HeldOut
 from pwm.study.report.paths import ReportPaths
 
 SHORT_HASH = 10
@@ -26,10 +27,24 @@ WITHOUT_EFFECT_NOTE = (
     f"{WITHOUT_EFFECT}: it cannot change results, as progress bars and logging services cannot."
 )
 TERA_IN_GIGA = 1000
+# Costs of runs by task and arm's label.
+Spent = Mapping[tuple[str, str], Sequence[RunCost]]
 
 
-def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
-    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same."""
+def cost(
+    study: StudyComparison, costs: Mapping[str, Sequence[RunCost]], compute_matched: Mapping[str, str]
+) -> Section:
+    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same.
+
+    Args:
+        study: the arms.
+        costs: by arm's label those of its runs.
+        compute_matched: by label of an arm that of the arm it was made as costly as.
+    """
+    spent: dict[tuple[str, str], list[RunCost]] = {}
+    for arm in study.arms:
+        for run, of_run in zip(arm.table.runs, costs[arm.label], strict=True):
+            spent.setdefault((run.key[0], arm.label), []).append(of_run)
     phases = [phase.replace("_", " ") for phase in PHASES]
     tables = [
         Table(
@@ -44,7 +59,7 @@ def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
                 "GPU memory (MB)",
                 "Velocity evaluations",
             ],
-            _rows(outcomes, _resources),
+            _rows(study, spent, _resources),
             [
                 "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
                 "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
@@ -63,17 +78,17 @@ def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
                 "FLOP ratio",
                 "Run (TFLOP)",
             ],
-            _rows(outcomes, _operations),
+            _rows(study, spent, _operations),
             [
                 "Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm.",
-                *_left_by_matching(outcomes, compute_matched),
+                *_left_by_matching(spent, compute_matched),
             ],
             names=2,
         ),
         Table(
             "What cost buys: gain of the final policies over the floor, on held-out seeds.",
             ["Task", "Arm", "Gain", "Gain per minute", "Gain per GFLOP"],
-            _rows(outcomes, _value),
+            _rows(study, spent, _value),
             [],
             names=2,
         ),
@@ -81,23 +96,23 @@ def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
     return Section("Cost", tables)
 
 
-def parity(outcomes: Outcomes, checked: Parities) -> Section:
+def parity(study: StudyComparison, checked: Parities) -> Section:
     """Parameter counts of the world models."""
     rows: list[list[Cell]] = []
-    for outcome in outcomes.candidates:
-        for task, difference in size_differences(outcome).items():
-            pair = [_sizes(arm.runs(task)) for arm in (outcome.baseline, outcome.candidate)]
+    for pair in study.candidates:
+        for task, difference in size_differences(pair).items():
+            both = [_sizes(arm.runs(task)) for arm in (pair.baseline, pair.candidate)]
             passed = abs(difference) <= TOLERANCE
             rows.append(
                 [
-                    outcome.candidate.label,
+                    pair.candidate.label,
                     task,
-                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in pair),
+                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in both),
                     percent(100 * difference, 2),
                     Mark("PASS" if passed else "FAIL", passed),
                 ]
             )
-    baseline = outcomes.arms[0].label
+    baseline = study.arms[0].label
     measured = Table(
         f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart.",
         [
@@ -128,9 +143,9 @@ def parity(outcomes: Outcomes, checked: Parities) -> Section:
     return Section("Parity", blocks)
 
 
-def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths) -> Section:
+def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPaths) -> Section:
     """Everything in which arms differ, declared or not."""
-    found = list(dict.fromkeys(d for outcome in outcomes.candidates for d in outcome.differences))
+    found = list(dict.fromkeys(d for pair in study.candidates for d in pair.differences))
     meant = f"Arms may differ in: {listing(declared, 'nothing')}."
     if not found:
         return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
@@ -143,7 +158,7 @@ def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths)
     unfair = sum(d.unfair for d in found)
     table = Table(
         "Resolved configuration, what the runs were made with, and which runs there are: every difference.",
-        ["Arm", "Key", outcomes.arms[0].label, "Arm's value", "Where", "Kind"],
+        ["Arm", "Key", study.arms[0].label, "Arm's value", "Where", "Kind"],
         rows,
         [] if all(d.decides for d in found) else [WITHOUT_EFFECT_NOTE],
         names=2,
@@ -155,7 +170,7 @@ def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths)
     return Section("Differences between arms", [Text(f"{meant} {summary}"), table])
 
 
-def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
+def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
     """Every run, and every problem that was met while reading them."""
     rows: list[list[Cell]] = [
         [
@@ -171,8 +186,8 @@ def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
             row["config_hash"][:SHORT_HASH],
             paths.show(run.path),
         ]
-        for arm in outcomes.arms
-        for run, row in zip(arm.table.runs, outcomes.rows[arm.label], strict=True)
+        for arm in study.arms
+        for run, row in zip(arm.table.runs, study.rows[arm.label], strict=True)
     ]
     table = Table(
         "Runs. Returns of the best and the last evaluation during training, and of the two policies on "
@@ -194,7 +209,7 @@ def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
         rows,
         names=3,
     )
-    problems = problems_in_words(outcomes.arms, paths)
+    problems = problems_in_words(study.arms, paths)
     listed: Block = (
         Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
     )
@@ -206,9 +221,9 @@ def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
     return [f"{arm.label}: {paths.clean(str(problem))}" for arm in arms for problem in arm.table.problems]
 
 
-def environment(outcomes: Outcomes) -> Section:
+def environment(study: StudyComparison) -> Section:
     """What the runs were made with, as their manifests say."""
-    made = {(arm.label, run.key): made_with(run) for arm in outcomes.arms for run in arm.table.runs}
+    made = {(arm.label, run.key): made_with(run) for arm in study.arms for run in arm.table.runs}
     rows: list[list[Cell]] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
         groups: dict[str, list[str]] = {}
@@ -231,9 +246,9 @@ def environment(outcomes: Outcomes) -> Section:
     references = [
         f"{task}: zero actions score {number(scores.get('zero_action'))}, random actions "
         f"{number(scores.get('random_action'))}"
-        for task, scores in sorted(outcomes.references.items())
+        for task, scores in sorted(study.references.items())
     ]
-    return Section("Environment", [*blocks, Bullets([*_seeds(outcomes), *references])])
+    return Section("Environment", [*blocks, Bullets([*_seeds(study), *references])])
 
 
 def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
@@ -244,25 +259,16 @@ def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
 
 
 def _rows(
-    outcomes: Outcomes, cells: Callable[[Outcomes, str, str, list[RunCost]], list[str]]
+    study: StudyComparison, spent: Spent, cells: Callable[[StudyComparison, Spent, str, str], list[str]]
 ) -> list[list[Cell]]:
-    return [
-        [task, arm.label, *cells(outcomes, task, arm.label, _costs(outcomes, arm, task))]
-        for task in outcomes.tasks
-        for arm in outcomes.arms
-        if task in arm.tasks
-    ]
+    return [[task, arm.label, *cells(study, spent, task, arm.label)] for task, arm in study.cells()]
 
 
-def _costs(outcomes: Outcomes, arm: Arm, task: str) -> list[RunCost]:
-    pairs = zip(arm.table.runs, outcomes.costs[arm.label], strict=True)
-    return [cost for run, cost in pairs if run.key[0] == task]
-
-
-def _resources(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+def _resources(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+    costs = spent[task, label]
     return [
         minutes([cost.seconds for cost in costs]),
-        _ratio(outcomes, task, costs, lambda cost: cost.seconds),
+        _ratio(study, spent, task, label, lambda cost: cost.seconds),
         *(
             spread(_known(getattr(cost, name) for cost in costs))
             for name in ("fps", "memory", "device_memory", "velocity_evals")
@@ -270,26 +276,24 @@ def _resources(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) 
     ]
 
 
-def _operations(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+def _operations(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+    costs = spent[task, label]
     epochs = [cost.epoch_gflops for cost in costs if cost.epoch_gflops is not None]
     total = _mean(_known(cost.total_gflops for cost in costs))
     return [
         *(number(_mean([epoch[phase] for epoch in epochs])) for phase in (*PHASES, "total")),
-        _ratio(outcomes, task, costs, _epoch_total),
+        _ratio(study, spent, task, label, _epoch_total),
         number(total / TERA_IN_GIGA),
     ]
 
 
-def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Iterator[str]:
+def _left_by_matching(spent: Spent, compute_matched: Mapping[str, str]) -> Iterator[str]:
     """What whole updates leave between arms that were matched in computation, task by task."""
-    arms = {arm.label: arm for arm in outcomes.arms}
     for matched, other in compute_matched.items():
-        if matched not in arms or other not in arms:
-            continue
-        for task in sorted(set(arms[matched].tasks) & set(arms[other].tasks)):
-            pair = [_costs(outcomes, arms[label], task) for label in (matched, other)]
-            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in pair)
-            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in pair)
+        for task in sorted(task for task, label in spent if label == matched and (task, other) in spent):
+            both = [spent[task, label] for label in (matched, other)]
+            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in both)
+            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in both)
             yield (
                 f"{matched} was matched to {other}; what whole updates leave on {task}: "
                 f"{percent(100 * (ours / theirs - 1), 2)} per epoch, "
@@ -297,24 +301,25 @@ def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) ->
             )
 
 
-def _value(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
-    gain = float(outcomes.scores[label]["final"][task].mean()) - outcomes.floor(task)
-    spent = _mean([cost.seconds / 60 for cost in costs])
+def _value(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+    costs = spent[task, label]
+    gain = float(study.scores[label][task].mean()) - study.floor(task)
+    minutes_spent = _mean([cost.seconds / 60 for cost in costs])
     return [
         number(gain, sign=True),
-        number(gain / spent),
+        number(gain / minutes_spent),
         number(gain / _mean(_known(cost.total_gflops for cost in costs))),
     ]
 
 
 def _ratio(
-    outcomes: Outcomes, task: str, costs: Sequence[RunCost], of: Callable[[RunCost], float | None]
+    study: StudyComparison, spent: Spent, task: str, label: str, of: Callable[[RunCost], float | None]
 ) -> str:
-    baseline = outcomes.arms[0]
-    if task not in baseline.tasks:
-        return UNKNOWN
-    first = _mean(_known(map(of, _costs(outcomes, baseline, task))))
-    return number(_mean(_known(map(of, costs))) / first)
+    """Of the arm's mean to the first arm's."""
+    own, first = (
+        _mean(_known(map(of, spent.get((task, name), [])))) for name in (label, study.arms[0].label)
+    )
+    return number(own / first)
 
 
 def _epoch_total(cost: RunCost) -> float | None:
@@ -329,10 +334,10 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _seeds(outcomes: Outcomes) -> list[str]:
+def _seeds(study: StudyComparison) -> list[str]:
     """Which seeds were used where, one line per set of seeds."""
     used: dict[str, list[str]] = {}
-    for arm in outcomes.arms:
+    for arm in study.arms:
         for task in arm.tasks:
             seeds = listing(str(run.key[2]) for run in arm.runs(task))
             used.setdefault(seeds, []).append(f"{arm.label} on {task}")

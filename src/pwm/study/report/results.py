@@ -9,20 +9,23 @@ import numpy as np
 
 from pwm.analysis.statistics.comparison import TaskComparison
 from pwm.analysis.statistics.estimates import Estimate, Summary
-from pwm.study.comparison.outcome import HeldOut, Outcome, Outcomes
+from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
 from pwm.study.comparison.verdict import Criterion, final_share
 from pwm.study.comparison.wording import (
     UNKNOWN,
     counts,
     listing,
+    minutes,
     number,
     p_value,
     percent,
     plus_minus,
+    scale_in_words,
     spread,
     with_interval,
 )
 from pwm.study.report.document import Block, Bullets, Cell, Mark, Picture, Section, Table, Text
+from pwm.study.report.held_out import HeldOut
 
 LITTLE = "†"
 NOT_LEARNED = "‡"
@@ -50,9 +53,9 @@ def acceptance(criteria: Sequence[Criterion]) -> Section:
     return Section("Acceptance criteria", [table])
 
 
-def results(outcomes: Outcomes, held_out: HeldOut, figures: Mapping[str, Picture]) -> Section:
+def results(study: StudyComparison, held_out: HeldOut, figures: Mapping[str, Picture]) -> Section:
     """Tables of final and best policies, one block per candidate."""
-    runs = [run.key for arm in outcomes.arms for run in arm.table.runs]
+    runs = [run.key for arm in study.arms for run in arm.table.runs]
     episodes = counts([len(held_out[key][which]) for key in runs for which in ("final", "best")], "episode")
     blocks: list[Block] = [
         Text(
@@ -64,28 +67,28 @@ def results(outcomes: Outcomes, held_out: HeldOut, figures: Mapping[str, Picture
             "included, mean over seeds."
         )
     ]
-    for outcome in outcomes.candidates:
-        blocks.append(_comparison(outcome, outcome.final.tasks, outcomes, "final"))
-        blocks.append(_comparison(outcome, outcome.best, outcomes, "best"))
+    for pair in study.candidates:
+        blocks.append(_comparison(pair, pair.comparison.tasks, study, "final"))
+        blocks.append(_comparison(pair, pair.best, study, "best"))
     return Section("Results", [*blocks, figures["final_returns"]])
 
 
-def over_all_tasks(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
+def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Figures that average over tasks."""
     rows: list[list[Cell]] = []
-    for outcome in outcomes.candidates:
-        overall, improvement = outcome.overall, outcome.final.improvement
+    for pair in study.candidates:
+        overall, improvement = pair.overall, pair.comparison.improvement
         rows.append(
             [
-                outcome.candidate.label,
+                pair.candidate.label,
                 UNKNOWN if overall is None else with_interval(overall.difference, sign=True),
                 UNKNOWN if overall is None else p_value(overall.p_value),
                 _estimate(improvement),
-                _estimate(outcomes.iqm[outcome.candidate.label]),
-                _estimate(outcomes.iqm[outcome.baseline.label]),
+                _estimate(study.iqm[pair.candidate.label]),
+                _estimate(study.iqm[pair.baseline.label]),
             ]
         )
-    baseline = outcomes.arms[0].label
+    baseline = study.arms[0].label
     mean = (
         "Mean difference: in normalised score, with Welch's 95 % interval and p-value (for a single task in "
         "return)."
@@ -109,36 +112,38 @@ def over_all_tasks(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Sectio
             "too narrow for few seeds, see the limits below.",
         ],
     )
-    blocks: list[Block] = [Text(_scale_in_words(outcomes)), table]
+    blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks)), table]
     if "performance_profile" in figures:
         blocks.append(figures["performance_profile"])
     return Section("Over all tasks", blocks)
 
 
-def limits(outcomes: Outcomes) -> Section:
+def limits(study: StudyComparison) -> Section:
     """What so few seeds can and cannot show."""
-    several = len(outcomes.candidates) > 1
+    several = len(study.candidates) > 1
     lines = [
-        f"{outcome.candidate.label}: {note}" if several and _about_task(note, outcome) else note
-        for outcome in outcomes.candidates
-        for note in outcome.final.notes
+        f"{pair.candidate.label}: {note}" if several and _about_task(note, pair) else note
+        for pair in study.candidates
+        for note in pair.comparison.notes
     ]
     if several:
         lines.append(
-            f"p-values are corrected for the number of tasks, not for the {len(outcomes.candidates)} "
-            f"comparisons with {outcomes.arms[0].label}."
+            f"p-values are corrected for the number of tasks, not for the {len(study.candidates)} "
+            f"comparisons with {study.arms[0].label}."
         )
     return Section("What these numbers can and cannot show", [Bullets(list(dict.fromkeys(lines)))])
 
 
-def learning(outcomes: Outcomes, thresholds: Mapping[str, float], figures: Mapping[str, Picture]) -> Section:
+def learning(
+    study: StudyComparison, thresholds: Mapping[str, float], figures: Mapping[str, Picture]
+) -> Section:
     """Learning curves, and how many steps and minutes it takes."""
-    rows = _by_task_and_arm(outcomes, lambda task, label: _sample_efficiency(outcomes, task, label))
+    rows = _rows(study, _sample_efficiency)
     notes = [
         "Steps and minutes to the threshold: mean ± standard deviation over the seeds that reach it, at the "
         "first evaluation that does. Average return: area under the learning curve over its steps."
     ]
-    if derived := [task for task in outcomes.tasks if task not in thresholds]:
+    if derived := [task for task in study.tasks if task not in thresholds]:
         notes.append(
             f"No threshold was given for {listing(derived)}: there it lies half-way from the floor to the "
             "best evaluation of the best arm (mean over seeds), where one is above the floor."
@@ -153,7 +158,7 @@ def learning(outcomes: Outcomes, thresholds: Mapping[str, float], figures: Mappi
     return Section("Learning", [figures["returns_by_steps"], figures["returns_by_time"], table])
 
 
-def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
+def stability(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Spread over seeds, and what is left of the peak at the end."""
     table = Table(
         "Spread over seeds, and what is left of the peak.",
@@ -168,7 +173,7 @@ def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
             "Lowest retention",
             "Lowest last / peak",
         ],
-        _by_task_and_arm(outcomes, lambda task, label: _spread_and_peak(outcomes, task, label)),
+        _rows(study, _spread_and_peak),
         [
             "Standard deviation and range: final policies on held-out seeds; gain is their mean above the "
             "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations (of "
@@ -181,9 +186,11 @@ def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
     return Section("Stability", [table, figures["gradient_norms"], figures["losses"]])
 
 
-def _comparison(outcome: Outcome, tasks: Sequence[TaskComparison], outcomes: Outcomes, which: str) -> Table:
-    baseline, candidate = outcome.baseline.label, outcome.candidate.label
-    rows = [_comparison_row(task, outcome, outcomes) for task in tasks]
+def _comparison(
+    pair: ArmComparison, tasks: Sequence[TaskComparison], study: StudyComparison, which: str
+) -> Table:
+    baseline, candidate = pair.baseline.label, pair.candidate.label
+    rows = [_comparison_row(task, pair, study) for task in tasks]
     signs = "".join(str(cell) for row in rows for cell in row)
     explained = {LITTLE: LITTLE_NOTE, NOT_LEARNED: NOT_LEARNED_NOTE}
     notes = [note for sign, note in explained.items() if sign in signs]
@@ -210,11 +217,11 @@ def _comparison(outcome: Outcome, tasks: Sequence[TaskComparison], outcomes: Out
     )
 
 
-def _comparison_row(task: TaskComparison, outcome: Outcome, outcomes: Outcomes) -> list[Cell]:
-    floor = outcomes.floor(task.task)
+def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> list[Cell]:
+    floor = study.floor(task.task)
     seconds = [
-        float(np.mean(outcomes.column(arm.label, task.task, "wall_time")))
-        for arm in (outcome.baseline, outcome.candidate)
+        float(np.mean(study.column(arm.label, task.task, "wall_time")))
+        for arm in (pair.baseline, pair.candidate)
     ]
     little = task.baseline.mean.value <= max(0.0, np.nan_to_num(task.baseline.std))
     return [
@@ -240,63 +247,43 @@ def _estimate(estimate: Estimate | None) -> str:
     return UNKNOWN if estimate is None else with_interval(estimate)
 
 
-def _scale_in_words(outcomes: Outcomes) -> str:
-    if not outcomes.scale:
-        return (
-            "There is no common scale: no arm is shown to be above the floor on any task, or none is known."
-        )
-    scales = "; ".join(
-        f"{task} {number(low)} and {number(high)}" for task, (low, high) in sorted(outcomes.scale.items())
-    )
-    text = (
-        "Returns of different tasks are averaged on a common scale, on which 0 is the floor and 1 the mean "
-        f"of the best arm: {scales}."
-    )
-    if left_out := sorted(set(outcomes.tasks) - set(outcomes.scale)):
-        text += f" Left out, because no arm is shown to be above the floor there: {listing(left_out)}."
-    return text
+def _about_task(note: str, pair: ArmComparison) -> bool:
+    return note.partition(":")[0] in {task.task for task in pair.comparison.tasks}
 
 
-def _about_task(note: str, outcome: Outcome) -> bool:
-    return note.partition(":")[0] in {task.task for task in outcome.final.tasks}
+def _rows(
+    study: StudyComparison, cells: Callable[[StudyComparison, str, str], list[str]]
+) -> list[list[Cell]]:
+    return [[task, arm.label, *cells(study, task, arm.label)] for task, arm in study.cells()]
 
 
-def _by_task_and_arm(outcomes: Outcomes, cells: Callable[[str, str], list[str]]) -> list[list[Cell]]:
+def _sample_efficiency(study: StudyComparison, task: str, label: str) -> list[str]:
+    seeds = len(study.column(label, task, "seed"))
+    threshold = next(iter(study.column(label, task, "threshold")), None)
+    steps = study.column(label, task, "steps_to_threshold")
+    times = study.column(label, task, "seconds_to_threshold")
     return [
-        [task, arm.label, *cells(task, arm.label)]
-        for task in outcomes.tasks
-        for arm in outcomes.arms
-        if task in arm.tasks
-    ]
-
-
-def _sample_efficiency(outcomes: Outcomes, task: str, label: str) -> list[str]:
-    seeds = len(outcomes.column(label, task, "seed"))
-    threshold = next(iter(outcomes.column(label, task, "threshold")), None)
-    steps = outcomes.column(label, task, "steps_to_threshold")
-    times = outcomes.column(label, task, "seconds_to_threshold")
-    return [
-        spread(outcomes.column(label, task, "auc")),
+        spread(study.column(label, task, "auc")),
         number(threshold),
         UNKNOWN if threshold is None else f"{len(steps)} of {seeds}",
         spread(steps),
-        spread([seconds / 60 for seconds in times]),
+        minutes(times),
     ]
 
 
-def _spread_and_peak(outcomes: Outcomes, task: str, label: str) -> list[str]:
-    scores = outcomes.scores[label]["final"][task]
+def _spread_and_peak(study: StudyComparison, task: str, label: str) -> list[str]:
+    scores = study.scores[label][task]
     std = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-    gain = float(scores.mean()) - outcomes.floor(task)
-    rows = [row for row in outcomes.rows[label] if row["task"] == task]
-    retention = outcomes.column(label, task, "retention")
-    ends = [part for row in rows if (part := final_share(outcomes, row)) is not None]
+    gain = float(scores.mean()) - study.floor(task)
+    rows = [row for row in study.rows[label] if row["task"] == task]
+    retention = study.column(label, task, "retention")
+    ends = [part for row in rows if (part := final_share(study, row)) is not None]
     known = f" ({len(retention)} of {len(rows)})" if len(retention) < len(rows) else ""
     return [
         number(std),
         number(std / gain) if gain > 0 else UNKNOWN,
         f"{number(float(scores.min()))} to {number(float(scores.max()))}",
-        spread(outcomes.column(label, task, "best")),
+        spread(study.column(label, task, "best")),
         spread(retention) + known,
         number(min(retention, default=None)),
         number(min(ends, default=None)),
