@@ -27,7 +27,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 from study_files import curve_path
 
-from pwm.analysis.plots.style import COLOURS, save
+from pwm.analysis.plots.style import COLOURS, save_figure
 from pwm.analysis.plots.visualization import draw_references
 
 Curve = dict[str, NDArray[np.float64]]
@@ -192,7 +192,7 @@ def plot_study(
     known = {row["algorithm"] for row in rows}
     shown = [name for name in algorithms if name in known]
     if len(shown) > len(COLOURS):
-        return [save(draw_changes(rows, shown), folder / "changes.png")]
+        return [save_figure(draw_changes(rows, shown), folder / "changes.png")]
     colours = dict(zip(shown, COLOURS, strict=False))
     models = {name: colour for name, colour in colours.items() if _diagnosed(curves, name)}
     inner = {key: runs for key, runs in curves.items() if key[1] in models}
@@ -202,7 +202,7 @@ def plot_study(
     }
     if inner:
         pictures["diagnostics.png"] = draw_diagnostics(inner, models)
-    return [save(picture, folder / name) for name, picture in pictures.items()]
+    return [save_figure(picture, folder / name) for name, picture in pictures.items()]
 
 
 if __name__ == "__main__":

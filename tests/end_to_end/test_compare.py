@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.unit.run_folders import write_run
 
-from pwm.analysis.plots.style import save
+from pwm.analysis.plots.style import save_figure
 from pwm.analysis.statistics.comparison import limits
 from pwm.analysis.statistics.estimates import (
     Estimate,
@@ -277,7 +277,9 @@ def test_measure_and_smoothing_reach_tables_and_figures(logdir: Path, shown: Sho
         "losses.png": losses(arms, 0.5),
         "task_bars.png": task_bars(best),
     }.items():
-        assert (tmp_path / "analysis" / name).read_bytes() == save(figure, tmp_path / name).read_bytes()
+        assert (tmp_path / "analysis" / name).read_bytes() == save_figure(
+            figure, tmp_path / name
+        ).read_bytes()
 
 
 def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_path: Path) -> None:

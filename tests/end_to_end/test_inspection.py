@@ -382,9 +382,11 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[Axes]]:
 
     def draw(folder: Path) -> list[Axes]:
         drawn: list[Figure] = []
-        save = visualization.save
+        save = visualization.save_figure
         with monkeypatch.context() as patch:
-            patch.setattr(visualization, "save", lambda figure, p: [drawn.append(figure), save(figure, p)][1])
+            patch.setattr(
+                visualization, "save_figure", lambda figure, p: [drawn.append(figure), save(figure, p)][1]
+            )
             TrainingVisualizer(folder).plot_learning_curves()
         return drawn[0].axes
 

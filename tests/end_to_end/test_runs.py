@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, status, train
 
-from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.analysis.tables.runs import RunTable, key_of, load_runs, write_table
 from pwm.configuration.building import build_env, pick_device
 from pwm.configuration.config import compose_config
@@ -379,8 +379,8 @@ def test_a_damaged_run_is_listed_with_the_reason(
 # --- figures of one run ---------------------------------------------------------------------------
 
 
-def curve(*returns: float, steps: Callable[[int], int] = lambda i: 100 * i) -> list[Evaluation]:
-    return [Evaluation(i, steps(i), 2.0 * i, value, None) for i, value in enumerate(returns)]
+def curve(*returns: float, steps: Callable[[int], int] = lambda i: 100 * i) -> list[EvaluationRecord]:
+    return [EvaluationRecord(i, steps(i), 2.0 * i, value, None) for i, value in enumerate(returns)]
 
 
 def test_figures_by_hand() -> None:

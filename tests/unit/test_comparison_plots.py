@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from tests.unit.run_folders import configuration, write_run
 
-from pwm.analysis.plots.style import COLOURS, save
+from pwm.analysis.plots.style import COLOURS, save_figure
 from pwm.analysis.statistics.curves import smooth
 from pwm.analysis.statistics.estimates import summarise
 from pwm.analysis.tables.run_measures import MEASURES
@@ -266,7 +266,7 @@ def test_runs_cut_before_any_training_have_figures(logdir: Path, tmp_path: Path)
             losses(arms),
         ]
     ):
-        assert save(figure, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+        assert save_figure(figure, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
     assert [text.get_text() for text in losses(arms).axes[0].texts] == ["not logged"]
 
 
@@ -307,6 +307,6 @@ def test_any_label_can_be_drawn(logdir: Path, tmp_path: Path) -> None:
     labels = ["_mlp", "a $b_", r"$\frac$ of x^{"]
     arms = load_arms({label: [logdir / LQR / "mlp"] for label in labels})
     figure = learning_curves(arms)
-    save(figure, tmp_path / "figure.png")
+    save_figure(figure, tmp_path / "figure.png")
     assert len(figure.legends[0].get_texts()) == 3
     assert learning_curves(arms[2:]).legends[0].get_texts()[0].get_text() == r"\$\frac\$ of x^{ (3 seeds)"

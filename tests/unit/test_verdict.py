@@ -15,7 +15,7 @@ from tests.unit.run_folders import configuration
 from pwm.analysis.cost.parameter_parity import Parities, Parity
 from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.statistics.comparison import Comparison, compare_tasks
-from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.analysis.tables.runs import Run, RunTable
 from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison, mean_difference
 from pwm.study.comparison.arms import Arm
@@ -54,7 +54,7 @@ def arm(label: str, parameters: int | None = 1000, reference: float | None = 0.0
             parameters={} if parameters is None else {"world_model": parameters},
             commit=None,
             reference={} if reference is None else {"zero_action": reference},
-            evaluations=(Evaluation(1, 100, 60.0, 1.0, None),),
+            evaluations=(EvaluationRecord(1, 100, 60.0, 1.0, None),),
         )
         for task in TASKS
     ]
@@ -267,7 +267,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 def test_the_peak_is_measured_from_the_better_policy_that_knows_nothing() -> None:
     # Of a gain of 100 over doing nothing 10 are left, which is 0.92 of the way up from acting at random.
     reference = {"zero_action": 0.0, "random_action": -1000.0}
-    curve = [Evaluation(n, n, n, value, None) for n, value in enumerate([0.0, 100.0, 10.0])]
+    curve = [EvaluationRecord(n, n, n, value, None) for n, value in enumerate([0.0, 100.0, 10.0])]
     found = measures(curve, reference, None)
     row = {name: found[name] for name in ("best", "final", "retention")}
     assert row["retention"] == pytest.approx(0.1)

@@ -13,8 +13,8 @@ from pwm import files
 from pwm.errors import ConfigError, DataError, PwmError
 
 if TYPE_CHECKING:
-    from pwm.study.plan import Plan, PlannedRun
-    from pwm.study.run_pool import Outcome
+    from pwm.study.plan import ExperimentPlan, PlannedRun
+    from pwm.study.run_pool import JobOutcome
     from pwm.study.run_progress import RunProgress
 
 EPISODES = 64
@@ -70,7 +70,7 @@ def run_experiment(args: argparse.Namespace) -> int:
     from pwm.study.experiment_file import load_experiment
     from pwm.study.plan import make_plan, require_own_folders, require_parity
     from pwm.study.plan_origin import origin_warnings
-    from pwm.study.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
+    from pwm.study.plan_table import estimate_by_measuring, estimate_from_runs, plan_in_words, total
     from pwm.study.report.packages import require_packages
 
     check_episodes(args.episodes)
@@ -84,7 +84,7 @@ def run_experiment(args: argparse.Namespace) -> int:
             if (cell.task, cell.arm) not in estimates:
                 estimates[cell.task, cell.arm] = estimate_by_measuring(cell, plan.threads)
         finished = {job.run for job in jobs if job.done()}
-        print(describe(plan, estimates, at_a_time, finished.__contains__), flush=True)
+        print(plan_in_words(plan, estimates, at_a_time, finished.__contains__), flush=True)
         require_parity(plan)
         return 0
     require_parity(plan)
@@ -106,7 +106,7 @@ class RunJob:
         episodes: held-out episodes of every policy.
     """
 
-    def __init__(self, run: PlannedRun, plan: Plan, episodes: int) -> None:
+    def __init__(self, run: PlannedRun, plan: ExperimentPlan, episodes: int) -> None:
         self.run = run
         self.title = run.title
         self.log = plan.folder / "output" / f"{'_'.join(run.folder.parts[-3:])}.txt"
@@ -176,7 +176,7 @@ class Tally:
     def __init__(self, total: int, before: int) -> None:
         self.total, self.ended = total, before
 
-    def __call__(self, job: RunJob, outcome: Outcome) -> None:
+    def __call__(self, job: RunJob, outcome: JobOutcome) -> None:
         """One more run has ended."""
         from tqdm import tqdm
 
@@ -193,7 +193,7 @@ class Tally:
         sys.stdout.flush()
 
 
-def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
+def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
     from pwm.runs import preemption
     from pwm.study import run_pool
     from pwm.study.findings import write_reports
@@ -219,7 +219,7 @@ def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.
     return 1 if failed else 0
 
 
-def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
+def _commands(plan: ExperimentPlan, args: argparse.Namespace) -> list[str]:
     """How to do it again: the experiment as a whole, and step by step."""
     from pwm.checkpoints.policy_files import CHECKPOINTS
 
@@ -232,7 +232,7 @@ def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
     return [shlex.join(["pwm", "experiment", *args.overrides, *episodes]), *trained, *evaluated]
 
 
-def _at_a_time(jobs: int | None, plan: Plan) -> int:
+def _at_a_time(jobs: int | None, plan: ExperimentPlan) -> int:
     """Processes at the same time."""
     from pwm.envs.engines.mujoco_cpu import usable_cores
 

@@ -76,11 +76,11 @@ def run_imagine(args: argparse.Namespace) -> None:
 
 def run_diff(args: argparse.Namespace) -> int:
     """``pwm diff``; returns the exit code."""
-    from pwm.runs.run_diff import compare, describe, report
+    from pwm.runs.run_diff import compare_descriptions, difference_in_words, read_description
 
-    a, b = describe(args.a), describe(args.b)
-    difference = compare(a, b)
-    print(report(a, b, difference))
+    a, b = read_description(args.a), read_description(args.b)
+    difference = compare_descriptions(a, b)
+    print(difference_in_words(a, b, difference))
     return 1 if difference.identity else 0
 
 

@@ -114,7 +114,7 @@ def _train(folder: RunFolder, eval_env: VectorEnv, safe_point: SafePoint) -> Run
     if folder.ended and plan.fulfilled(trainer.epoch, state):
         outcome = "already finished"
     else:
-        folder.describe()
+        folder.write_description()
         try:
             with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
                 reference.provide(folder.path, config, eval_env, safe_point)

@@ -47,7 +47,7 @@ class RunDifference:
     origin: list[str] | None
 
 
-def describe(path: Path) -> RunDescription:
+def read_description(path: Path) -> RunDescription:
     """Read a run folder or a configuration file.
 
     Raises:
@@ -69,7 +69,7 @@ def describe(path: Path) -> RunDescription:
         raise DataError(f"{path / 'manifest.json'} is damaged: {error}") from error
 
 
-def compare(a: RunDescription, b: RunDescription) -> RunDifference:
+def compare_descriptions(a: RunDescription, b: RunDescription) -> RunDifference:
     """Differences of two runs, by what they mean."""
     identity = diff(a.config.identity(), b.config.identity())
     everything = diff(flatten(a.config.to_dict()), flatten(b.config.to_dict()))
@@ -82,7 +82,7 @@ def compare(a: RunDescription, b: RunDescription) -> RunDifference:
     )
 
 
-def report(a: RunDescription, b: RunDescription, difference: RunDifference) -> str:
+def difference_in_words(a: RunDescription, b: RunDescription, difference: RunDifference) -> str:
     """Plain text: the runs with their configuration hashes, then every difference."""
     lines = [f"{name}: {run.path}  config {run.config.hash()}" for name, run in (("a", a), ("b", b))]
     sections: dict[str, list[str] | None] = {

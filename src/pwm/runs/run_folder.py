@@ -213,7 +213,7 @@ class RunFolder:
                 + "\nuse another general.name, or general.resume=force to continue with the new values"
             )
 
-    def describe(self) -> None:
+    def write_description(self) -> None:
         """Write ``config.yaml``, its hash, and ``manifest.json`` with what earlier sittings ran with.
 
         The manifest comes first: it compares this sitting's configuration with the stored one of the last.

@@ -67,7 +67,7 @@ def open_sinks(
     agent = trainer.agent
     networks = {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
     metrics = folder / "metrics.jsonl"
-    outcome = Outcome(state)
+    how_it_ended = RunEnding(state)
     with contextlib.ExitStack() as stack:
         written = trainer.epoch if state.pending is None else trainer.epoch - 1
         sinks: list[MetricSink] = [stack.enter_context(contextlib.closing(JSONLLogger(metrics, written)))]
@@ -78,17 +78,17 @@ def open_sinks(
         if wandb_wanted(config):
             name = f"{trainer.env.spec.name} {config.run_name} seed{config.general.seed}"
             stored = config.to_dict() | {"manifest": read_object(folder / "manifest.json")}
-            remote = WandBLogger(folder, name, config.wandb, stored, networks, outcome.summary)
+            remote = WandBLogger(folder, name, config.wandb, stored, networks, how_it_ended.summary)
             sinks.append(stack.enter_context(contextlib.closing(remote)))
         stack.callback(export_csv, metrics, folder / "metrics.csv")
         try:
             yield Sinks(sinks)
         except BaseException as error:
-            outcome.error = error
+            how_it_ended.error = error
             raise
 
 
-class Outcome:
+class RunEnding:
     """How a run ended, for its summary.
 
     Args:

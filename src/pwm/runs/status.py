@@ -16,7 +16,7 @@ from pwm.files import read_object, write_text
 from pwm.training.hooks import Preempted
 
 # What a run is doing, or how it ended.
-STATES = RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
+RUN_STATES = RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
 
 
 def is_finished(folder: Path, config: ExperimentConfig) -> bool:

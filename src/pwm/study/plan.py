@@ -144,7 +144,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """Everything an experiment consists of.
 
     Attributes:
@@ -168,7 +168,7 @@ class Plan:
         return [cell for cell in self.cells if cell.arm != self.experiment.baseline]
 
 
-def make_plan(experiment: Experiment) -> Plan:
+def make_plan(experiment: Experiment) -> ExperimentPlan:
     """Compose and check every run; nothing is written.
 
     Raises:
@@ -188,10 +188,10 @@ def make_plan(experiment: Experiment) -> Plan:
         cells += found
     _check_thresholds(experiment, [cell.task for cell in cells])
     runs = [PlannedRun(cell, seed) for seed in experiment.seeds for cell in cells]
-    return Plan(experiment, general, folder, threads, cells, runs)
+    return ExperimentPlan(experiment, general, folder, threads, cells, runs)
 
 
-def require_parity(plan: Plan) -> None:
+def require_parity(plan: ExperimentPlan) -> None:
     """Refuse an experiment whose arms are not the same size, unless parity does not apply to it.
 
     Raises:
@@ -209,7 +209,7 @@ def require_parity(plan: Plan) -> None:
     raise ConfigError("\n".join(lines))
 
 
-def require_own_folders(plan: Plan) -> None:
+def require_own_folders(plan: ExperimentPlan) -> None:
     """Refuse to mix runs of another configuration into an experiment.
 
     Raises:

@@ -24,7 +24,7 @@ from pwm.analysis.plots.style import (
     dress,
     note,
     panel_grid,
-    save,
+    save_figure,
 )
 from pwm.numbers import readable
 
@@ -42,7 +42,7 @@ def draw_model(numbers: Numbers, path: Path) -> Path:
     _rewards(gap, numbers["return_gap"])
     _bias(objective, numbers)
     _calibration(value, numbers["value_calibration"])
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def draw_smoothness(numbers: Numbers, path: Path) -> Path:
@@ -53,7 +53,7 @@ def draw_smoothness(numbers: Numbers, path: Path) -> Path:
     _composed(largest, numbers["smoothness"], "spectral")
     _integration(error, numbers["integration"])
     _prediction(prediction, numbers["integration"])
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _figure(count: int, columns: int, numbers: Numbers) -> tuple[Figure, list[Axes]]:

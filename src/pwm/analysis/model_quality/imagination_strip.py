@@ -24,7 +24,7 @@ from pwm.analysis.plots.style import (
     draw_line,
     dress,
     new_figure,
-    save,
+    save_figure,
 )
 
 AHEAD = "steps imagined"
@@ -42,7 +42,7 @@ def draw(numbers: Mapping[str, Any], path: Path) -> Path:
     _rewards(reward, total, numbers["shown"])
     _error(error, numbers["latent_error"])
     _channels(bottom, numbers)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _title(numbers: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def _scale_logarithmically(axes: Axes) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write ``figure`` as PNG, atomically; returns ``path``.
 
     Raises:

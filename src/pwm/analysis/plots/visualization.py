@@ -26,7 +26,7 @@ from pwm.analysis.plots.style import (
     dress,
     note,
     panel_grid,
-    save,
+    save_figure,
 )
 from pwm.analysis.tables.records import REFERENCES, Records, load_records, load_reference, series
 from pwm.errors import DataError
@@ -82,7 +82,7 @@ class TrainingVisualizer:
             _draw_return(axes, self.records, x, "evaluated, mean ± std", {"color": COLOURS[0]})
             _finish_returns(axes, x, self.reference)
         panels[0].set_ylabel("episode return")
-        return save(figure, self.run_dir / "learning_curves.png")
+        return save_figure(figure, self.run_dir / "learning_curves.png")
 
     def plot_world_model_losses(self) -> Path:
         """Loss terms and open-loop latent error; ``world_model_losses.png``."""
@@ -100,7 +100,7 @@ class TrainingVisualizer:
         figure, axes = panel_grid(4, 2, PANEL, self.title)
         for panel, (title, keys) in zip(axes, panels.items(), strict=True):
             self._panel(panel, title, keys, logarithmic=True)
-        return save(figure, self.run_dir / "world_model_losses.png")
+        return save_figure(figure, self.run_dir / "world_model_losses.png")
 
     def plot_gradient_norms(self) -> Path:
         """Gradient norms before clipping, with the clips; ``gradient_norms.png``."""
@@ -110,7 +110,7 @@ class TrainingVisualizer:
         for panel, (phase, name) in zip(axes, names.items(), strict=True):
             norms = {f"{phase}/grad_norm": "norm"}
             self._panel(panel, f"{name} gradient norm", norms, True, alg.get(f"{phase}_grad_norm"))
-        return save(figure, self.run_dir / "gradient_norms.png")
+        return save_figure(figure, self.run_dir / "gradient_norms.png")
 
     def plot_summary_statistics(self) -> Path:
         """Key figures, policy spread, throughput and time per phase; ``training_summary.png``."""
@@ -120,7 +120,7 @@ class TrainingVisualizer:
         self._panel(policy, "policy", exploration)
         self._panel(throughput, "environment steps per second", {"fps": "steps/s"})
         self._time_per_phase(phases)
-        return save(figure, self.run_dir / "training_summary.png")
+        return save_figure(figure, self.run_dir / "training_summary.png")
 
     def generate_all_plots(self) -> list[Path]:
         """Draw everything; returns the files written."""
@@ -224,7 +224,7 @@ def plot_comparison(
             _draw_return(axes, records, x, label, arm_style(number))
         _finish_returns(axes, x, reference)
     panels[0].set_ylabel("evaluated episode return, mean ± std")
-    return save(figure, Path(path))
+    return save_figure(figure, Path(path))
 
 
 def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:

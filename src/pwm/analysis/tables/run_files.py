@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 
 from pwm.analysis.tables.records import load_records
-from pwm.analysis.tables.run_measures import Evaluation
+from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.errors import DataError
 
 
-def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
+def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
     """Evaluations in ``metrics.jsonl``, in the order of training, at least one.
 
     Raises:
@@ -30,7 +30,7 @@ def read_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     if any(later["epoch"] <= earlier["epoch"] for earlier, later in itertools.pairwise(records)):
         raise DataError("metrics.jsonl is damaged: its epochs do not increase")
     return tuple(
-        Evaluation(
+        EvaluationRecord(
             int(r["epoch"]),
             int(r["env_steps"]),
             r["wall_time"],

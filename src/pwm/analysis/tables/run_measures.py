@@ -19,7 +19,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationRecord:
     """One evaluation during training.
 
     Attributes:
@@ -53,7 +53,7 @@ def share_of_peak(value: float, peak: float, floor: float) -> float | None:
 
 
 def measures(
-    evaluations: Sequence[Evaluation], reference: Mapping[str, float], threshold: float | None
+    evaluations: Sequence[EvaluationRecord], reference: Mapping[str, float], threshold: float | None
 ) -> dict[str, float | None]:
     """What a run achieved; None where a figure is undefined.
 

@@ -18,14 +18,14 @@ import numpy as np
 
 from pwm.analysis.tables.records import load_reference
 from pwm.analysis.tables.run_files import read_evaluations
-from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.checkpoints.run_search import expand, run_folders
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import ConfigError, DataError
 from pwm.files import read_object, write_text
 from pwm.runs.provenance import read_manifest
 from pwm.runs.run_changes import NEVER, describe_changes
-from pwm.runs.status import FAILED, FINISHED, PREEMPTED, RUNNING, STATES
+from pwm.runs.status import FAILED, FINISHED, PREEMPTED, RUN_STATES, RUNNING
 
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
@@ -54,7 +54,7 @@ class Run:
     parameters: dict[str, int]
     commit: str | None
     reference: dict[str, float]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationRecord, ...]
     changed: str = NEVER
 
     @property
@@ -194,8 +194,8 @@ def read_run(folder: Path) -> Run:
         raise DataError("config.yaml is missing")
     config = ExperimentConfig.load(folder / "config.yaml")
     status = read_object(folder / "status.json")
-    if (state := status.get("state")) not in STATES:
-        raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(STATES)}")
+    if (state := status.get("state")) not in RUN_STATES:
+        raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(RUN_STATES)}")
     evaluations = read_evaluations(folder)
     if state == FINISHED and evaluations[-1].epoch != status.get("epoch"):
         raise DataError(

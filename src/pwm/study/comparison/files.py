@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pwm.analysis.plots.style import save
+from pwm.analysis.plots.style import save_figure
 from pwm.analysis.statistics.curves import check_smoothing
 from pwm.analysis.tables.run_measures import MEASURES
 from pwm.analysis.tables.runs import write_table
@@ -18,7 +18,7 @@ from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import DECLARED
 from pwm.study.comparison.tables import comparison_rows, comparison_text, difference_rows
-from pwm.study.comparison.wording import count, minutes, spread
+from pwm.study.comparison.wording import count, mean_and_std, minutes
 
 PROFILES = "performance_profiles.png"
 
@@ -79,7 +79,7 @@ def write_comparison(
             write_table(folder / name, rows)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    drawn = [save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+    drawn = [save_figure(figure, folder / name) for name, figure in figures.items() if figure is not None]
     return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
 
 
@@ -92,7 +92,7 @@ def _efficiency_text(study: StudyComparison, thresholds: Mapping[str, float]) ->
             steps, seconds = (
                 study.column(arm.label, task, f"{what}_to_threshold") for what in ("steps", "seconds")
             )
-            when = f", after {spread(steps)} steps and {minutes(seconds)} minutes" if steps else ""
+            when = f", after {mean_and_std(steps)} steps and {minutes(seconds)} minutes" if steps else ""
             lines.append(f"  {arm.label}: {len(steps)} of {count(len(arm.runs(task)), 'seed')}{when}")
     return "\n".join([*lines, ""]) if lines else ""
 

@@ -16,8 +16,8 @@ from pwm.study.comparison.arm_comparison import StudyComparison
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import made_with
 from pwm.study.comparison.verdict import size_differences
-from pwm.study.comparison.wording import count, listing, minutes, number, percent, share, spread
-from pwm.study.report.document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
+from pwm.study.comparison.wording import count, listing, mean_and_std, minutes, number, percent, share
+from pwm.study.report.document import Block, Bullets, Commands, Mark, Section, Table, TableCell, Text
 from pwm.study.report.held_out import HeldOut
 from pwm.study.report.paths import ReportPaths
 
@@ -98,7 +98,7 @@ def cost(
 
 def parity(study: StudyComparison, checked: Parities) -> Section:
     """Parameter counts of the world models."""
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for pair in study.candidates:
         for task, difference in size_differences(pair).items():
             both = [_sizes(arm.runs(task)) for arm in (pair.baseline, pair.candidate)]
@@ -149,9 +149,9 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
     meant = f"Arms may differ in: {listing(declared, 'nothing')}."
     if not found:
         return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for d in found:
-        kind: Cell = "declared" if d.declared else Mark("UNDECLARED", False)
+        kind: TableCell = "declared" if d.declared else Mark("UNDECLARED", False)
         if not d.decides:
             kind = WITHOUT_EFFECT
         rows.append([d.arm, d.key, *(paths.clean(v) for v in (d.baseline, d.candidate)), d.runs, kind])
@@ -172,7 +172,7 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
 
 def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
     """Every run, and every problem that was met while reading them."""
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [
             arm.label,
             run.key[0],
@@ -224,7 +224,7 @@ def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
 def environment(study: StudyComparison) -> Section:
     """What the runs were made with, as their manifests say."""
     made = {(arm.label, run.key): made_with(run) for arm in study.arms for run in arm.table.runs}
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
         groups: dict[str, list[str]] = {}
         for (label, (task, _, seed)), facts in made.items():
@@ -260,7 +260,7 @@ def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
 
 def _rows(
     study: StudyComparison, spent: Spent, cells: Callable[[StudyComparison, Spent, str, str], list[str]]
-) -> list[list[Cell]]:
+) -> list[list[TableCell]]:
     return [[task, arm.label, *cells(study, spent, task, arm.label)] for task, arm in study.cells()]
 
 
@@ -270,7 +270,7 @@ def _resources(study: StudyComparison, spent: Spent, task: str, label: str) -> l
         minutes([cost.seconds for cost in costs]),
         _ratio(study, spent, task, label, lambda cost: cost.seconds),
         *(
-            spread(_known(getattr(cost, name) for cost in costs))
+            mean_and_std(_known(getattr(cost, name) for cost in costs))
             for name in ("fps", "memory", "device_memory", "velocity_evals")
         ),
     ]
@@ -355,7 +355,7 @@ def _parts(checked: Parities) -> Table:
     """The checked pairs part by part."""
     found = [(arm, task, pair) for arm, pairs in checked.items() for task, pair in pairs.items()]
     names = list(dict.fromkeys(name for _, _, pair in found for name in pair.baseline))
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [
             arm,
             task,

@@ -28,7 +28,7 @@ class Mark:
     good: bool
 
 
-Cell = str | Mark
+TableCell = str | Mark
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Table:
 
     caption: str
     header: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     notes: list[str] = field(default_factory=list)
     names: int = 1
     words: bool = False
@@ -210,7 +210,7 @@ def _table(table: Table, place: int) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     return f"**{_escape(cell.text)}**" if isinstance(cell, Mark) else _escape(cell)
 
 

@@ -12,19 +12,19 @@ from pwm.analysis.statistics.estimates import Estimate, Summary
 from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
 from pwm.study.comparison.verdict import Criterion, final_share
 from pwm.study.comparison.wording import (
-    UNKNOWN,
+    DASH,
     counts,
     listing,
+    mean_and_std,
     minutes,
     number,
     p_value,
     percent,
     plus_minus,
     scale_in_words,
-    spread,
     with_interval,
 )
-from pwm.study.report.document import Block, Bullets, Cell, Mark, Picture, Section, Table, Text
+from pwm.study.report.document import Block, Bullets, Mark, Picture, Section, Table, TableCell, Text
 from pwm.study.report.held_out import HeldOut
 
 LITTLE = "†"
@@ -40,7 +40,7 @@ NOT_LEARNED_NOTE = (
 
 def acceptance(criteria: Sequence[Criterion]) -> Section:
     """Every criterion with its numbers."""
-    rows: list[list[Cell]] = [
+    rows: list[list[TableCell]] = [
         [c.arm, Mark("PASS" if c.passed else "FAIL", c.passed), c.name, c.detail] for c in criteria
     ]
     table = Table(
@@ -75,14 +75,14 @@ def results(study: StudyComparison, held_out: HeldOut, figures: Mapping[str, Pic
 
 def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Figures that average over tasks."""
-    rows: list[list[Cell]] = []
+    rows: list[list[TableCell]] = []
     for pair in study.candidates:
         overall, improvement = pair.overall, pair.comparison.improvement
         rows.append(
             [
                 pair.candidate.label,
-                UNKNOWN if overall is None else with_interval(overall.difference, sign=True),
-                UNKNOWN if overall is None else p_value(overall.p_value),
+                DASH if overall is None else with_interval(overall.difference, sign=True),
+                DASH if overall is None else p_value(overall.p_value),
                 _estimate(improvement),
                 _estimate(study.iqm[pair.candidate.label]),
                 _estimate(study.iqm[pair.baseline.label]),
@@ -217,7 +217,7 @@ def _comparison(
     )
 
 
-def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> list[Cell]:
+def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> list[TableCell]:
     floor = study.floor(task.task)
     seconds = [
         float(np.mean(study.column(arm.label, task.task, "wall_time")))
@@ -244,7 +244,7 @@ def _score(summary: Summary, floor: float) -> str:
 
 
 def _estimate(estimate: Estimate | None) -> str:
-    return UNKNOWN if estimate is None else with_interval(estimate)
+    return DASH if estimate is None else with_interval(estimate)
 
 
 def _about_task(note: str, pair: ArmComparison) -> bool:
@@ -253,7 +253,7 @@ def _about_task(note: str, pair: ArmComparison) -> bool:
 
 def _rows(
     study: StudyComparison, cells: Callable[[StudyComparison, str, str], list[str]]
-) -> list[list[Cell]]:
+) -> list[list[TableCell]]:
     return [[task, arm.label, *cells(study, task, arm.label)] for task, arm in study.cells()]
 
 
@@ -263,10 +263,10 @@ def _sample_efficiency(study: StudyComparison, task: str, label: str) -> list[st
     steps = study.column(label, task, "steps_to_threshold")
     times = study.column(label, task, "seconds_to_threshold")
     return [
-        spread(study.column(label, task, "auc")),
+        mean_and_std(study.column(label, task, "auc")),
         number(threshold),
-        UNKNOWN if threshold is None else f"{len(steps)} of {seeds}",
-        spread(steps),
+        DASH if threshold is None else f"{len(steps)} of {seeds}",
+        mean_and_std(steps),
         minutes(times),
     ]
 
@@ -281,10 +281,10 @@ def _spread_and_peak(study: StudyComparison, task: str, label: str) -> list[str]
     known = f" ({len(retention)} of {len(rows)})" if len(retention) < len(rows) else ""
     return [
         number(std),
-        number(std / gain) if gain > 0 else UNKNOWN,
+        number(std / gain) if gain > 0 else DASH,
         f"{number(float(scores.min()))} to {number(float(scores.max()))}",
-        spread(study.column(label, task, "best")),
-        spread(retention) + known,
+        mean_and_std(study.column(label, task, "best")),
+        mean_and_std(retention) + known,
         number(min(retention, default=None)),
         number(min(ends, default=None)),
     ]
