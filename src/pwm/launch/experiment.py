@@ -165,7 +165,7 @@ class RunJob:
         return ", ".join(means)
 
 
-class Tally:
+class EndedRuns:
     """Tells the user of every run that has ended.
 
     Args:
@@ -199,7 +199,7 @@ def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args:
     from pwm.study.findings import write_reports
 
     left = [job for job in jobs if not job.done()]
-    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, Tally(len(jobs), len(jobs) - len(left)))
+    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, EndedRuns(len(jobs), len(jobs) - len(left)))
     failed = {job: outcome for job, outcome in zip(left, outcomes) if outcome.state == run_pool.FAILED}
     for job, outcome in failed.items():
         print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")

@@ -9,23 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pwm.analysis.model_quality.diagnosis_text import SECTIONS, Numbers
-from pwm.analysis.plots.style import (
-    DASHED,
-    DOTTED,
-    GREY,
-    IMAGINED,
-    OTHER,
-    REAL,
-    SMALL,
-    colour,
-    draw_band,
-    draw_level,
-    draw_line,
-    dress,
-    note,
-    panel_grid,
-    save_figure,
-)
+from pwm.analysis.plots import style
 from pwm.numbers import readable
 
 AHEAD = "steps imagined"
@@ -42,7 +26,7 @@ def draw_model(numbers: Numbers, path: Path) -> Path:
     _rewards(gap, numbers["return_gap"])
     _bias(objective, numbers)
     _calibration(value, numbers["value_calibration"])
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def draw_smoothness(numbers: Numbers, path: Path) -> Path:
@@ -53,7 +37,7 @@ def draw_smoothness(numbers: Numbers, path: Path) -> Path:
     _composed(largest, numbers["smoothness"], "spectral")
     _integration(error, numbers["integration"])
     _prediction(prediction, numbers["integration"])
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def _figure(count: int, columns: int, numbers: Numbers) -> tuple[Figure, list[Axes]]:
@@ -62,13 +46,13 @@ def _figure(count: int, columns: int, numbers: Numbers) -> tuple[Figure, list[Ax
         f"{numbers['task']}  {numbers['algorithm']}  seed {numbers['training_seed']}: return "
         f"{readable(episodes['mean'])} in {episodes['episodes']} episodes"
     )
-    return panel_grid(count, columns, (4.8, 3.7), title)
+    return style.panel_grid(count, columns, (4.8, 3.7), title)
 
 
 def _note(axes: Axes, section: str, title: str) -> None:
     """Say why there is nothing to draw."""
-    note(axes, SECTIONS[section].missing)
-    dress(axes, title)
+    style.note(axes, SECTIONS[section].missing)
+    style.dress(axes, title)
 
 
 def _error(axes: Axes, found: Numbers | None, what: str) -> None:
@@ -76,10 +60,10 @@ def _error(axes: Axes, found: Numbers | None, what: str) -> None:
     if found is None:
         return _note(axes, "open_loop", title)
     steps = range(1, found["steps"] + 1)
-    draw_line(axes, steps, found[f"{what}_error"], color=IMAGINED, label="over change")
-    draw_line(axes, steps, found[f"{what}_over_variance"], color=OTHER, label="over variance")
-    draw_level(axes, 1.0, "predicting no change")
-    dress(axes, title, AHEAD, logarithmic=True)
+    style.draw_line(axes, steps, found[f"{what}_error"], color=style.IMAGINED, label="over change")
+    style.draw_line(axes, steps, found[f"{what}_over_variance"], color=style.OTHER, label="over variance")
+    style.draw_level(axes, 1.0, "predicting no change")
+    style.dress(axes, title, AHEAD, logarithmic=True)
 
 
 def _groups(axes: Axes, found: Numbers | None) -> None:
@@ -88,13 +72,13 @@ def _groups(axes: Axes, found: Numbers | None) -> None:
         return _note(axes, "open_loop", title)
     groups = found["groups"]
     if groups is None:
-        note(axes, "latents are observations:\nthey have no groups")
-        return dress(axes, title)
+        style.note(axes, "latents are observations:\nthey have no groups")
+        return style.dress(axes, title)
     steps = range(found["steps"] + 1)
-    draw_band(axes, steps, groups["min"], groups["max"], IMAGINED, label="all groups")
-    draw_line(axes, steps, groups["mean"], color=IMAGINED, label="mean")
-    draw_line(axes, steps, groups["negative"], color=GREY, label="share of entries below 0")
-    dress(axes, title, AHEAD)
+    style.draw_band(axes, steps, groups["min"], groups["max"], style.IMAGINED, label="all groups")
+    style.draw_line(axes, steps, groups["mean"], color=style.IMAGINED, label="mean")
+    style.draw_line(axes, steps, groups["negative"], color=style.GREY, label="share of entries below 0")
+    style.dress(axes, title, AHEAD)
 
 
 def _rewards(axes: Axes, found: Numbers | None) -> None:
@@ -103,11 +87,11 @@ def _rewards(axes: Axes, found: Numbers | None) -> None:
         return _note(axes, "return_gap", title)
     rewards = found["rewards"]
     steps = range(1, len(rewards["imagined"]) + 1)
-    draw_line(axes, steps, rewards["realised"], color=REAL, label="real")
-    draw_line(axes, steps, rewards["imagined"], color=IMAGINED, label="imagined")
+    style.draw_line(axes, steps, rewards["realised"], color=style.REAL, label="real")
+    style.draw_line(axes, steps, rewards["imagined"], color=style.IMAGINED, label="imagined")
     horizon = found["horizon"]["steps"]
-    axes.axvline(horizon, color=GREY, linewidth=1, linestyle=DOTTED, label="actor's horizon")
-    dress(axes, title, "steps")
+    axes.axvline(horizon, color=style.GREY, linewidth=1, linestyle=style.DOTTED, label="actor's horizon")
+    style.dress(axes, title, "steps")
 
 
 def _bias(axes: Axes, numbers: Numbers) -> None:
@@ -123,13 +107,13 @@ def _bias(axes: Axes, numbers: Numbers) -> None:
     if not known:
         return _note(axes, "return_gap", title)
     places = np.arange(len(known))
-    for offset, key, shade in ((-0.2, "predicted", IMAGINED), (0.2, "realised", REAL)):
+    for offset, key, shade in ((-0.2, "predicted", style.IMAGINED), (0.2, "realised", style.REAL)):
         heights = [pair[key] for pair in known.values()]
         bars = axes.bar(places + offset, heights, 0.38, color=shade, label=key)
-        axes.bar_label(bars, fmt="%.3g", fontsize=SMALL, padding=2)
+        axes.bar_label(bars, fmt="%.3g", fontsize=style.SMALL, padding=2)
     axes.set_xticks(places, list(known))
     axes.margins(y=0.12)
-    dress(axes, title)
+    style.dress(axes, title)
 
 
 def _calibration(axes: Axes, found: Numbers | None) -> None:
@@ -140,12 +124,12 @@ def _calibration(axes: Axes, found: Numbers | None) -> None:
         np.array([group[key] for group in found["bins"]]) for key in ("predicted", "realised", "std")
     )
     ends = [min(predicted.min(), realised.min()), max(predicted.max(), realised.max())]
-    draw_line(axes, ends, ends, color="black", linewidth=1, linestyle=DOTTED, marker=None, label="perfect")
+    axes.plot(ends, ends, color="black", linewidth=1, linestyle=style.DOTTED, label="perfect")
     axes.errorbar(
-        predicted, realised, yerr=std, color=OTHER, marker="o", markersize=4, linewidth=1.2, capsize=3,
+        predicted, realised, yerr=std, color=style.OTHER, marker="o", markersize=4, linewidth=1.2, capsize=3,
         label=f"{len(predicted)} groups of states, ± std",
     )  # fmt: skip
-    dress(axes, title, "value", "discounted return that followed")
+    style.dress(axes, title, "value", "discounted return that followed")
 
 
 def _composed(axes: Axes, found: Numbers | None, key: str) -> None:
@@ -154,15 +138,17 @@ def _composed(axes: Axes, found: Numbers | None, key: str) -> None:
     if found is None:
         return _note(axes, "smoothness", title)
     for name, shade, label in (
-        ("open_loop", OTHER, "recorded actions"),
-        ("closed_loop", IMAGINED, "policy's actions"),
+        ("open_loop", style.OTHER, "recorded actions"),
+        ("closed_loop", style.IMAGINED, "policy's actions"),
     ):
         values = found[name][key]
         steps = values.get("at", range(1, len(values["median"]) + 1))
-        draw_line(axes, steps, values["median"], color=shade, label=f"{label}, median")
-        draw_line(axes, steps, values["p95"], color=shade, linestyle=DASHED, label=f"{label}, 95 %")
-    draw_level(axes, 1.0)
-    dress(axes, title, "composed steps k", logarithmic=True)
+        style.draw_line(axes, steps, values["median"], color=shade, label=f"{label}, median")
+        style.draw_line(
+            axes, steps, values["p95"], color=shade, linestyle=style.DASHED, label=f"{label}, 95 %"
+        )
+    style.draw_level(axes, 1.0)
+    style.dress(axes, title, "composed steps k", logarithmic=True)
 
 
 def _integration(axes: Axes, found: Numbers | None) -> None:
@@ -171,16 +157,10 @@ def _integration(axes: Axes, found: Numbers | None) -> None:
         return _note(axes, "integration", title)
     for number, (name, method) in enumerate(found["methods"].items()):
         order = "" if method["order"] is None else f", order {method['order']:.2f}"
-        draw_line(
-            axes,
-            method["substeps"],
-            method["error"],
-            color=colour(number),
-            label=f"{name}{order}",
-            marker="o",
-        )
+        look = {"color": style.colour(number), "label": f"{name}{order}", "marker": "o"}
+        style.draw_line(axes, method["substeps"], method["error"], **look)
     if found["own"]["error"]:
-        draw_level(axes, found["own"]["error"], "the model's own", color=GREY)
+        style.draw_level(axes, found["own"]["error"], "the model's own", color=style.GREY)
     _over_substeps(axes, found, title, logarithmic=True)
 
 
@@ -190,13 +170,13 @@ def _prediction(axes: Axes, found: Numbers | None) -> None:
         return _note(axes, "integration", title)
     for number, (name, error) in enumerate(found["prediction"].items()):
         substeps = found["methods"][name]["substeps"]
-        draw_line(axes, substeps, error, color=colour(number), label=name, marker="o")
-    for key, label, style in (
-        ("own_prediction", "the model's own", DOTTED),
-        ("reference_prediction", "exact solution", DASHED),
+        style.draw_line(axes, substeps, error, color=style.colour(number), label=name, marker="o")
+    for key, label, look in (
+        ("own_prediction", "the model's own", style.DOTTED),
+        ("reference_prediction", "exact solution", style.DASHED),
     ):
         if found[key] is not None:
-            draw_level(axes, found[key], label, color=GREY, linestyle=style)
+            style.draw_level(axes, found[key], label, color=style.GREY, linestyle=look)
     _over_substeps(axes, found, title, logarithmic=False)
 
 
@@ -204,4 +184,4 @@ def _over_substeps(axes: Axes, found: Numbers, title: str, logarithmic: bool) ->
     ticks = next(iter(found["methods"].values()))["substeps"]
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(k) for k in ticks])
-    dress(axes, title, "substeps K", logarithmic=logarithmic)
+    style.dress(axes, title, "substeps K", logarithmic=logarithmic)

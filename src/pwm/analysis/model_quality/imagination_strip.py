@@ -11,21 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
 
-from pwm.analysis.plots.style import (
-    DASHED,
-    DOTTED,
-    GREY,
-    IMAGINED,
-    OTHER,
-    REAL,
-    SMALL,
-    draw_band,
-    draw_level,
-    draw_line,
-    dress,
-    new_figure,
-    save_figure,
-)
+from pwm.analysis.plots import style
 
 AHEAD = "steps imagined"
 LINES = 4
@@ -34,7 +20,7 @@ MAX_TICKS = 12
 
 def draw(numbers: Mapping[str, Any], path: Path) -> Path:
     """Draw the strips, the most varying channels, the rewards and the open-loop error; returns ``path``."""
-    figure = new_figure((13.5, 10), _title(numbers))
+    figure = style.new_figure((13.5, 10), _title(numbers))
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[2.5, 1.0]))
     left, right = top.subfigures(1, 2, width_ratios=[1.35, 1.0])
     _strips(left, numbers)
@@ -42,7 +28,7 @@ def draw(numbers: Mapping[str, Any], path: Path) -> Path:
     _rewards(reward, total, numbers["shown"])
     _error(error, numbers["latent_error"])
     _channels(bottom, numbers)
-    return save_figure(figure, path)
+    return style.save_figure(figure, path)
 
 
 def _title(numbers: Mapping[str, Any]) -> str:
@@ -77,12 +63,12 @@ def _strips(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
         )
         panel.set_yticks(range(0, channels, -(-channels // MAX_TICKS)))
         _mark_horizon(panel, numbers)
-        dress(panel, name, _step_label(numbers) if panel is axes[-1] else "", "channel")
+        style.dress(panel, name, _step_label(numbers) if panel is axes[-1] else "", "channel")
         panel.grid(visible=False)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01, extend="both")
-    bar.set_label("standard deviations of the channel", fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label("standard deviations of the channel", fontsize=style.SMALL)
+    bar.ax.tick_params(labelsize=style.SMALL)
 
 
 def _rewards(reward: Axes, total: Axes, shown: Mapping[str, Any]) -> None:
@@ -90,8 +76,8 @@ def _rewards(reward: Axes, total: Axes, shown: Mapping[str, Any]) -> None:
     steps = np.arange(1, len(real) + 1)
     sums = f"cumulative reward: real {real.sum():.4g}, imagined {imagined.sum():.4g}"
     for axes, title, summed in ((reward, "reward", False), (total, sums, True)):
-        for values, colour, name in ((real, REAL, "real"), (imagined, IMAGINED, "imagined")):
-            draw_line(axes, steps, values.cumsum() if summed else values, color=colour, label=name)
+        for values, colour, name in ((real, style.REAL, "real"), (imagined, style.IMAGINED, "imagined")):
+            style.draw_line(axes, steps, values.cumsum() if summed else values, color=colour, label=name)
         _dress(axes, title, "", legend=True)
 
 
@@ -100,11 +86,12 @@ def _error(axes: Axes, error: Mapping[str, Any]) -> None:
     curves = {name: np.array(error[name], dtype=float) for name in names}
     steps = np.arange(1, len(curves["mean"]) + 1)
     low, high = (round(100 * share) for share in error["band"])
-    draw_band(axes, steps, curves["low"], curves["high"], IMAGINED, label=f"{low}-{high} %")
-    draw_line(axes, steps, curves["median"], color=IMAGINED, linewidth=1.2, linestyle=DASHED, label="median")
-    draw_line(axes, steps, curves["mean"], color=IMAGINED, linewidth=1.8, label="mean")
-    draw_line(axes, steps, curves["over_variance"], color=OTHER, linewidth=1.2, label="mean over variance")
-    draw_level(axes, 1.0, "predicting no change")
+    style.draw_band(axes, steps, curves["low"], curves["high"], style.IMAGINED, label=f"{low}-{high} %")
+    median = {"color": style.IMAGINED, "linewidth": 1.2, "linestyle": style.DASHED}
+    style.draw_line(axes, steps, curves["median"], label="median", **median)
+    style.draw_line(axes, steps, curves["mean"], color=style.IMAGINED, linewidth=1.8, label="mean")
+    style.draw_line(axes, steps, curves["over_variance"], color=style.OTHER, label="mean over variance")
+    style.draw_level(axes, 1.0, "predicting no change")
     first = error["first_step_above_1"]["mean"]
     verdict = "never above 1" if first is None else f"first above 1 at step {first}"
     if (curves["mean"] > 0).any():
@@ -115,7 +102,7 @@ def _error(axes: Axes, error: Mapping[str, Any]) -> None:
         lowest = max(1e-4, 0.3 * np.nanmin(curves["median"]))
         axes.set_ylim(min(lowest, 0.8), max(axes.get_ylim()[1], 1.2))
     _dress(axes, f"relative latent error, {error['windows']} starts: mean {verdict}", AHEAD)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=SMALL, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=style.SMALL, frameon=False)
 
 
 def _channels(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
@@ -127,23 +114,24 @@ def _channels(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
     scores = numbers["readout"]["r2_channels"]
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axes, channel in zip(panels, chosen, strict=True):
-        steps, read_out = range(len(real)), "read out of real latents"
-        draw_line(axes, steps, real[:, channel], color=REAL, label="real")
-        draw_line(axes, steps, imagined[:, channel], color=IMAGINED, label="imagined")
-        draw_line(axes, steps, encoded[:, channel], color=OTHER, linestyle=DOTTED, label=read_out)
+        steps = range(len(real))
+        style.draw_line(axes, steps, real[:, channel], color=style.REAL, label="real")
+        style.draw_line(axes, steps, imagined[:, channel], color=style.IMAGINED, label="imagined")
+        look = {"color": style.OTHER, "linestyle": style.DOTTED}
+        style.draw_line(axes, steps, encoded[:, channel], label="read out of real latents", **look)
         score = scores[channel]
         _mark_horizon(axes, numbers)
         _dress(axes, f"channel {channel}" + ("" if score is None else f"   read-out R² {score:.4f}"), AHEAD)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=len(labels), fontsize=SMALL, frameon=False
+        handles, labels, loc="outside upper center", ncols=len(labels), fontsize=style.SMALL, frameon=False
     )
 
 
 def _mark_horizon(axes: Axes, numbers: Mapping[str, Any]) -> None:
     first = numbers["latent_error"]["first_step_above_1"]["mean"]
     if first is not None:
-        axes.axvline(first, color=GREY, linewidth=1, linestyle=DASHED)
+        axes.axvline(first, color=style.GREY, linewidth=1, linestyle=style.DASHED)
 
 
 def _step_label(numbers: Mapping[str, Any]) -> str:
@@ -152,5 +140,5 @@ def _step_label(numbers: Mapping[str, Any]) -> str:
 
 
 def _dress(axes: Axes, title: str, x: str, legend: bool = False) -> None:
-    dress(axes, title, x, legend=legend)
+    style.dress(axes, title, x, legend=legend)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,33 +10,16 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 
-from pwm.analysis.plots.style import (
-    COLOURS,
-    DASHED,
-    DOTTED,
-    GREY,
-    MINUTE,
-    MINUTES,
-    STEPS,
-    arm_style,
-    colour,
-    draw_band,
-    draw_level,
-    draw_line,
-    dress,
-    note,
-    panel_grid,
-    save_figure,
-)
+from pwm.analysis.plots import style
 from pwm.analysis.tables.records import REFERENCES, Records, load_records, load_reference, series
 from pwm.errors import DataError
 from pwm.numbers import readable
 
-REFERENCE_STYLES = {"zero_action": DASHED, "random_action": DOTTED}
+REFERENCE_STYLES = {"zero_action": style.DASHED, "random_action": style.DOTTED}
 # Inches.
 PANEL = (4.6, 3.6)
 # Metric on the x axis of learning curves: its label, and how many of its units make one of the axis.
-AXES = {"env_steps": (STEPS, 1.0), "wall_time": (MINUTES, MINUTE)}
+AXES = {"env_steps": (style.STEPS, 1.0), "wall_time": (style.MINUTES, style.MINUTE)}
 
 
 class TrainingVisualizer:
@@ -73,16 +56,16 @@ class TrainingVisualizer:
 
     def plot_learning_curves(self) -> Path:
         """Evaluated return (mean and spread over episodes) and training return; ``learning_curves.png``."""
-        figure, panels = panel_grid(2, 2, PANEL, self.title, share_y=True)
+        figure, panels = style.panel_grid(2, 2, PANEL, self.title, share_y=True)
         for axes, x in zip(panels, AXES, strict=True):
             _draw_metric(
-                axes, self.records, "train/episode_return", "training (exploring)", GREY, x,
+                axes, self.records, "train/episode_return", "training (exploring)", style.GREY, x,
                 linewidth=0.8, alpha=0.8,
             )  # fmt: skip
-            _draw_return(axes, self.records, x, "evaluated, mean ± std", {"color": COLOURS[0]})
+            _draw_return(axes, self.records, x, "evaluated, mean ± std", {"color": style.COLOURS[0]})
             _finish_returns(axes, x, self.reference)
         panels[0].set_ylabel("episode return")
-        return save_figure(figure, self.run_dir / "learning_curves.png")
+        return style.save_figure(figure, self.run_dir / "learning_curves.png")
 
     def plot_world_model_losses(self) -> Path:
         """Loss terms and open-loop latent error; ``world_model_losses.png``."""
@@ -97,30 +80,30 @@ class TrainingVisualizer:
                 key: f"{key.rsplit('k', 1)[1]} steps ahead" for key in self._latent_error_keys()
             },
         }
-        figure, axes = panel_grid(4, 2, PANEL, self.title)
+        figure, axes = style.panel_grid(4, 2, PANEL, self.title)
         for panel, (title, keys) in zip(axes, panels.items(), strict=True):
             self._panel(panel, title, keys, logarithmic=True)
-        return save_figure(figure, self.run_dir / "world_model_losses.png")
+        return style.save_figure(figure, self.run_dir / "world_model_losses.png")
 
     def plot_gradient_norms(self) -> Path:
         """Gradient norms before clipping, with the clips; ``gradient_norms.png``."""
-        figure, axes = panel_grid(3, 3, (4.2, PANEL[1]), self.title)
+        figure, axes = style.panel_grid(3, 3, (4.2, PANEL[1]), self.title)
         alg = self.config.get("alg", {})
         names = {"wm": "world model", "actor": "actor", "critic": "critic"}
         for panel, (phase, name) in zip(axes, names.items(), strict=True):
             norms = {f"{phase}/grad_norm": "norm"}
             self._panel(panel, f"{name} gradient norm", norms, True, alg.get(f"{phase}_grad_norm"))
-        return save_figure(figure, self.run_dir / "gradient_norms.png")
+        return style.save_figure(figure, self.run_dir / "gradient_norms.png")
 
     def plot_summary_statistics(self) -> Path:
         """Key figures, policy spread, throughput and time per phase; ``training_summary.png``."""
-        figure, (figures, policy, throughput, phases) = panel_grid(4, 2, PANEL, self.title)
+        figure, (figures, policy, throughput, phases) = style.panel_grid(4, 2, PANEL, self.title)
         self._key_figures(figures)
         exploration = {"actor/std": "standard deviation", "actor/saturation": "mean |pre-tanh mean|"}
         self._panel(policy, "policy", exploration)
         self._panel(throughput, "environment steps per second", {"fps": "steps/s"})
         self._time_per_phase(phases)
-        return save_figure(figure, self.run_dir / "training_summary.png")
+        return style.save_figure(figure, self.run_dir / "training_summary.png")
 
     def generate_all_plots(self) -> list[Path]:
         """Draw everything; returns the files written."""
@@ -145,20 +128,20 @@ class TrainingVisualizer:
         clip: float | None = None,
     ) -> None:
         drawn = [
-            _draw_metric(axes, self.records, key, label, colour(number))
+            _draw_metric(axes, self.records, key, label, style.colour(number))
             for number, (key, label) in enumerate(keys.items())
         ]
         if not any(drawn):
-            note(axes)
+            style.note(axes)
         elif clip:
-            draw_level(axes, clip, f"clip {clip:g}", color=COLOURS[1], linestyle=DASHED)
-        dress(axes, title, STEPS, logarithmic=logarithmic)
+            style.draw_level(axes, clip, f"clip {clip:g}", color=style.COLOURS[1], linestyle=style.DASHED)
+        style.dress(axes, title, style.STEPS, logarithmic=logarithmic)
 
     def _key_figures(self, axes: Axes) -> None:
         steps, returns = series(self.records, "env_steps", "eval/episode_return")
         rows = [("epochs", _last(self.records, "epoch", ".0f"))]
         rows += [("environment steps", _last(self.records, "env_steps", ",.0f"))]
-        rows += [("wall time (minutes)", _last(self.records, "wall_time", ".1f", MINUTE))]
+        rows += [("wall time (minutes)", _last(self.records, "wall_time", ".1f", style.MINUTE))]
         if returns:
             best = max(range(len(returns)), key=returns.__getitem__)
             rows += [("best evaluated return", f"{readable(returns[best])} at {steps[best]:,.0f} steps")]
@@ -169,11 +152,11 @@ class TrainingVisualizer:
         rows += [("velocity evaluations", _last(self.records, "velocity_evals", ",.0f"))]
         rows += [("skipped updates", _last(self.records, "skipped_updates", ",.0f"))]
         rows += [("peak memory (MB)", _last(self.records, "memory/rss_peak", ",.0f"))]
-        dress(axes, "key figures")
+        style.dress(axes, "key figures")
         axes.axis("off")
         for number, (name, value) in enumerate(rows):
             y = 0.95 - number * 0.095
-            axes.text(0.0, y, name, transform=axes.transAxes, fontsize=9, color=GREY, va="center")
+            axes.text(0.0, y, name, transform=axes.transAxes, fontsize=9, color=style.GREY, va="center")
             axes.text(0.5, y, value, transform=axes.transAxes, fontsize=9, va="center")
 
     def _time_per_phase(self, axes: Axes) -> None:
@@ -184,14 +167,14 @@ class TrainingVisualizer:
                     seconds[key[5:]] = seconds.get(key[5:], 0.0) + value
         total = sum(seconds.values())
         if not total:
-            note(axes)
-            dress(axes, "time per phase")
+            style.note(axes)
+            style.dress(axes, "time per phase")
             return
         names = sorted(seconds, key=seconds.__getitem__)
         shares = [100 * seconds[name] / total for name in names]
-        axes.bar_label(axes.barh(names, shares, color=COLOURS[0]), fmt="%.0f %%", padding=2, fontsize=8)
+        axes.bar_label(axes.barh(names, shares, color=style.COLOURS[0]), fmt="%.0f %%", padding=2, fontsize=8)
         axes.set_xlim(0, max(shares) * 1.15)
-        dress(axes, "time per phase", f"% of {total / MINUTE:.1f} minutes")
+        style.dress(axes, "time per phase", f"% of {total / style.MINUTE:.1f} minutes")
 
 
 def plot_comparison(
@@ -218,21 +201,21 @@ def plot_comparison(
         found = (load_reference(Path(folder)) for folder in runs.values())
         reference = next((scores for scores in found if scores), {})
     loaded = {label: load_records(Path(folder)) for label, folder in runs.items()}
-    figure, panels = panel_grid(2, 2, PANEL, title, share_y=True)
+    figure, panels = style.panel_grid(2, 2, PANEL, title, share_y=True)
     for axes, x in zip(panels, AXES, strict=True):
         for number, (label, records) in enumerate(loaded.items()):
-            _draw_return(axes, records, x, label, arm_style(number))
+            _draw_return(axes, records, x, label, style.arm_style(number))
         _finish_returns(axes, x, reference)
     panels[0].set_ylabel("evaluated episode return, mean ± std")
-    return save_figure(figure, Path(path))
+    return style.save_figure(figure, Path(path))
 
 
 def draw_references(axes: Axes, reference: Mapping[str, float]) -> None:
     """Draw what doing nothing and acting at random score, as labelled dashed lines."""
     for name, label in REFERENCES.items():
         if name in reference:
-            score, style = reference[name], REFERENCE_STYLES[name]
-            draw_level(axes, score, f"{label} ({readable(score)})", linestyle=style)
+            score, look = reference[name], REFERENCE_STYLES[name]
+            style.draw_level(axes, score, f"{label} ({readable(score)})", linestyle=look)
 
 
 def _draw_metric(
@@ -241,11 +224,11 @@ def _draw_metric(
     """Draw a metric over ``x``; returns whether there was anything to draw."""
     xs, ys = series(records, x, key)
     if xs:
-        draw_line(axes, np.array(xs) / AXES[x][1], ys, color=color, label=label, **options)
+        style.draw_line(axes, np.array(xs) / AXES[x][1], ys, color=color, label=label, **options)
     return bool(xs)
 
 
-def _draw_return(axes: Axes, records: Records, x: str, label: str, style: Mapping[str, Any]) -> None:
+def _draw_return(axes: Axes, records: Records, x: str, label: str, look: Mapping[str, Any]) -> None:
     """Draw the evaluated return with a band of one standard deviation over episodes."""
     evaluated = [r for r in records if r.get("eval/episode_return") is not None and r.get(x) is not None]
     if not evaluated:
@@ -256,16 +239,16 @@ def _draw_return(axes: Axes, records: Records, x: str, label: str, style: Mappin
         for key in ("eval/episode_return", "eval/episode_return_std", x)
     )
     xs /= AXES[x][1]
-    draw_line(axes, xs, mean, label=label, linewidth=1.8, marker="o", markersize=3, **style)
-    draw_band(axes, xs, mean - std, mean + std, style["color"])
+    style.draw_line(axes, xs, mean, label=label, linewidth=1.8, marker="o", markersize=3, **look)
+    style.draw_band(axes, xs, mean - std, mean + std, look["color"])
 
 
 def _finish_returns(axes: Axes, x: str, reference: Mapping[str, float]) -> None:
     if axes.has_data():
         draw_references(axes, reference)
     else:
-        note(axes)
-    dress(axes, "", AXES[x][0])
+        style.note(axes)
+    style.dress(axes, "", AXES[x][0])
 
 
 def _last(records: Records, key: str, form: str, scale: float = 1.0) -> str:

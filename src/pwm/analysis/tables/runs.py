@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pwm.analysis.tables.records import load_reference
-from pwm.analysis.tables.run_files import read_evaluations
+from pwm.analysis.tables.records import load_reference, read_evaluations
 from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.checkpoints.run_search import expand, run_folders
 from pwm.configuration.config import ExperimentConfig, diff

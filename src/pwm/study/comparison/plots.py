@@ -11,21 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
-from pwm.analysis.plots.style import (
-    DASHED,
-    GREY,
-    MINUTE,
-    MINUTES,
-    SMALL,
-    STEPS,
-    arm_style,
-    draw_band,
-    draw_level,
-    draw_line,
-    dress,
-    note,
-    panel_grid,
-)
+from pwm.analysis.plots import style
 from pwm.analysis.statistics.curves import Array, check_smoothing, mean_curve, on_common_grid, smooth
 from pwm.analysis.statistics.estimates import performance_profile, summarise
 from pwm.analysis.tables.records import load_records, series
@@ -71,8 +57,8 @@ def learning_curves(
     """
     check_smoothing(smoothing)
     tasks = _tasks(arms)
-    figure, panels = panel_grid(len(tasks), 2, PANEL)
-    scale = MINUTE if x == "wall_time" else 1.0
+    figure, panels = style.panel_grid(len(tasks), 2, PANEL)
+    scale = style.MINUTE if x == "wall_time" else 1.0
 
     def evaluated(run: Run) -> Points:
         at = np.array([getattr(e, x) for e in run.evaluations], dtype=float) / scale
@@ -80,15 +66,15 @@ def learning_curves(
 
     banded = False
     for task, axes in zip(tasks, panels):
-        for arm, style in _styled(arms):
-            smoothed = _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], style, smoothing)
+        for arm, look in _styled(arms):
+            smoothed = _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], look, smoothing)
             if len(smoothed) > 1:
                 grid, mean = mean_curve(smoothed)
-                draw_band(axes, grid, mean.low, mean.high, style["color"])
+                style.draw_band(axes, grid, mean.low, mean.high, look["color"])
                 banded = True
         _draw_floor(axes, floor_of(references_of(arms, task)))
         _limit_bands(axes)
-        dress(axes, task, MINUTES if x == "wall_time" else STEPS)
+        style.dress(axes, task, style.MINUTES if x == "wall_time" else style.STEPS)
     caption = f"{BAND if banded else NO_BAND}; {FLOOR}{_smoothed(smoothing)}"
     return _finish(figure, arms, "evaluated return", caption)
 
@@ -98,14 +84,16 @@ def task_bars(study: StudyComparison) -> Figure:
 
     Bars start at the floor where this is known, else at zero: their length is what was learned.
     """
-    figure, panels = panel_grid(len(study.tasks), 2, PANEL)
+    figure, panels = style.panel_grid(len(study.tasks), 2, PANEL)
     for task, axes in zip(study.tasks, panels):
         floor = study.floor(task)
         bottom = float(np.nan_to_num(floor))
-        for place, (arm, style) in enumerate(_styled(study.arms)):
-            colour, values = style["color"], study.scores[arm.label].get(task)
+        for place, (arm, look) in enumerate(_styled(study.arms)):
+            colour, values = look["color"], study.scores[arm.label].get(task)
             if values is None:
-                axes.text(place, bottom, "no run", ha="center", va="bottom", fontsize=SMALL, color=GREY)
+                axes.text(
+                    place, bottom, "no run", ha="center", va="bottom", fontsize=style.SMALL, color=style.GREY
+                )
                 continue
             mean = summarise(values).mean
             axes.bar(place, mean.value - bottom, 0.6, bottom=bottom, color=colour, alpha=0.55, linewidth=0)
@@ -117,7 +105,7 @@ def task_bars(study: StudyComparison) -> Figure:
         _draw_floor(axes, floor)
         axes.set_xlim(-0.6, len(study.arms) - 0.4)
         axes.set_xticks(range(len(study.arms)), [""] * len(study.arms))
-        dress(axes, task)
+        style.dress(axes, task)
     caption = "bars: mean over seeds; dots: single runs"
     if any(len(values) > 1 for found in study.scores.values() for values in found.values()):
         caption += "; whiskers: 95 % Student interval of the mean"
@@ -131,7 +119,7 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
         DataError: no arm, or ``metrics.jsonl`` of a run cannot be read.
     """
     tasks = _tasks(arms)
-    figure, panels = panel_grid(3 * len(tasks), 3, (2.7, PANEL[1]))
+    figure, panels = style.panel_grid(3 * len(tasks), 3, (2.7, PANEL[1]))
     places = iter(panels)
     for task in tasks:
         records = [[_records(run) for run in arm.runs(task)] for arm in arms]
@@ -143,7 +131,7 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
             _draw_histograms(axes, norms, clips, arms)
             lost = sum(key in r and r[key] is None for runs in records for run in runs for r in run)
             title = f"{task}\n{name}" + (f" ({lost} not finite)" if lost else "")
-            dress(axes, title, "norm", "% of epochs" if phase == "wm" else "")
+            style.dress(axes, title, "norm", "% of epochs" if phase == "wm" else "")
     caption = "mean norm of each epoch, every run counts the same; dotted: the clip"
     return _finish(figure, arms, "gradient norms before clipping", caption)
 
@@ -164,16 +152,16 @@ def losses(arms: Sequence[Arm], smoothing: float = 0.0) -> Figure:
     check_smoothing(smoothing)
     tasks = _tasks(arms)
     wanted = [(task, *panel) for task in tasks for panel in _loss_panels(arms, task)]
-    figure, panels = panel_grid(max(1, len(wanted)), 2, (PANEL[0], 2.3))
+    figure, panels = style.panel_grid(max(1, len(wanted)), 2, (PANEL[0], 2.3))
     if not wanted:
-        note(panels[0])
+        style.note(panels[0])
     for (task, title, key, runs), axes in zip(wanted, panels):
-        for found, (_, style) in zip(runs, _styled(arms)):
+        for found, (_, look) in zip(runs, _styled(arms)):
             curves = [
                 (np.array(a), np.array(b)) for a, b in (series(r, "env_steps", key) for r in found) if a
             ]
-            _draw_runs(axes, curves, style, smoothing)
-        dress(axes, f"{task}: {title}", STEPS, logarithmic=True)
+            _draw_runs(axes, curves, look, smoothing)
+        style.dress(axes, f"{task}: {title}", style.STEPS, logarithmic=True)
     caption = f"mean over seeds; thin lines: single runs{_smoothed(smoothing)}\n"
     caption += "dynamics losses of a flow and of an MLP measure different things, latent errors the same"
     return _finish(figure, arms, "losses and model errors in training", caption)
@@ -191,13 +179,13 @@ def performance_profiles(study: StudyComparison) -> Figure | None:
     if len(matrices) < len(study.arms) or (tasks := matrices[0].shape[1]) < 2:
         return None
     thresholds = np.linspace(min(m.min() for m in matrices), max(m.max() for m in matrices), THRESHOLDS)
-    figure, (axes,) = panel_grid(1, 1, (5.6, 3.4))
-    for matrix, (_, style) in zip(matrices, _styled(study.arms)):
+    figure, (axes,) = style.panel_grid(1, 1, (5.6, 3.4))
+    for matrix, (_, look) in zip(matrices, _styled(study.arms)):
         profile = performance_profile(matrix, thresholds)
-        axes.step(thresholds, profile.value, where="post", linewidth=1.8, **style)
-        draw_band(axes, thresholds, profile.low, profile.high, style["color"], step="post")
+        axes.step(thresholds, profile.value, where="post", linewidth=1.8, **look)
+        style.draw_band(axes, thresholds, profile.low, profile.high, look["color"], step="post")
     score = "normalised score s: 0 = floor, 1 = mean of the task's best arm"
-    dress(axes, f"{tasks} tasks", score, "share of runs above s")
+    style.dress(axes, f"{tasks} tasks", score, "share of runs above s")
     axes.set_ylim(0, 1.02)
     banded = any(len(matrix) > 1 for matrix in matrices)
     caption = "bands: 95 % stratified bootstrap intervals, too narrow for few seeds"
@@ -217,7 +205,7 @@ def _tasks(arms: Sequence[Arm]) -> list[str]:
 
 def _styled(arms: Sequence[Arm]) -> Iterator[tuple[Arm, dict[str, Any]]]:
     """Every arm with its colour and line style."""
-    return ((arm, arm_style(number)) for number, arm in enumerate(arms))
+    return ((arm, style.arm_style(number)) for number, arm in enumerate(arms))
 
 
 def _records(run: Run) -> list[dict[str, float]]:
@@ -242,14 +230,14 @@ def _loss_panels(arms: Sequence[Arm], task: str) -> list[tuple[str, str, list[li
     return [(title, key, records) for key, title in names.items() if key in keys]
 
 
-def _draw_runs(axes: Axes, curves: Sequence[Points], style: dict[str, Any], smoothing: float) -> list[Points]:
+def _draw_runs(axes: Axes, curves: Sequence[Points], look: dict[str, Any], smoothing: float) -> list[Points]:
     """Draw single runs thin and raw, and the mean of the smoothed ones; returns these."""
     smoothed = [(x, smooth(y, smoothing)) for x, y in curves]
     for x, y in curves:
-        draw_line(axes, x, y, linewidth=0.7, alpha=0.45, markersize=2, **style)
+        style.draw_line(axes, x, y, linewidth=0.7, alpha=0.45, markersize=2, **look)
     if curves:
         grid, values = on_common_grid(smoothed)
-        draw_line(axes, grid, values.mean(0), linewidth=1.9, **style)
+        style.draw_line(axes, grid, values.mean(0), linewidth=1.9, **look)
     return smoothed
 
 
@@ -257,7 +245,7 @@ def _draw_floor(axes: Axes, floor: float) -> None:
     """Draw and name the floor; nothing where it is unknown."""
     if np.isnan(floor):
         return
-    draw_level(axes, floor, linestyle=DASHED)
+    style.draw_level(axes, floor, linestyle=style.DASHED)
     axes.annotate(
         f"floor {number(floor)}",
         (1, floor),
@@ -265,7 +253,7 @@ def _draw_floor(axes: Axes, floor: float) -> None:
         xytext=(-2, 2),
         textcoords="offset points",
         ha="right",
-        fontsize=SMALL - 1,
+        fontsize=style.SMALL - 1,
         bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 1},
     )
 
@@ -288,7 +276,7 @@ def _draw_histograms(
     kept = [[[n for n in run if n > 0] for run in runs] for runs in norms]
     everything = [n for runs in kept for run in runs for n in run]
     if not everything:
-        note(axes)
+        style.note(axes)
         return
     low, high = min(everything), max(everything)
     edges = np.geomspace(low, high if high > low else 2 * low, BINS + 1)
@@ -299,30 +287,30 @@ def _draw_histograms(
     for clip in clips:
         axes.axvline(clip, color="black", linestyle=":", linewidth=1)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    for runs, (_, style) in zip(kept, _styled(arms)):
+    for runs, (_, look) in zip(kept, _styled(arms)):
         shares = [np.histogram(run, edges)[0] / len(run) for run in runs if run]
         if shares:
             share = 100 * np.mean(shares, axis=0)
-            axes.stairs(share, edges, fill=True, color=style["color"], alpha=0.2)
-            axes.stairs(share, edges, linewidth=1.3, **style)
+            axes.stairs(share, edges, fill=True, color=look["color"], alpha=0.2)
+            axes.stairs(share, edges, linewidth=1.3, **look)
 
 
 def _finish(figure: Figure, arms: Sequence[Arm], title: str, caption: str) -> Figure:
     """Above all panels the title and the arms with their seeds, below them how to read what is drawn."""
     handles = []
-    for arm, style in _styled(arms):
+    for arm, look in _styled(arms):
         # A dollar sign would start a formula.
         name = arm.label.replace("$", r"\$")
         label = f"{name} ({counts([len(arm.runs(task)) for task in arm.tasks], 'seed')})"
-        handles.append(Line2D([], [], linewidth=2.5, label=label, **style))
+        handles.append(Line2D([], [], linewidth=2.5, label=label, **look))
     figure.legend(
         handles=handles,
         title=title,
-        title_fontsize=SMALL + 3,
+        title_fontsize=style.SMALL + 3,
         loc="outside upper center",
         ncols=min(3, len(handles)),
-        fontsize=SMALL + 1,
+        fontsize=style.SMALL + 1,
         frameon=False,
     )
-    figure.supxlabel(caption, fontsize=SMALL - 0.5, color=GREY)
+    figure.supxlabel(caption, fontsize=style.SMALL - 0.5, color=style.GREY)
     return figure

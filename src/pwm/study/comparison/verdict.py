@@ -22,6 +22,9 @@ SHARE_OF_TASKS = 0.5
 RETENTION = 0.9
 SHARE_OF_PEAK = 0.5
 
+# Name of a criterion, whether it is met, and the numbers behind it.
+Judged = tuple[str, bool, str]
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -77,14 +80,14 @@ def criteria(
         parity: checked pairs of world models, by label and task.
     """
     return [
-        criterion
+        Criterion(pair.candidate.label, *judged)
         for pair in study.candidates
-        for criterion in (
+        for judged in (
             _fair(pair),
             _as_good_on_enough_tasks(pair),
             _same_size(pair, parity),
             _no_failed_run(pair),
-            _no_skipped_update(pair, costs[pair.candidate.label]),
+            _no_skipped_update(costs[pair.candidate.label]),
             _keeps_what_it_learned(pair, study),
             _no_collapsed_seed(pair, study),
         )
@@ -160,17 +163,16 @@ def _contrary_to_best(pair: ArmComparison) -> list[str]:
     ]
 
 
-def _fair(pair: ArmComparison) -> Criterion:
+def _fair(pair: ArmComparison) -> Judged:
     found = f"also different: {_named(pair)}" if pair.unfair else "nothing undeclared differs"
-    return Criterion(pair.candidate.label, "the comparison is fair", not pair.unfair, found)
+    return "the comparison is fair", not pair.unfair, found
 
 
-def _as_good_on_enough_tasks(pair: ArmComparison) -> Criterion:
-    label = pair.candidate.label
+def _as_good_on_enough_tasks(pair: ArmComparison) -> Judged:
     name = f"at least as good as {pair.baseline.label} on {share(SHARE_OF_TASKS)} of the tasks"
     tasks = [task for task in pair.comparison.tasks if task.task in pair.scaled]
     if not tasks:
-        return Criterion(label, name, False, f"no task counts: {_why_none(pair)}")
+        return name, False, f"no task counts: {_why_none(pair)}"
     good = [task for task in tasks if task.difference.value >= 0]
     signs = "; ".join(
         f"{task.task} {number(task.candidate.mean.value)} against {number(task.baseline.mean.value)}"
@@ -181,48 +183,42 @@ def _as_good_on_enough_tasks(pair: ArmComparison) -> Criterion:
         detail += f"; not counted: {left_out}"
     if pair.unfair:
         detail += "; not comparable"
-    passed = len(good) / len(tasks) >= SHARE_OF_TASKS and not pair.unfair
-    return Criterion(label, name, passed, detail)
+    return name, len(good) / len(tasks) >= SHARE_OF_TASKS and not pair.unfair, detail
 
 
-def _same_size(pair: ArmComparison, parity: Parities) -> Criterion:
-    label = pair.candidate.label
-    measured, checked = size_differences(pair), list(parity.get(label, {}).values())
+def _same_size(pair: ArmComparison, parity: Parities) -> Judged:
+    measured, checked = size_differences(pair), list(parity.get(pair.candidate.label, {}).values())
     passed = all(abs(size) <= TOLERANCE for size in measured.values()) and all(p.passed for p in checked)
     sizes = ", ".join(f"{task} {percent(100 * size, 2)}" for task, size in measured.items())
     detail = f"{sizes}; {len([p for p in checked if p.passed])} of {len(checked)} checked pairs pass"
-    return Criterion(label, f"world models of equal size, within {share(TOLERANCE)}", passed, detail)
+    return f"world models of equal size, within {share(TOLERANCE)}", passed, detail
 
 
-def _no_failed_run(pair: ArmComparison) -> Criterion:
-    problems = [p for p in pair.candidate.table.problems if p.kind in ("failed", "damaged")]
-    used = count(len(pair.candidate.table.runs), "run")
-    detail = f"{len(problems)} failed or damaged beside {used} that can be used"
-    return Criterion(pair.candidate.label, "no failed run", not problems, detail)
+def _no_failed_run(pair: ArmComparison) -> Judged:
+    table = pair.candidate.table
+    problems = [p for p in table.problems if p.kind in ("failed", "damaged")]
+    detail = f"{len(problems)} failed or damaged beside {count(len(table.runs), 'run')} that can be used"
+    return "no failed run", not problems, detail
 
 
-def _no_skipped_update(pair: ArmComparison, costs: Sequence[RunCost]) -> Criterion:
-    found = [cost.skipped_updates for cost in costs]
-    known = [value for value in found if value is not None]
+def _no_skipped_update(costs: Sequence[RunCost]) -> Judged:
+    known = [cost.skipped_updates for cost in costs if cost.skipped_updates is not None]
     detail = f"{sum(known):g} skipped in {count(len(known), 'run')}"
-    if unknown := len(found) - len(known):
+    if unknown := len(costs) - len(known):
         detail += f"; not logged in {count(unknown, 'run')}"
-    passed = not unknown and not any(known)
-    return Criterion(pair.candidate.label, "no update skipped for a non-finite gradient", passed, detail)
+    return "no update skipped for a non-finite gradient", not unknown and not any(known), detail
 
 
-def _keeps_what_it_learned(pair: ArmComparison, study: StudyComparison) -> Criterion:
-    name = f"last evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
+def _keeps_what_it_learned(pair: ArmComparison, study: StudyComparison) -> Judged:
     shares = [(row, row["retention"]) for row in study.rows[pair.candidate.label]]
-    passed, detail = _kept(study, shares, np.mean, RETENTION)
-    return Criterion(pair.candidate.label, name, passed, detail)
+    name = f"last evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
+    return name, *_kept(study, shares, np.mean, RETENTION)
 
 
-def _no_collapsed_seed(pair: ArmComparison, study: StudyComparison) -> Criterion:
-    name = f"no seed ends below {share(SHARE_OF_PEAK)} of its peak"
+def _no_collapsed_seed(pair: ArmComparison, study: StudyComparison) -> Judged:
     shares = [(row, final_share(study, row)) for row in study.rows[pair.candidate.label]]
     passed, detail = _kept(study, shares, np.min, SHARE_OF_PEAK)
-    return Criterion(pair.candidate.label, name, passed, f"worst seed: {detail}")
+    return f"no seed ends below {share(SHARE_OF_PEAK)} of its peak", passed, f"worst seed: {detail}"
 
 
 def final_share(study: StudyComparison, row: Mapping[str, Any]) -> float | None:

@@ -17,8 +17,19 @@ from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import made_with
 from pwm.study.comparison.verdict import size_differences
 from pwm.study.comparison.wording import count, listing, mean_and_std, minutes, number, percent, share
-from pwm.study.report.document import Block, Bullets, Commands, Mark, Section, Table, TableCell, Text
-from pwm.study.report.held_out import HeldOut
+from pwm.study.report.document import (
+    Block,
+    Bullets,
+    Commands,
+    Mark,
+    Row,
+    Section,
+    Table,
+    TableCell,
+    Text,
+    passed_or_not,
+)
+from pwm.study.report.held_out import POLICIES, HeldOut
 from pwm.study.report.paths import ReportPaths
 
 SHORT_HASH = 10
@@ -45,21 +56,11 @@ def cost(
     for arm in study.arms:
         for run, of_run in zip(arm.table.runs, costs[arm.label], strict=True):
             spent.setdefault((run.key[0], arm.label), []).append(of_run)
-    phases = [phase.replace("_", " ") for phase in PHASES]
+    labelled = [(task, arm.label) for task, arm in study.cells()]
     tables = [
         Table(
             "Cost of training: mean ± standard deviation over seeds.",
-            [
-                "Task",
-                "Arm",
-                "Wall clock (min)",
-                "Time ratio",
-                "Steps/s",
-                "Memory (MB)",
-                "GPU memory (MB)",
-                "Velocity evaluations",
-            ],
-            _rows(study, spent, _resources),
+            [_resources(study, spent, *place) for place in labelled],
             [
                 "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
                 "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
@@ -70,15 +71,7 @@ def cost(
         Table(
             "Floating-point operations (matrix products, forward and backward, counted from the "
             "configuration).",
-            [
-                "Task",
-                "Arm",
-                *(f"{phase} (GFLOP)" for phase in phases),
-                "Epoch (GFLOP)",
-                "FLOP ratio",
-                "Run (TFLOP)",
-            ],
-            _rows(study, spent, _operations),
+            [_operations(study, spent, *place) for place in labelled],
             [
                 "Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm.",
                 *_left_by_matching(spent, compute_matched),
@@ -87,9 +80,7 @@ def cost(
         ),
         Table(
             "What cost buys: gain of the final policies over the floor, on held-out seeds.",
-            ["Task", "Arm", "Gain", "Gain per minute", "Gain per GFLOP"],
-            _rows(study, spent, _value),
-            [],
+            [_value(study, spent, *place) for place in labelled],
             names=2,
         ),
     ]
@@ -98,37 +89,25 @@ def cost(
 
 def parity(study: StudyComparison, checked: Parities) -> Section:
     """Parameter counts of the world models."""
-    rows: list[list[TableCell]] = []
+    baseline = study.arms[0].label
+    rows: list[Row] = []
     for pair in study.candidates:
         for task, difference in size_differences(pair).items():
-            both = [_sizes(arm.runs(task)) for arm in (pair.baseline, pair.candidate)]
-            passed = abs(difference) <= TOLERANCE
+            ours, theirs = (_sizes(arm.runs(task)) for arm in (pair.baseline, pair.candidate))
             rows.append(
                 [
-                    pair.candidate.label,
-                    task,
-                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in both),
-                    percent(100 * difference, 2),
-                    Mark("PASS" if passed else "FAIL", passed),
+                    ("Arm", pair.candidate.label),
+                    ("Task", task),
+                    (f"World model, {baseline}", number(ours.get("world_model"))),
+                    ("World model, arm", number(theirs.get("world_model"))),
+                    (f"Dynamics, {baseline}", number(ours.get("dynamics"))),
+                    ("Dynamics, arm", number(theirs.get("dynamics"))),
+                    ("Difference", percent(100 * difference, 2)),
+                    ("Result", passed_or_not(abs(difference) <= TOLERANCE)),
                 ]
             )
-    baseline = study.arms[0].label
-    measured = Table(
-        f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart.",
-        [
-            "Arm",
-            "Task",
-            f"World model, {baseline}",
-            "World model, arm",
-            f"Dynamics, {baseline}",
-            "Dynamics, arm",
-            "Difference",
-            "Result",
-        ],
-        rows,
-        names=2,
-    )
-    blocks: list[Block] = [measured]
+    caption = f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart."
+    blocks: list[Block] = [Table(caption, rows, names=2)]
     if any(checked.values()):
         blocks.append(_parts(checked))
     wrong: dict[str, list[str]] = {}
@@ -149,16 +128,22 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
     meant = f"Arms may differ in: {listing(declared, 'nothing')}."
     if not found:
         return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
-    rows: list[list[TableCell]] = []
+    rows: list[Row] = []
     for d in found:
         kind: TableCell = "declared" if d.declared else Mark("UNDECLARED", False)
-        if not d.decides:
-            kind = WITHOUT_EFFECT
-        rows.append([d.arm, d.key, *(paths.clean(v) for v in (d.baseline, d.candidate)), d.runs, kind])
+        values = (study.arms[0].label, d.baseline), ("Arm's value", d.candidate)
+        rows.append(
+            [
+                ("Arm", d.arm),
+                ("Key", d.key),
+                *((title, paths.clean(value)) for title, value in values),
+                ("Where", d.runs),
+                ("Kind", kind if d.decides else WITHOUT_EFFECT),
+            ]
+        )
     unfair = sum(d.unfair for d in found)
     table = Table(
         "Resolved configuration, what the runs were made with, and which runs there are: every difference.",
-        ["Arm", "Key", study.arms[0].label, "Arm's value", "Where", "Kind"],
         rows,
         [] if all(d.decides for d in found) else [WITHOUT_EFFECT_NOTE],
         names=2,
@@ -172,43 +157,31 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
 
 def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
     """Every run, and every problem that was met while reading them."""
-    rows: list[list[TableCell]] = [
+    rows: list[Row] = [
         [
-            arm.label,
-            run.key[0],
-            str(run.key[2]),
-            run.state,
-            f"{row['env_steps']:,}",
-            number(row["best"]),
-            number(row["final"]),
-            *(number(float(np.mean(held_out[run.key][which]))) for which in ("best", "final")),
-            number(row["wall_time"] / 60),
-            row["config_hash"][:SHORT_HASH],
-            paths.show(run.path),
+            ("Arm", arm.label),
+            ("Task", run.key[0]),
+            ("Seed", str(run.key[2])),
+            ("State", run.state),
+            ("Steps", f"{row['env_steps']:,}"),
+            ("Best", number(row["best"])),
+            ("Last", number(row["final"])),
+            *(
+                (f"{which.title()}, held out", number(float(np.mean(held_out[run.key][which]))))
+                for which in reversed(POLICIES)
+            ),
+            ("Minutes", number(row["wall_time"] / 60)),
+            ("Configuration", row["config_hash"][:SHORT_HASH]),
+            ("Folder", paths.show(run.path)),
         ]
         for arm in study.arms
         for run, row in zip(arm.table.runs, study.rows[arm.label], strict=True)
     ]
-    table = Table(
+    caption = (
         "Runs. Returns of the best and the last evaluation during training, and of the two policies on "
-        "held-out seeds.",
-        [
-            "Arm",
-            "Task",
-            "Seed",
-            "State",
-            "Steps",
-            "Best",
-            "Last",
-            "Best, held out",
-            "Final, held out",
-            "Minutes",
-            "Configuration",
-            "Folder",
-        ],
-        rows,
-        names=3,
+        "held-out seeds."
     )
+    table = Table(caption, rows, names=3)
     problems = problems_in_words(study.arms, paths)
     listed: Block = (
         Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
@@ -224,15 +197,16 @@ def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
 def environment(study: StudyComparison) -> Section:
     """What the runs were made with, as their manifests say."""
     made = {(arm.label, run.key): made_with(run) for arm in study.arms for run in arm.table.runs}
-    rows: list[list[TableCell]] = []
+    rows: list[Row] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
         groups: dict[str, list[str]] = {}
         for (label, (task, _, seed)), facts in made.items():
             groups.setdefault(facts.get(key, "unknown"), []).append(f"{label} {task} seed {seed}")
         for value, where in groups.items():
-            rows.append([key, value, "all runs" if len(where) == len(made) else ", ".join(where)])
+            named = "all runs" if len(where) == len(made) else ", ".join(where)
+            rows.append([("What", key), ("Value", value), ("Runs", named)])
     blocks: list[Block] = [
-        Table("As the runs' manifests state it.", ["What", "Value", "Runs"], rows, words=True)
+        Table("As the runs' manifests state it.", rows, words=True)
         if rows
         else Text("No run says what it was made with: manifest.json is missing.")
     ]
@@ -258,32 +232,34 @@ def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
     return Section("Reproduce", [Commands([paths.from_here(command) for command in commands])])
 
 
-def _rows(
-    study: StudyComparison, spent: Spent, cells: Callable[[StudyComparison, Spent, str, str], list[str]]
-) -> list[list[TableCell]]:
-    return [[task, arm.label, *cells(study, spent, task, arm.label)] for task, arm in study.cells()]
-
-
-def _resources(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+def _resources(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
     costs = spent[task, label]
+
+    def measured(name: str) -> str:
+        return mean_and_std(_known(getattr(cost, name) for cost in costs))
+
     return [
-        minutes([cost.seconds for cost in costs]),
-        _ratio(study, spent, task, label, lambda cost: cost.seconds),
-        *(
-            mean_and_std(_known(getattr(cost, name) for cost in costs))
-            for name in ("fps", "memory", "device_memory", "velocity_evals")
-        ),
+        ("Task", task),
+        ("Arm", label),
+        ("Wall clock (min)", minutes([cost.seconds for cost in costs])),
+        ("Time ratio", _ratio(study, spent, task, label, lambda cost: cost.seconds)),
+        ("Steps/s", measured("fps")),
+        ("Memory (MB)", measured("memory")),
+        ("GPU memory (MB)", measured("device_memory")),
+        ("Velocity evaluations", measured("velocity_evals")),
     ]
 
 
-def _operations(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+def _operations(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
     costs = spent[task, label]
     epochs = [cost.epoch_gflops for cost in costs if cost.epoch_gflops is not None]
-    total = _mean(_known(cost.total_gflops for cost in costs))
+    titles = {phase: phase.replace("_", " ") for phase in PHASES} | {"total": "Epoch"}
     return [
-        *(number(_mean([epoch[phase] for epoch in epochs])) for phase in (*PHASES, "total")),
-        _ratio(study, spent, task, label, _epoch_total),
-        number(total / TERA_IN_GIGA),
+        ("Task", task),
+        ("Arm", label),
+        *((f"{titles[p]} (GFLOP)", number(_mean([epoch[p] for epoch in epochs]))) for p in titles),
+        ("FLOP ratio", _ratio(study, spent, task, label, _epoch_total)),
+        ("Run (TFLOP)", number(_mean(_known(cost.total_gflops for cost in costs)) / TERA_IN_GIGA)),
     ]
 
 
@@ -301,14 +277,15 @@ def _left_by_matching(spent: Spent, compute_matched: Mapping[str, str]) -> Itera
             )
 
 
-def _value(study: StudyComparison, spent: Spent, task: str, label: str) -> list[str]:
+def _value(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
     costs = spent[task, label]
     gain = float(study.scores[label][task].mean()) - study.floor(task)
-    minutes_spent = _mean([cost.seconds / 60 for cost in costs])
     return [
-        number(gain, sign=True),
-        number(gain / minutes_spent),
-        number(gain / _mean(_known(cost.total_gflops for cost in costs))),
+        ("Task", task),
+        ("Arm", label),
+        ("Gain", number(gain, sign=True)),
+        ("Gain per minute", number(gain / _mean([cost.seconds / 60 for cost in costs]))),
+        ("Gain per GFLOP", number(gain / _mean(_known(cost.total_gflops for cost in costs)))),
     ]
 
 
@@ -355,20 +332,19 @@ def _parts(checked: Parities) -> Table:
     """The checked pairs part by part."""
     found = [(arm, task, pair) for arm, pairs in checked.items() for task, pair in pairs.items()]
     names = list(dict.fromkeys(name for _, _, pair in found for name in pair.baseline))
-    rows: list[list[TableCell]] = [
+    rows: list[Row] = [
         [
-            arm,
-            task,
-            *(f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}" for name in names),
-            " / ".join(f"{total:,}" for total in pair.totals),
-            percent(100 * pair.difference, 2),
-            Mark("PASS" if pair.passed else "FAIL", pair.passed),
+            ("Arm", arm),
+            ("Task", task),
+            *(
+                (name.replace("_", " "), f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}")
+                for name in names
+            ),
+            ("Total", " / ".join(f"{total:,}" for total in pair.totals)),
+            ("Difference", percent(100 * pair.difference, 2)),
+            ("Result", passed_or_not(pair.passed)),
         ]
         for arm, task, pair in found
     ]
-    return Table(
-        "Checked pairs part by part: trainable parameters, baseline / candidate.",
-        ["Arm", "Task", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
-        rows,
-        names=2,
-    )
+    caption = "Checked pairs part by part: trainable parameters, baseline / candidate."
+    return Table(caption, rows, names=2)

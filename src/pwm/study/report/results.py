@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,30 +24,36 @@ from pwm.study.comparison.wording import (
     scale_in_words,
     with_interval,
 )
-from pwm.study.report.document import Block, Bullets, Mark, Picture, Section, Table, TableCell, Text
-from pwm.study.report.held_out import HeldOut
+from pwm.study.report.document import Block, Bullets, Picture, Row, Section, Table, Text, passed_or_not
+from pwm.study.report.held_out import POLICIES, HeldOut
 
 LITTLE = "†"
 NOT_LEARNED = "‡"
-LITTLE_NOTE = (
-    f"{LITTLE} A percentage means little here: the baseline's mean is not positive, or not larger than its "
-    "standard deviation."
-)
-NOT_LEARNED_NOTE = (
-    f"{NOT_LEARNED} Not shown to be above the floor: the mean or the lower end of its 95 % interval is not."
-)
+NOTES = {
+    LITTLE: "A percentage means little here: the baseline's mean is not positive, or not larger than its "
+    "standard deviation.",
+    NOT_LEARNED: "Not shown to be above the floor: the mean or the lower end of its 95 % interval is not.",
+}
+CHOSEN = {
+    "final": "policy after the last epoch, on held-out seeds; this one decides",
+    "best": "policy with the best evaluation during training, on held-out seeds",
+}
 
 
 def acceptance(criteria: Sequence[Criterion]) -> Section:
     """Every criterion with its numbers."""
-    rows: list[list[TableCell]] = [
-        [c.arm, Mark("PASS" if c.passed else "FAIL", c.passed), c.name, c.detail] for c in criteria
-    ]
     table = Table(
         "Acceptance criteria; what cannot be judged is not met. Returns are means over seeds of the final "
         "policies on held-out seeds.",
-        ["Arm", "Result", "Criterion", "Numbers"],
-        rows,
+        [
+            [
+                ("Arm", c.arm),
+                ("Result", passed_or_not(c.passed)),
+                ("Criterion", c.name),
+                ("Numbers", c.detail),
+            ]
+            for c in criteria
+        ],
         words=True,
     )
     return Section("Acceptance criteria", [table])
@@ -56,7 +62,7 @@ def acceptance(criteria: Sequence[Criterion]) -> Section:
 def results(study: StudyComparison, held_out: HeldOut, figures: Mapping[str, Picture]) -> Section:
     """Tables of final and best policies, one block per candidate."""
     runs = [run.key for arm in study.arms for run in arm.table.runs]
-    episodes = counts([len(held_out[key][which]) for key in runs for which in ("final", "best")], "episode")
+    episodes = counts([len(held_out[key][which]) for key in runs for which in POLICIES], "episode")
     blocks: list[Block] = [
         Text(
             f"A score is the mean return of {episodes} on held-out seeds, which training never saw: real "
@@ -68,51 +74,42 @@ def results(study: StudyComparison, held_out: HeldOut, figures: Mapping[str, Pic
         )
     ]
     for pair in study.candidates:
-        blocks.append(_comparison(pair, pair.comparison.tasks, study, "final"))
-        blocks.append(_comparison(pair, pair.best, study, "best"))
+        for which, tasks in (("final", pair.comparison.tasks), ("best", pair.best)):
+            rows = [_comparison_row(task, pair, study) for task in tasks]
+            signs = "".join(str(cell) for row in rows for _, cell in row)
+            caption = (
+                f"{pair.candidate.label} against {pair.baseline.label}: {CHOSEN[which]}. Mean ± standard "
+                "deviation over seeds (number of seeds)."
+            )
+            notes = [f"{sign} {note}" for sign, note in NOTES.items() if sign in signs]
+            blocks.append(Table(caption, rows, notes))
     return Section("Results", [*blocks, figures["final_returns"]])
 
 
 def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Figures that average over tasks."""
-    rows: list[list[TableCell]] = []
-    for pair in study.candidates:
-        overall, improvement = pair.overall, pair.comparison.improvement
-        rows.append(
-            [
-                pair.candidate.label,
-                DASH if overall is None else with_interval(overall.difference, sign=True),
-                DASH if overall is None else p_value(overall.p_value),
-                _estimate(improvement),
-                _estimate(study.iqm[pair.candidate.label]),
-                _estimate(study.iqm[pair.baseline.label]),
-            ]
-        )
     baseline = study.arms[0].label
-    mean = (
+    rows: list[Row] = [
+        [
+            ("Arm", pair.candidate.label),
+            ("Mean difference", _estimate(pair.overall.difference if pair.overall else None, sign=True)),
+            ("p", p_value(pair.overall.p_value) if pair.overall else DASH),
+            (f"P(better than {baseline})", _estimate(pair.comparison.improvement)),
+            ("IQM", _estimate(study.iqm[pair.candidate.label])),
+            (f"IQM of {baseline}", _estimate(study.iqm[baseline])),
+        ]
+        for pair in study.candidates
+    ]
+    notes = [
         "Mean difference: in normalised score, with Welch's 95 % interval and p-value (for a single task in "
-        "return)."
-    )
-    table = Table(
-        f"Final policies against {baseline}, with 95 % intervals.",
-        [
-            "Arm",
-            "Mean difference",
-            "p",
-            f"P(better than {baseline})",
-            "IQM",
-            f"IQM of {baseline}",
-        ],
-        rows,
-        [
-            mean,
-            "P(better): probability that a run of the arm beats one of the baseline on the same task, ties "
-            "counted half, on all tasks; without an interval where the arms' runs do not overlap. IQM: "
-            "interquartile mean of normalised scores. Both with stratified bootstrap intervals (rliable), "
-            "too narrow for few seeds, see the limits below.",
-        ],
-    )
-    blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks)), table]
+        "return).",
+        "P(better): probability that a run of the arm beats one of the baseline on the same task, ties "
+        "counted half, on all tasks; without an interval where the arms' runs do not overlap. IQM: "
+        "interquartile mean of normalised scores. Both with stratified bootstrap intervals (rliable), "
+        "too narrow for few seeds, see the limits below.",
+    ]
+    blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks))]
+    blocks.append(Table(f"Final policies against {baseline}, with 95 % intervals.", rows, notes))
     if "performance_profile" in figures:
         blocks.append(figures["performance_profile"])
     return Section("Over all tasks", blocks)
@@ -122,7 +119,7 @@ def limits(study: StudyComparison) -> Section:
     """What so few seeds can and cannot show."""
     several = len(study.candidates) > 1
     lines = [
-        f"{pair.candidate.label}: {note}" if several and _about_task(note, pair) else note
+        f"{pair.candidate.label}: {note}" if several and note.partition(":")[0] in study.tasks else note
         for pair in study.candidates
         for note in pair.comparison.notes
     ]
@@ -138,7 +135,6 @@ def learning(
     study: StudyComparison, thresholds: Mapping[str, float], figures: Mapping[str, Picture]
 ) -> Section:
     """Learning curves, and how many steps and minutes it takes."""
-    rows = _rows(study, _sample_efficiency)
     notes = [
         "Steps and minutes to the threshold: mean ± standard deviation over the seeds that reach it, at the "
         "first evaluation that does. Average return: area under the learning curve over its steps."
@@ -148,13 +144,9 @@ def learning(
             f"No threshold was given for {listing(derived)}: there it lies half-way from the floor to the "
             "best evaluation of the best arm (mean over seeds), where one is above the floor."
         )
-    table = Table(
-        "Sample efficiency, from the evaluations during training.",
-        ["Task", "Arm", "Average return", "Threshold", "Seeds that reach it", "Steps", "Minutes"],
-        rows,
-        notes,
-        names=2,
-    )
+    rows = [_sample_efficiency(study, task, arm.label) for task, arm in study.cells()]
+    caption = "Sample efficiency, from the evaluations during training."
+    table = Table(caption, rows, notes, names=2)
     return Section("Learning", [figures["returns_by_steps"], figures["returns_by_time"], table])
 
 
@@ -162,18 +154,7 @@ def stability(study: StudyComparison, figures: Mapping[str, Picture]) -> Section
     """Spread over seeds, and what is left of the peak at the end."""
     table = Table(
         "Spread over seeds, and what is left of the peak.",
-        [
-            "Task",
-            "Arm",
-            "Std over seeds",
-            "Std / gain",
-            "Lowest to highest seed",
-            "Peak",
-            "Retention",
-            "Lowest retention",
-            "Lowest last / peak",
-        ],
-        _rows(study, _spread_and_peak),
+        [_spread_and_peak(study, task, arm.label) for task, arm in study.cells()],
         [
             "Standard deviation and range: final policies on held-out seeds; gain is their mean above the "
             "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations (of "
@@ -186,55 +167,24 @@ def stability(study: StudyComparison, figures: Mapping[str, Picture]) -> Section
     return Section("Stability", [table, figures["gradient_norms"], figures["losses"]])
 
 
-def _comparison(
-    pair: ArmComparison, tasks: Sequence[TaskComparison], study: StudyComparison, which: str
-) -> Table:
-    baseline, candidate = pair.baseline.label, pair.candidate.label
-    rows = [_comparison_row(task, pair, study) for task in tasks]
-    signs = "".join(str(cell) for row in rows for cell in row)
-    explained = {LITTLE: LITTLE_NOTE, NOT_LEARNED: NOT_LEARNED_NOTE}
-    notes = [note for sign, note in explained.items() if sign in signs]
-    chosen = {
-        "final": "policy after the last epoch, on held-out seeds; this one decides",
-        "best": "policy with the best evaluation during training, on held-out seeds",
-    }[which]
-    return Table(
-        f"{candidate} against {baseline}: {chosen}. Mean ± standard deviation over seeds (number of seeds).",
-        [
-            "Task",
-            baseline,
-            candidate,
-            "Δ %",
-            "p (Welch)",
-            "p (perm.)",
-            f"Time {baseline} / {candidate} (min)",
-            "Time ratio",
-            "Δ return [95 %]",
-            "Floor",
-        ],
-        rows,
-        notes,
-    )
-
-
-def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> list[TableCell]:
+def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> Row:
     floor = study.floor(task.task)
-    seconds = [
-        float(np.mean(study.column(arm.label, task.task, "wall_time")))
-        for arm in (pair.baseline, pair.candidate)
-    ]
+    baseline, candidate = pair.baseline.label, pair.candidate.label
+    ours, theirs = (
+        float(np.mean(study.column(label, task.task, "wall_time"))) / 60 for label in (baseline, candidate)
+    )
     little = task.baseline.mean.value <= max(0.0, np.nan_to_num(task.baseline.std))
     return [
-        task.task,
-        _score(task.baseline, floor),
-        _score(task.candidate, floor),
-        percent(task.percent) + (LITTLE if little and math.isfinite(task.percent) else ""),
-        p_value(task.welch_p_holm),
-        p_value(task.permutation_p_holm),
-        f"{number(seconds[0] / 60)} / {number(seconds[1] / 60)}",
-        number(seconds[1] / seconds[0]),
-        with_interval(task.difference, sign=True),
-        number(floor),
+        ("Task", task.task),
+        (baseline, _score(task.baseline, floor)),
+        (candidate, _score(task.candidate, floor)),
+        ("Δ %", percent(task.percent) + (LITTLE if little and math.isfinite(task.percent) else "")),
+        ("p (Welch)", p_value(task.welch_p_holm)),
+        ("p (perm.)", p_value(task.permutation_p_holm)),
+        (f"Time {baseline} / {candidate} (min)", f"{number(ours)} / {number(theirs)}"),
+        ("Time ratio", number(theirs / ours)),
+        ("Δ return [95 %]", with_interval(task.difference, sign=True)),
+        ("Floor", number(floor)),
     ]
 
 
@@ -243,35 +193,26 @@ def _score(summary: Summary, floor: float) -> str:
     return f"{plus_minus(summary)} ({summary.seeds}){NOT_LEARNED if unclear else ''}"
 
 
-def _estimate(estimate: Estimate | None) -> str:
-    return DASH if estimate is None else with_interval(estimate)
+def _estimate(estimate: Estimate | None, sign: bool = False) -> str:
+    return DASH if estimate is None else with_interval(estimate, sign)
 
 
-def _about_task(note: str, pair: ArmComparison) -> bool:
-    return note.partition(":")[0] in {task.task for task in pair.comparison.tasks}
-
-
-def _rows(
-    study: StudyComparison, cells: Callable[[StudyComparison, str, str], list[str]]
-) -> list[list[TableCell]]:
-    return [[task, arm.label, *cells(study, task, arm.label)] for task, arm in study.cells()]
-
-
-def _sample_efficiency(study: StudyComparison, task: str, label: str) -> list[str]:
-    seeds = len(study.column(label, task, "seed"))
+def _sample_efficiency(study: StudyComparison, task: str, label: str) -> Row:
     threshold = next(iter(study.column(label, task, "threshold")), None)
     steps = study.column(label, task, "steps_to_threshold")
-    times = study.column(label, task, "seconds_to_threshold")
+    reached = f"{len(steps)} of {len(study.column(label, task, 'seed'))}"
     return [
-        mean_and_std(study.column(label, task, "auc")),
-        number(threshold),
-        DASH if threshold is None else f"{len(steps)} of {seeds}",
-        mean_and_std(steps),
-        minutes(times),
+        ("Task", task),
+        ("Arm", label),
+        ("Average return", mean_and_std(study.column(label, task, "auc"))),
+        ("Threshold", number(threshold)),
+        ("Seeds that reach it", DASH if threshold is None else reached),
+        ("Steps", mean_and_std(steps)),
+        ("Minutes", minutes(study.column(label, task, "seconds_to_threshold"))),
     ]
 
 
-def _spread_and_peak(study: StudyComparison, task: str, label: str) -> list[str]:
+def _spread_and_peak(study: StudyComparison, task: str, label: str) -> Row:
     scores = study.scores[label][task]
     std = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
     gain = float(scores.mean()) - study.floor(task)
@@ -280,11 +221,13 @@ def _spread_and_peak(study: StudyComparison, task: str, label: str) -> list[str]
     ends = [part for row in rows if (part := final_share(study, row)) is not None]
     known = f" ({len(retention)} of {len(rows)})" if len(retention) < len(rows) else ""
     return [
-        number(std),
-        number(std / gain) if gain > 0 else DASH,
-        f"{number(float(scores.min()))} to {number(float(scores.max()))}",
-        mean_and_std(study.column(label, task, "best")),
-        mean_and_std(retention) + known,
-        number(min(retention, default=None)),
-        number(min(ends, default=None)),
+        ("Task", task),
+        ("Arm", label),
+        ("Std over seeds", number(std)),
+        ("Std / gain", number(std / gain) if gain > 0 else DASH),
+        ("Lowest to highest seed", f"{number(float(scores.min()))} to {number(float(scores.max()))}"),
+        ("Peak", mean_and_std(study.column(label, task, "best"))),
+        ("Retention", mean_and_std(retention) + known),
+        ("Lowest retention", number(min(retention, default=None))),
+        ("Lowest last / peak", number(min(ends, default=None))),
     ]
