@@ -165,7 +165,9 @@ def _disagreements(layout: Source, task_dim: int, networks: Iterable[Network]) -
     return found
 
 
-def _sizes(layout: Source, n_tasks: int, task_dim: int, given: KnownSizes, networks: Iterable[Network]) -> Sizes:
+def _sizes(
+    layout: Source, n_tasks: int, task_dim: int, given: KnownSizes, networks: Iterable[Network]
+) -> Sizes:
     encoder, dynamics, reward = networks
     latent, bins = encoder.widths[-1], reward.widths[-1]
     if given.simnorm_dim < 2 or latent % given.simnorm_dim:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pwm import files
 from pwm.errors import ConfigError, DataError, PwmError
+from pwm.launch.arguments import Commands, add_parser
 
 if TYPE_CHECKING:
     from pwm.study.plan import ExperimentPlan, PlannedRun
@@ -36,15 +37,16 @@ Exit code 0: all done; 1: a run failed (the report says which); 2: an error, not
 """
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``experiment`` to the parser's subcommands."""
     folder = Path(__file__).parents[1] / "configs" / "experiment"
     names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    experiment = commands.add_parser(
+    experiment = add_parser(
+        commands,
         "experiment",
-        help="compare several algorithms over tasks and seeds, from the runs to the report",
-        description=EXPERIMENT_HELP % names,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run_experiment,
+        "compare several algorithms over tasks and seeds, from the runs to the report",
+        EXPERIMENT_HELP % names,
     )
     experiment.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     experiment.add_argument(
@@ -60,7 +62,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     experiment.add_argument(
         "--episodes", type=int, default=EPISODES, help="held-out episodes of every policy (default: 64)"
     )
-    experiment.set_defaults(run=run_experiment)
 
 
 def run_experiment(args: argparse.Namespace) -> int:
