@@ -113,17 +113,6 @@ def test_evaluations_are_one_row_each(originals: Path, tmp_path: Path) -> None:
     assert [float(r["episode_return"]) for r in stored] == [r["episode_return"] for r in rows]
 
 
-def test_scores_go_to_the_statistics_by_task(originals: Path) -> None:
-    table = load_runs([originals])
-    rows = [row for row in table.rows() if row["algorithm"] == "flow"]
-    np.testing.assert_array_equal(table.scores("flow")[TASK], [row["final"] for row in rows])
-    np.testing.assert_array_equal(table.scores("flow", "auc")[TASK], [row["auc"] for row in rows])
-    with pytest.raises(DataError, match="no run of 'x'; there are runs of: flow, mlp"):
-        table.scores("x")
-    with pytest.raises(DataError, match="has no value for 'steps_to_threshold'"):
-        table.scores("flow", "steps_to_threshold")
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -33,6 +33,8 @@ def test_an_arm_holds_all_seeds_of_all_tasks_of_its_label(logdir: Path) -> None:
     assert baseline.runs("no such task") == []
     np.testing.assert_array_equal(baseline.scores()[LQR], [2.0, 3.0])
     np.testing.assert_array_equal(candidate.scores("auc")[COUNTING], [(5 + 30) / 2, (10 + 40) / 2])
+    with pytest.raises(DataError, match="seed1 has no value for 'steps_to_threshold'"):
+        baseline.scores("steps_to_threshold")
 
 
 def test_several_folders_make_one_arm(logdir: Path) -> None:

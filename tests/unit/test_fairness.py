@@ -15,7 +15,7 @@ from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.analysis.tables.runs import Run, RunTable
 from pwm.configuration.config import ExperimentConfig
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import Difference, find_differences, is_declared, made_with
+from pwm.study.comparison.fairness import Difference, find_differences, is_declared, stated_origin
 
 TASKS = ("analytic_counting", "analytic_lqr")
 COMMIT = MANIFEST["git_commit"]
@@ -149,7 +149,7 @@ def test_earlier_sittings_count(runs: Runs) -> None:
     assert [str(d) for d in found(runs)] == [
         f"manifest.git_commit ({COMMIT} against old, then {COMMIT}, analytic_lqr seed 1)"
     ]
-    assert made_with(run)["device"] == "Test CPU"
+    assert stated_origin(run.path)["device"] == "Test CPU"
 
 
 def test_unknown_origin_is_a_difference(runs: Runs) -> None:

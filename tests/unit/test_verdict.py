@@ -189,6 +189,7 @@ def judge(
         scores={},
         rows={"flow": [{"task": task, **measured} for task in TASKS]},
         differences=[],
+        normalised={},
         iqm={},
         candidates=[found],
     )
@@ -293,6 +294,7 @@ def test_one_run_without_a_peak_fails_what_the_others_pass() -> None:
         scores={},
         rows={"flow": rows},
         differences=[],
+        normalised={},
         iqm={},
         candidates=[found],
     )

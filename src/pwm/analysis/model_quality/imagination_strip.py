@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
-from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from pwm.analysis.plots import style
 
@@ -95,9 +95,7 @@ def _error(axes: Axes, error: Mapping[str, Any]) -> None:
     first = error["first_step_above_1"]["mean"]
     verdict = "never above 1" if first is None else f"first above 1 at step {first}"
     if (curves["mean"] > 0).any():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        style.scale_logarithmically(axes)
         # Windows at rest are predicted almost perfectly; the scale belongs to the others.
         lowest = max(1e-4, 0.3 * np.nanmin(curves["median"]))
         axes.set_ylim(min(lowest, 0.8), max(axes.get_ylim()[1], 1.2))

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike
 
 from pwm.errors import DataError
@@ -115,7 +115,7 @@ def dress(
     if x == STEPS:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if logarithmic:
-        _scale_logarithmically(axes)
+        _scale_if_wide(axes)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(which="both", labelsize=SMALL)
@@ -123,15 +123,18 @@ def dress(
         axes.legend(fontsize=SMALL, framealpha=0.85, edgecolor="none")
 
 
-def _scale_logarithmically(axes: Axes) -> None:
+def scale_logarithmically(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers, also between decades where there are few of these."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+
+
+def _scale_if_wide(axes: Axes) -> None:
     drawn = np.array([y for line in axes.lines for y in np.asarray(line.get_ydata(), dtype=float)])
     drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn) or not drawn.max() > 10 * drawn.min() > 0:
-        return
-    axes.set_yscale("log")
-    if drawn.min() > 1e-3 and drawn.max() < 1e3:
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    if len(drawn) and drawn.max() > 10 * drawn.min() > 0:
+        scale_logarithmically(axes)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

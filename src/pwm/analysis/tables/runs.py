@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pwm.analysis.tables.records import load_reference, read_evaluations
 from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.checkpoints.run_search import expand, run_folders
@@ -116,24 +114,6 @@ class RunTable:
             for run in self.runs
             for evaluation in run.evaluations
         ]
-
-    def scores(self, algorithm: str, measure: str = "final") -> dict[str, np.ndarray]:
-        """Values [seeds] of a column of ``rows`` by task, in the order of the seeds.
-
-        Raises:
-            DataError: there is no such algorithm or column, or a run has no value in it.
-        """
-        found: dict[str, list[float]] = {}
-        for row in self.rows():
-            if row["algorithm"] != algorithm:
-                continue
-            if not isinstance(value := row.get(measure), (int, float)):
-                raise DataError(f"{row['path']} has no value for {measure!r}")
-            found.setdefault(row["task"], []).append(value)
-        if not found:
-            known = ", ".join(sorted({run.key[1] for run in self.runs}))
-            raise DataError(f"no run of {algorithm!r}; there are runs of: {known or 'nothing'}")
-        return {task: np.array(values, dtype=float) for task, values in found.items()}
 
     def report(self) -> str:
         """How many runs there are, then one line per problem."""

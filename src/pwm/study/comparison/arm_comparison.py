@@ -15,6 +15,7 @@ from pwm.analysis.statistics.comparison import (
     compare_scores,
     compare_tasks,
     normalise,
+    score_matrix,
 )
 from pwm.analysis.statistics.estimates import (
     DifferenceTest,
@@ -77,8 +78,9 @@ class StudyComparison:
         scores: by arm's label and task the score of every seed.
         rows: by arm's label, one row per run as in ``RunTable.rows``.
         differences: of all arms from the first one, and of the seeds of each arm from one another.
-        iqm: by arm's label the interquartile mean of its scores on ``common_tasks``, on ``scale``; None where
-            there is none, or the arm has not the same number of seeds on each of them.
+        normalised: by arm's label its scores [seeds, tasks] on ``scale``, of the scaled tasks that every arm
+            has; None where there is none, or the arm has not the same number of seeds on each of them.
+        iqm: by arm's label the interquartile mean of ``normalised`` scores.
         candidates: one comparison per other arm.
     """
 
@@ -89,6 +91,7 @@ class StudyComparison:
     scores: ScoresByArm
     rows: dict[str, list[dict[str, Any]]]
     differences: list[Difference]
+    normalised: dict[str, NDArray[np.float64] | None]
     iqm: dict[str, Estimate | None]
     candidates: list[ArmComparison]
 
@@ -104,13 +107,6 @@ class StudyComparison:
     def floor(self, task: str) -> float:
         """Return of the better policy that knows nothing; NaN where unknown."""
         return floor_of(self.references[task])
-
-    def normalised(self) -> dict[str, NDArray[np.float64] | None]:
-        """By arm's label its scores [seeds, tasks] on ``scale``, of the scaled tasks that every arm has.
-
-        None for an arm that has not the same number of seeds on each of them, or where there is none.
-        """
-        return _normalised(self.arms, self.scores, self.scale)
 
     def column(self, label: str, task: str, name: str) -> list[float]:
         """Known values of a column of ``rows`` of an arm's runs of a task."""
@@ -143,7 +139,7 @@ def compare_study(
     references = {task: references_of(arms, task) for arm in arms for task in arm.tasks}
     scale = find_scale(scores, references)
     differences = find_differences(arms, declared)
-    matrices = _normalised(arms, scores, scale)
+    normalised = _normalised(arms, scores, scale)
     return StudyComparison(
         arms=list(arms),
         measure=measure,
@@ -152,7 +148,8 @@ def compare_study(
         scores=scores,
         rows={arm.label: arm.table.rows(thresholds) for arm in arms},
         differences=differences,
-        iqm={label: None if m is None else interquartile_mean(m) for label, m in matrices.items()},
+        normalised=normalised,
+        iqm={label: None if m is None else interquartile_mean(m) for label, m in normalised.items()},
         candidates=[_compare(arms[0], arm, scores, best or {}, scale, differences) for arm in arms[1:]],
     )
 
@@ -238,7 +235,6 @@ def _normalised(
     tasks = sorted(set(scale).intersection(*(arm.tasks for arm in arms)))
     found: dict[str, NDArray[np.float64] | None] = {}
     for arm in arms:
-        columns = [scores[arm.label][task] for task in tasks]
-        whole = len({len(column) for column in columns}) == 1
-        found[arm.label] = normalise(np.stack(columns, axis=1), tasks, scale) if whole else None
+        matrix = score_matrix(scores[arm.label], tasks)
+        found[arm.label] = None if matrix is None else normalise(matrix, tasks, scale)
     return found

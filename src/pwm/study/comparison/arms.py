@@ -40,8 +40,17 @@ class Arm:
         return [run for run in self.table.runs if run.key[0] == task]
 
     def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
-        """Values [seeds] of a column of ``RunTable.rows`` by task, see ``RunTable.scores``."""
-        return self.table.scores(self.algorithm, measure)
+        """Values [seeds] of a column of ``RunTable.rows`` by task, in the order of the seeds.
+
+        Raises:
+            DataError: a run has no value in it.
+        """
+        found: dict[str, list[float]] = {}
+        for row in self.table.rows():
+            if not isinstance(value := row.get(measure), (int, float)):
+                raise DataError(f"{row['path']} has no value for {measure!r}")
+            found.setdefault(row["task"], []).append(value)
+        return {task: np.array(values, dtype=float) for task, values in found.items()}
 
 
 def load_arms(

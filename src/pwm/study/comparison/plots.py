@@ -175,7 +175,7 @@ def performance_profiles(study: StudyComparison) -> Figure | None:
     Returns:
         None with fewer than two such tasks, or where an arm has not the same number of seeds on each of them.
     """
-    matrices = [matrix for matrix in study.normalised().values() if matrix is not None]
+    matrices = [matrix for matrix in study.normalised.values() if matrix is not None]
     if len(matrices) < len(study.arms) or (tasks := matrices[0].shape[1]) < 2:
         return None
     thresholds = np.linspace(min(m.min() for m in matrices), max(m.max() for m in matrices), THRESHOLDS)

@@ -20,7 +20,7 @@ from pwm.errors import StorageError
 from pwm.files import write_atomically, write_json, write_text
 from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import made_with
+from pwm.study.comparison.fairness import stated_origin
 from pwm.study.comparison.verdict import Criterion, criteria, verdict
 from pwm.study.report import background
 from pwm.study.report import results as result
@@ -182,7 +182,7 @@ def _data(
                 "path": paths.show(run.path),
                 "held_out": findings.held_out[run.key],
                 "cost": cost,
-                "made_with": made_with(run),
+                "made_with": stated_origin(run.path),
                 "configuration": run.config.identity(),
             }
             for (label, run), cost in zip(runs, chain.from_iterable(costs.values()), strict=True)

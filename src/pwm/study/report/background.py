@@ -14,7 +14,7 @@ from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.tables.runs import Run
 from pwm.study.comparison.arm_comparison import StudyComparison
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import made_with
+from pwm.study.comparison.fairness import stated_origin
 from pwm.study.comparison.verdict import size_differences
 from pwm.study.comparison.wording import count, listing, mean_and_std, minutes, number, percent, share
 from pwm.study.report.document import (
@@ -196,7 +196,7 @@ def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
 
 def environment(study: StudyComparison) -> Section:
     """What the runs were made with, as their manifests say."""
-    made = {(arm.label, run.key): made_with(run) for arm in study.arms for run in arm.table.runs}
+    made = {(arm.label, run.key): stated_origin(run.path) for arm in study.arms for run in arm.table.runs}
     rows: list[Row] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
         groups: dict[str, list[str]] = {}
