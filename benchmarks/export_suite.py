@@ -49,10 +49,10 @@ from study_files import (
 from pwm.analysis.statistics.comparison import Comparison, compare_arms
 from pwm.analysis.statistics.estimates import Estimate, median, probability_of_improvement
 from pwm.analysis.tables.records import load_records
-from pwm.analysis.tables.run_files import read_manifest
 from pwm.analysis.tables.runs import Run, load_runs
 from pwm.errors import CheckpointError, DataError, PwmError
 from pwm.files import write_text
+from pwm.runs.provenance import read_manifest
 from pwm.study.comparison.wording import count
 from pwm.study.experiment_file import experiment_names, load_experiment
 from pwm.study.findings import held_out

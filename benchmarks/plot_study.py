@@ -26,7 +26,8 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 from study_files import Curve, Curves, load
 
-from pwm.analysis.plots.visualization import COLOURS, draw_references, save
+from pwm.analysis.plots.style import COLOURS, save_figure
+from pwm.analysis.plots.visualization import draw_references
 
 PANELS = {
     "latent error, 1 step": ("eval/latent_error_k1",),
@@ -179,7 +180,7 @@ def plot_study(
     known = {row["algorithm"] for row in rows}
     shown = [name for name in algorithms if name in known]
     if changes_only(shown):
-        return [save(draw_changes(rows, shown), folder / "changes.png")]
+        return [save_figure(draw_changes(rows, shown), folder / "changes.png")]
     colours = dict(zip(shown, COLOURS, strict=False))
     models = {name: colour for name, colour in colours.items() if _diagnosed(curves, name)}
     inner = {key: runs for key, runs in curves.items() if key[1] in models}
@@ -189,7 +190,7 @@ def plot_study(
     }
     if inner:
         pictures["diagnostics.png"] = draw_diagnostics(inner, models)
-    return [save(picture, folder / name) for name, picture in pictures.items()]
+    return [save_figure(picture, folder / name) for name, picture in pictures.items()]
 
 
 if __name__ == "__main__":

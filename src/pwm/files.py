@@ -91,11 +91,11 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path.name} is missing") from error
+        raise DataError(f"{path} is missing") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path.name} holds {type(content).__name__} instead of an object")
+        raise DataError(f"{path} holds {type(content).__name__} instead of an object")
     return content
 
 

@@ -1,6 +1,8 @@
-"""Numbers for tables and progress, of whatever size they are."""
+"""Numbers as text, of whatever size they are, and tables of them."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 
 def readable(value: float, decimals: int = 1) -> str:
@@ -11,3 +13,15 @@ def readable(value: float, decimals: int = 1) -> str:
     if value == 0:
         return f"{0:.{decimals}f}"
     return f"{value:.{decimals}f}" if abs(value) >= 10.0 ** (1 - decimals) else f"{value:.3g}"
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str]) -> str:
+    """Return a plain-text table; the columns titled as one of ``words`` are flush left, all others right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if title in words else cell.rjust(width)
+            for title, cell, width in zip(header, row, widths, strict=True)
+        ).rstrip()
+        for row in [header, *rows]
+    )

@@ -16,8 +16,8 @@ from pwm.configuration.overrides import last_of_each
 from pwm.errors import ConfigError
 from pwm.launch.cli import main
 from pwm.study.experiment_file import experiment_names, load_experiment
-from pwm.study.plan import Plan, make_plan, require_parity
-from pwm.study.plan_table import describe
+from pwm.study.plan import ExperimentPlan, make_plan, require_parity
+from pwm.study.plan_table import plan_in_words
 
 NAMES = experiment_names()
 # Wide enough that LayerNorm's few parameters do not decide parity.
@@ -43,7 +43,7 @@ ARGUMENTS = {
 
 
 @functools.cache
-def plan(name: str, *overrides: str) -> Plan:
+def plan(name: str, *overrides: str) -> ExperimentPlan:
     return make_plan(load_experiment([f"experiment={name}", "env=analytic", *overrides]))
 
 
@@ -141,7 +141,9 @@ def test_the_matched_arm_costs_as_much_as_the_other() -> None:
     assert matched.epoch_flops == wanted.matched
     assert matched.matched == wanted
     assert mlp.matched is flow.matched is None
-    (line,) = [line for line in describe(found, {}, 1, lambda _: False).splitlines() if "an epoch of" in line]
+    (line,) = [
+        line for line in plan_in_words(found, {}, 1, lambda _: False).splitlines() if "an epoch of" in line
+    ]
     left = matched.epoch_flops / flow.epoch_flops - 1
     assert line == f"analytic_lqr: an epoch of mlp_compute costs {left:+.2%} against flow"
     assert abs(matched.epoch_flops / flow.epoch_flops - 1) < abs(mlp.epoch_flops / flow.epoch_flops - 1)

@@ -455,10 +455,8 @@ assert state() == before
 
 
 def test_reading_runs_draws_nothing() -> None:
-    code = (
-        "import sys, pwm.analysis.tables.runs, pwm.study.comparison.arms; print('matplotlib' in sys.modules)"
-    )
-    done = run_python(code)
+    modules = "pwm.analysis.tables.runs, pwm.study.comparison.tables, pwm.study.comparison.verdict"
+    done = run_python(f"import sys, {modules}; print('matplotlib' in sys.modules)")
     assert done.stdout.strip() == "False", done.stdout + done.stderr
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.unit.run_folders import write_run
 
-from pwm.analysis.plots.visualization import save
+from pwm.analysis.plots.style import save_figure
 from pwm.analysis.statistics.comparison import limits
 from pwm.analysis.statistics.estimates import (
     Estimate,
@@ -29,9 +29,11 @@ from pwm.analysis.tables.run_measures import MEASURES
 from pwm.configuration.config import ExperimentConfig
 from pwm.launch import compare
 from pwm.launch.cli import main
-from pwm.study.comparison.arms import load_algorithms, load_arms
+from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
+from pwm.study.comparison.arms import Arm, load_algorithms, load_arms
+from pwm.study.comparison.fairness import DECLARED
 from pwm.study.comparison.plots import learning_curves, losses, task_bars
-from pwm.study.comparison.tables import compare_with_first, comparison_text
+from pwm.study.comparison.tables import comparison_text
 
 pytest.importorskip("rliable")
 
@@ -86,6 +88,12 @@ def shown(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def compared_by_final(arms: list[Arm]) -> StudyComparison:
+    """The arms compared by their last evaluations."""
+    scores = {arm.label: arm.scores() for arm in arms}
+    return compare_study(arms, MEASURES["final"], scores, DECLARED, {})
 
 
 def names(folder: Path) -> set[str]:
@@ -166,7 +174,7 @@ def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tupl
     text = compared[1]
     assert "return of the last evaluation" in text
     (line,) = [line for line in text.split("flow against baseline")[1].splitlines() if line.startswith(LQR)]
-    assert line.split()[1:] == ["12.0", "[5.55,", "18.5]", "+57.1", "0.007", "0.014", "0.100", "0.200"]
+    assert line.split()[1:] == ["+12.0", "[5.5,", "18.5]", "+57.1", "%", "0.007", "0.014", "0.10", "0.20"]
     for note in [*limits(2, 2, tasks=2), *limits(3, 3, tasks=2)]:
         assert f"- {note}\n" in text
     assert "there is no figure over all tasks" in text
@@ -189,18 +197,30 @@ def test_script_of_the_predecessor_runs(logdir: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert names(output) == FILES | {PROFILES}
     assert "flow against mlp" in done.stdout
-    assert "probability that a run of flow beats one of mlp: 1.00\n" in done.stdout
-    # Of doing nothing (10) and the best run (30 and 210).
-    assert "(0 = doing nothing, 1 = best run of the task): flow 1.00, mlp 0.72\n" in done.stdout
+    assert (
+        "probability that a run of flow beats one of mlp, with 95 % bootstrap intervals: 1.00\n"
+        in done.stdout
+    )
+    # One seed each, of the floor (10) and the best arm (30 and 210).
+    assert (
+        "interquartile mean of normalised scores, with 95 % bootstrap intervals: flow 1.00, mlp 0.72\n"
+        in (done.stdout)
+    )
+    assert (
+        "on which 0 is the floor and 1 the mean of the best arm: analytic_counting 10.0 and 210.0;"
+        in done.stdout
+    )
 
 
 def test_figures_over_tasks_are_shown_with_their_intervals(logdir: Path) -> None:
     arms = load_algorithms([f"{logdir}/*/mlp/seed1", f"{logdir}/*/flow/seed1"])
-    ((label, comparison),) = compare_with_first(arms).items()
-    found = replace(comparison, improvement=Estimate(0.72, 0.5, 0.91), candidate_iqm=Estimate(0.8, 0.7, 0.9))
-    text = comparison_text(arms, {label: found})
-    assert "beats one of mlp: 0.72 [95 % bootstrap: 0.50, 0.91]\n" in text
-    assert "flow 0.80 [95 % bootstrap: 0.70, 0.90], mlp 0.72\n" in text
+    study = compared_by_final(arms)
+    (pair,) = study.candidates
+    pair = replace(pair, comparison=replace(pair.comparison, improvement=Estimate(0.72, 0.5, 0.91)))
+    iqm = study.iqm | {"flow": Estimate(0.8, 0.7, 0.9)}
+    text = comparison_text(replace(study, candidates=[pair], iqm=iqm), DECLARED)
+    assert "beats one of mlp, with 95 % bootstrap intervals: 0.72 [0.50, 0.91]\n" in text
+    assert "with 95 % bootstrap intervals: flow 0.80 [0.70, 0.90], mlp 0.72\n" in text
 
 
 # --- calling forms --------------------------------------------------------------------------------
@@ -250,12 +270,16 @@ def test_measure_and_smoothing_reach_tables_and_figures(logdir: Path, shown: Sho
     assert [row["mean"] for row in rows(tmp_path / "analysis" / "comparison.csv")] == ["21.0", "31.0"]
     assert "higher than what the policy is worth" in text
     arms = load_algorithms(paths)
+    scores = {arm.label: arm.scores("best") for arm in arms}
+    best = compare_study(arms, MEASURES["best"], scores, DECLARED, {})
     for name, figure in {
         "learning_curves_wall_time.png": learning_curves(arms, "wall_time", 0.5),
         "losses.png": losses(arms, 0.5),
-        "task_bars.png": task_bars(arms, "best"),
+        "task_bars.png": task_bars(best),
     }.items():
-        assert (tmp_path / "analysis" / name).read_bytes() == save(figure, tmp_path / name).read_bytes()
+        assert (tmp_path / "analysis" / name).read_bytes() == save_figure(
+            figure, tmp_path / name
+        ).read_bytes()
 
 
 def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_path: Path) -> None:
@@ -309,7 +333,7 @@ def test_what_makes_a_comparison_unfair_is_named(logdir: Path, tmp_path: Path) -
     other = write_run(tmp_path, LQR, "long", 4, [5.0, 6.0, 7.0, 8.0])
     paths = {"a": [f"{logdir}/*/mlp/seed1"], "b": [other], "c": [logdir / LQR / "flow" / "seed1"]}
     arms = load_arms(paths)
-    text = comparison_text(arms, compare_with_first(arms))
+    text = comparison_text(compared_by_final(arms), DECLARED)
     of_b, of_c = text.split("c against a\n")
     assert "b and a are NOT COMPARABLE: more differs than was declared (alg.dynamics.*):\n" in of_b
     for line in (
@@ -321,7 +345,7 @@ def test_what_makes_a_comparison_unfair_is_named(logdir: Path, tmp_path: Path) -
     assert "c and a are NOT COMPARABLE" in of_c
     assert "runs.tasks" in of_c
     assert "runs.seeds" not in of_c
-    assert "not for the 2 comparisons with a\n" in text
+    assert "not for the 2 comparisons with a.\n" in text
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, trained
 
-from pwm.analysis.plots import visualization
+from pwm.analysis.plots import style
 from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.analysis.tables.records import load_records
 from pwm.configuration.config import ExperimentConfig, compose_config
@@ -344,7 +344,7 @@ def test_damaged_files_are_named(name: str, content: bytes, run: Path, shown: Ca
     (run / name).write_bytes(content)
     code, lines = shown("plot", run)
     assert code == 2
-    assert lines[0].startswith(f"pwm: {run / name} is ")
+    assert lines[0].startswith(f"pwm: {run / name} ")
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "empty folder", "file"])
@@ -382,9 +382,9 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[Axes]]:
 
     def draw(folder: Path) -> list[Axes]:
         drawn: list[Figure] = []
-        save = visualization.save
+        save = style.save_figure
         with monkeypatch.context() as patch:
-            patch.setattr(visualization, "save", lambda figure, p: [drawn.append(figure), save(figure, p)][1])
+            patch.setattr(style, "save_figure", lambda figure, p: [drawn.append(figure), save(figure, p)][1])
             TrainingVisualizer(folder).plot_learning_curves()
         return drawn[0].axes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pwm.analysis.statistics.estimates import summarise
-from pwm.study.comparison.outcome import Scores, _scale, mean_difference
+from pwm.study.comparison.arm_comparison import ScoresByTask, find_scale, mean_difference
 
 SIMULATIONS = 1000
 LEARNED = ("a", "b", "c")
@@ -14,8 +14,8 @@ NEAR = "near the floor"
 REFERENCES = {task: {"zero_action": 0.0, "random_action": -5.0} for task in (*LEARNED, NEAR)}
 
 
-def scale_of(candidate: Scores, baseline: Scores) -> dict[str, tuple[float, float]]:
-    return _scale({"flow": {"final": candidate}, "MLP": {"final": baseline}}, REFERENCES)
+def scale_of(candidate: ScoresByTask, baseline: ScoresByTask) -> dict[str, tuple[float, float]]:
+    return find_scale({"flow": candidate, "MLP": baseline}, REFERENCES)
 
 
 def simulate(loss: float) -> tuple[float, float]:
@@ -48,7 +48,7 @@ def test_a_task_near_the_floor_is_left_out_unless_an_arm_is_shown_to_be_above_it
     noise = np.array([-30.0, 0.0, 30.0])
     references = {task: {"zero_action": 0.0} for task in wins} | {NEAR: {"zero_action": 0.0}}
     arms = [wins | {NEAR: 1 + noise}, losses | {NEAR: noise}]
-    scale = _scale({"flow": {"final": arms[0]}, "MLP": {"final": arms[1]}}, references)
+    scale = find_scale({"flow": arms[0], "MLP": arms[1]}, references)
     assert sorted(scale) == sorted(wins)
     found = mean_difference(*arms, sorted(scale), scale)
     assert found is not None

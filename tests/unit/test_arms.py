@@ -9,7 +9,8 @@ import pytest
 from tests.unit.run_folders import write_run
 
 from pwm.errors import DataError
-from pwm.study.comparison.arms import load_algorithms, load_arms, reference_scale, zero_action
+from pwm.study.comparison.arm_comparison import find_scale
+from pwm.study.comparison.arms import load_algorithms, load_arms, references_of
 
 LQR, COUNTING = "analytic_lqr", "analytic_counting"
 
@@ -32,6 +33,8 @@ def test_an_arm_holds_all_seeds_of_all_tasks_of_its_label(logdir: Path) -> None:
     assert baseline.runs("no such task") == []
     np.testing.assert_array_equal(baseline.scores()[LQR], [2.0, 3.0])
     np.testing.assert_array_equal(candidate.scores("auc")[COUNTING], [(5 + 30) / 2, (10 + 40) / 2])
+    with pytest.raises(DataError, match="seed1 has no value for 'steps_to_threshold'"):
+        baseline.scores("steps_to_threshold")
 
 
 def test_several_folders_make_one_arm(logdir: Path) -> None:
@@ -110,23 +113,26 @@ def test_a_path_without_a_usable_run_is_refused(logdir: Path) -> None:
         load_algorithms([logdir / LQR / "mlp", late])
 
 
-def test_zero_action_comes_from_the_first_run_that_knows(tmp_path: Path) -> None:
+def test_references_come_from_the_first_run_that_knows(tmp_path: Path) -> None:
     write_run(tmp_path, LQR, "mlp", 1, [1.0, 1.0], zero_action=None)
     write_run(tmp_path, LQR, "mlp", 2, [1.0, 1.0], zero_action=-3.0)
     (arm,) = load_arms({"x": [tmp_path]})
-    assert zero_action([arm], LQR) == -3.0
-    assert zero_action([arm], COUNTING) is None
+    assert references_of([arm], LQR) == {"zero_action": -3.0}
+    assert references_of([arm], COUNTING) == {}
 
 
-def test_scale_runs_from_doing_nothing_to_the_best_run(logdir: Path) -> None:
-    arms = load_algorithms([logdir])
-    # Nobody beats 10 on the first task, where the worst run ends at 2.
-    assert reference_scale(arms) == {COUNTING: (10.0, 60.0), LQR: (10.0, 18.0)}
-    assert reference_scale(arms[:1], "best") == {COUNTING: (10.0, 60.0), LQR: (10.0, 15.0)}
+def test_scale_runs_from_the_floor_to_the_mean_of_the_best_arm(logdir: Path) -> None:
+    # Nobody beats 10 on the first task, where the best run ends at 6.
+    for arms, best in ((load_algorithms([logdir]), 55.0), (load_algorithms([logdir / "*" / "mlp"]), 25.0)):
+        scores = {arm.label: arm.scores() for arm in arms}
+        references = {task: references_of(arms, task) for task in (LQR, COUNTING)}
+        # Two seeds, 10 apart, show nothing: their interval reaches far below the floor.
+        assert find_scale(scores, references) == {}
+        alone = {label: {COUNTING: found[COUNTING].mean(keepdims=True)} for label, found in scores.items()}
+        assert find_scale(alone, references) == {COUNTING: (10.0, best)}
 
 
-def test_there_is_no_scale_without_a_score_of_doing_nothing_or_without_extent(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", LQR, "mlp", 1, [1.0, 1.0], zero_action=None)
-    write_run(tmp_path / "b", LQR, "mlp", 1, [1.0, 1.0], zero_action=1.0)
-    for folder in "ab":
-        assert reference_scale(load_algorithms([tmp_path / folder])) is None
+def test_there_is_no_scale_without_a_floor(logdir: Path) -> None:
+    (arm,) = load_algorithms([logdir / "*" / "mlp" / "seed1"])
+    assert find_scale({"mlp": arm.scores()}, {COUNTING: {}, LQR: {}}) == {}
+    assert find_scale({"mlp": arm.scores()}, {COUNTING: {"random_action": 30.0}, LQR: {}}) == {}

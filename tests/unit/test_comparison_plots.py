@@ -12,10 +12,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from tests.unit.run_folders import configuration, write_run
 
-from pwm.analysis.plots.visualization import COLOURS, save
+from pwm.analysis.plots.style import COLOURS, save_figure
 from pwm.analysis.statistics.curves import smooth
 from pwm.analysis.statistics.estimates import summarise
+from pwm.analysis.tables.run_measures import MEASURES
 from pwm.errors import ConfigError, DataError
+from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm, load_algorithms, load_arms
 from pwm.study.comparison.plots import (
     gradient_norms,
@@ -38,7 +40,7 @@ def metrics(gain: float) -> dict[str, list[float | None]]:
         "wm/grad_norm": [2.0 * gain, 3.0 * gain, 40.0],
         "actor/grad_norm": [0.1, 0.5, None],
         "critic/grad_norm": [0.0, 1.0, 2.0],
-        "wm/dynamics_loss": [0.3 * gain, 0.2 * gain, 0.1 * gain],
+        "wm/dynamics_loss": [3.0 * gain, 0.2 * gain, 0.1 * gain],
         "actor/loss": [1.0, -1.0, -2.0],
         "wm/latent_error_k1": [0.9, 0.8, 0.7],
         "wm/latent_error_k4": [0.8, 0.7, 0.6],
@@ -63,6 +65,12 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def arms(logdir: Path) -> list[Arm]:
     return load_algorithms([logdir / "*" / "mlp", logdir])
+
+
+def compared(arms: list[Arm], measure: str = "final") -> StudyComparison:
+    """The arms compared by one of ``MEASURES``."""
+    scores = {arm.label: arm.scores(measure) for arm in arms}
+    return compare_study(arms, MEASURES[measure], scores, ["*"], {})
 
 
 def panel(figure: Figure, title: str) -> Axes:
@@ -112,7 +120,7 @@ def test_curves_show_every_run_their_mean_and_its_student_interval(arms: list[Ar
         np.testing.assert_allclose(high, [estimate.high for estimate in wanted])
 
 
-def test_figures_say_what_the_band_is_who_is_who_and_what_doing_nothing_scores(arms: list[Arm]) -> None:
+def test_figures_say_what_the_band_is_who_is_who_and_where_the_floor_is(arms: list[Arm]) -> None:
     figure = learning_curves(arms)
     assert "95 % Student interval" in caption(figure)
     (legend,) = figure.legends
@@ -123,7 +131,7 @@ def test_figures_say_what_the_band_is_who_is_who_and_what_doing_nothing_scores(a
         assert [list(line.get_ydata()) for line in axes.lines if to_hex(line.get_color()) == "#000000"] == [
             [score, score]
         ]
-        assert [text.get_text() for text in axes.texts] == [f"zero action {score:.1f}"]
+        assert [text.get_text() for text in axes.texts] == [f"floor {str(score).replace('-', '−')}"]
 
 
 def test_over_wall_time_the_mean_ends_with_the_fastest_run(arms: list[Arm]) -> None:
@@ -167,7 +175,7 @@ def test_a_wide_band_does_not_flatten_the_curves(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_refused() -> None:
-    for draw in (learning_curves, task_bars, gradient_norms, losses, performance_profiles):
+    for draw in (learning_curves, gradient_norms, losses):
         with pytest.raises(DataError, match="no arms"):
             draw([])
 
@@ -175,8 +183,8 @@ def test_nothing_to_draw_is_refused() -> None:
 # --- bars -----------------------------------------------------------------------------------------
 
 
-def test_bars_reach_from_doing_nothing_to_the_mean(arms: list[Arm]) -> None:
-    figure = task_bars(arms, "best")
+def test_bars_reach_from_the_floor_to_the_mean(arms: list[Arm]) -> None:
+    figure = task_bars(compared(arms, "best"))
     assert figure.legends[0].get_title().get_text() == "return of the best evaluation"
     axes = panel(figure, COUNTING)
     for bar, curves in zip(axes.patches, RETURNS.values(), strict=True):
@@ -190,10 +198,10 @@ def test_bars_reach_from_doing_nothing_to_the_mean(arms: list[Arm]) -> None:
 
 def test_an_arm_without_a_run_of_a_task_is_named_there(logdir: Path) -> None:
     arms = load_arms({"mlp": [logdir / "*" / "mlp"], "flow": [logdir / LQR / "flow"]})
-    figure = task_bars(arms)
-    assert [text.get_text() for text in panel(figure, COUNTING).texts] == ["no run"]
-    assert not panel(figure, LQR).texts
-    assert performance_profiles(arms) is None
+    figure = task_bars(compared(arms))
+    assert [text.get_text() for text in panel(figure, COUNTING).texts] == ["no run", "floor −90.0"]
+    assert [text.get_text() for text in panel(figure, LQR).texts] == ["floor 10.0"]
+    assert performance_profiles(compared(arms)) is None
     assert len(lines(panel(learning_curves(arms), COUNTING), COLOURS[1])) == 0
 
 
@@ -230,7 +238,7 @@ def test_loss_panels_of_what_was_logged(arms: list[Arm]) -> None:
     *singles, mean = lines(axes, COLOURS[0])
     assert len(singles) == 3
     np.testing.assert_array_equal(mean[0], [100, 200, 300])
-    np.testing.assert_allclose(mean[1], [0.6, 0.4, 0.2])
+    np.testing.assert_allclose(mean[1], [6.0, 0.4, 0.2])
     assert axes.get_yscale() == "log"
     assert panel(figure, f"{LQR}: actor loss").get_yscale() == "linear"
 
@@ -253,12 +261,12 @@ def test_runs_cut_before_any_training_have_figures(logdir: Path, tmp_path: Path)
         [
             learning_curves(arms),
             learning_curves(arms, "wall_time"),
-            task_bars(arms),
+            task_bars(compared(arms)),
             gradient_norms(arms),
             losses(arms),
         ]
     ):
-        assert save(figure, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+        assert save_figure(figure, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
     assert [text.get_text() for text in losses(arms).axes[0].texts] == ["not logged"]
 
 
@@ -267,21 +275,21 @@ def test_runs_cut_before_any_training_have_figures(logdir: Path, tmp_path: Path)
 
 def test_profiles_are_shares_of_runs_above_normalised_scores(arms: list[Arm]) -> None:
     pytest.importorskip("rliable")
-    figure = performance_profiles(arms[:1])
+    figure = performance_profiles(compared(arms[:1]))
     assert figure is not None
     (axes,) = figure.axes
     ((x, y, _),) = lines(axes, COLOURS[0])
-    # On both tasks doing nothing scores as the first return, and the best run 36 more.
-    scores = np.tile([(returns[-1] - 10) / 36 for returns in RETURNS["mlp"]], 2)
+    # On both tasks the floor is the first return, and the mean of the last ones is 31 more.
+    scores = np.tile([(returns[-1] - 10) / 31 for returns in RETURNS["mlp"]], 2)
     np.testing.assert_allclose(y, [(scores > threshold).mean() for threshold in x])
     assert "bootstrap" in caption(figure)
 
 
 def test_there_is_no_profile_of_one_task_or_without_a_scale(logdir: Path, tmp_path: Path) -> None:
-    assert performance_profiles(load_algorithms([logdir / LQR])) is None
+    assert performance_profiles(compared(load_algorithms([logdir / LQR]))) is None
     for task in (LQR, COUNTING):
         write_run(tmp_path, task, "mlp", 1, [1.0, 2.0], zero_action=None)
-    assert performance_profiles(load_algorithms([tmp_path])) is None
+    assert performance_profiles(compared(load_algorithms([tmp_path]))) is None
 
 
 # --- all figures ----------------------------------------------------------------------------------
@@ -289,8 +297,9 @@ def test_there_is_no_profile_of_one_task_or_without_a_scale(logdir: Path, tmp_pa
 
 def test_no_global_figure_is_opened(arms: list[Arm]) -> None:
     before = plt.get_fignums()
-    for draw in (learning_curves, task_bars, gradient_norms, losses):
+    for draw in (learning_curves, gradient_norms, losses):
         draw(arms)
+    task_bars(compared(arms))
     assert plt.get_fignums() == before
 
 
@@ -298,6 +307,6 @@ def test_any_label_can_be_drawn(logdir: Path, tmp_path: Path) -> None:
     labels = ["_mlp", "a $b_", r"$\frac$ of x^{"]
     arms = load_arms({label: [logdir / LQR / "mlp"] for label in labels})
     figure = learning_curves(arms)
-    save(figure, tmp_path / "figure.png")
+    save_figure(figure, tmp_path / "figure.png")
     assert len(figure.legends[0].get_texts()) == 3
     assert learning_curves(arms[2:]).legends[0].get_texts()[0].get_text() == r"\$\frac\$ of x^{ (3 seeds)"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.unit.run_folders import MANIFEST, configuration
 
-from pwm.analysis.tables.run_measures import Evaluation
+from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.analysis.tables.runs import Run, RunTable
 from pwm.configuration.config import ExperimentConfig
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import Difference, find_differences, is_declared, made_with
+from pwm.study.comparison.fairness import Difference, find_differences, is_declared, stated_origin
 
 TASKS = ("analytic_counting", "analytic_lqr")
 COMMIT = MANIFEST["git_commit"]
@@ -39,7 +39,7 @@ def runs(tmp_path: Path) -> Runs:
             parameters={},
             commit=None,
             reference={},
-            evaluations=(Evaluation(2, 200, 60.0, 1.0, None),),
+            evaluations=(EvaluationRecord(2, 200, 60.0, 1.0, None),),
         )
         made[key].path.mkdir(parents=True)
         change_manifest(made[key])
@@ -149,7 +149,7 @@ def test_earlier_sittings_count(runs: Runs) -> None:
     assert [str(d) for d in found(runs)] == [
         f"manifest.git_commit ({COMMIT} against old, then {COMMIT}, analytic_lqr seed 1)"
     ]
-    assert made_with(run)["device"] == "Test CPU"
+    assert stated_origin(run.path)["device"] == "Test CPU"
 
 
 def test_unknown_origin_is_a_difference(runs: Runs) -> None:
@@ -203,7 +203,7 @@ def test_missing_seeds_and_tasks_are_named(runs: Runs) -> None:
 
 def test_unequal_training_is_named(runs: Runs) -> None:
     key = ("analytic_lqr", "b", 2)
-    runs[key] = dataclasses.replace(runs[key], evaluations=(Evaluation(1, 100, 30.0, 1.0, None),))
+    runs[key] = dataclasses.replace(runs[key], evaluations=(EvaluationRecord(1, 100, 30.0, 1.0, None),))
     assert [str(d) for d in found(runs)] == ["runs.env_steps (200 against 100, analytic_lqr seed 2)"]
 
 

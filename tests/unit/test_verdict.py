@@ -15,11 +15,11 @@ from tests.unit.run_folders import configuration
 from pwm.analysis.cost.parameter_parity import Parities, Parity
 from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.statistics.comparison import Comparison, compare_tasks
-from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.analysis.tables.runs import Run, RunTable
+from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison, mean_difference
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import Difference
-from pwm.study.comparison.outcome import Outcome, Outcomes, mean_difference
 from pwm.study.comparison.verdict import Criterion, criteria, verdict
 
 pytest.importorskip("statsmodels")
@@ -54,32 +54,30 @@ def arm(label: str, parameters: int | None = 1000, reference: float | None = 0.0
             parameters={} if parameters is None else {"world_model": parameters},
             commit=None,
             reference={} if reference is None else {"zero_action": reference},
-            evaluations=(Evaluation(1, 100, 60.0, 1.0, None),),
+            evaluations=(EvaluationRecord(1, 100, 60.0, 1.0, None),),
         )
         for task in TASKS
     ]
     return Arm(label, RunTable(runs, []))
 
 
-def outcome(candidate: Scores, baseline: Scores) -> Outcome:
-    """Outcome of these final and best scores."""
+def pair(candidate: Scores, baseline: Scores) -> ArmComparison:
+    """Comparison by these final and best scores."""
     a, b = ({task: np.array(values) for task, values in arm.items()} for arm in (candidate, baseline))
     scaled = sorted(a)
     tasks = compare_tasks(a, b)
     overall = mean_difference(a, b, scaled, SCALE)
-    return Outcome(
-        arm("MLP"), arm("flow"), Comparison(tasks, None, None, None, []), tasks, overall, scaled, []
-    )
+    return ArmComparison(arm("MLP"), arm("flow"), Comparison(tasks, None, []), tasks, overall, scaled, [])
 
 
 @functools.cache
-def better() -> Outcome:
-    return outcome(HIGH, LOW)
+def better() -> ArmComparison:
+    return pair(HIGH, LOW)
 
 
 @functools.cache
-def worse() -> Outcome:
-    return outcome(LOW, HIGH)
+def worse() -> ArmComparison:
+    return pair(LOW, HIGH)
 
 
 # --- the sentence ---------------------------------------------------------------------------------
@@ -104,7 +102,7 @@ def test_worse() -> None:
 
 
 def test_one_task_is_judged_in_returns() -> None:
-    said = verdict(outcome({LQR: HIGH[LQR]}, {LQR: LOW[LQR]}))
+    said = verdict(pair({LQR: HIGH[LQR]}, {LQR: LOW[LQR]}))
     assert said.startswith(
         "flow is better than MLP: +50.0 (95 % interval 38.7 to 61.3) in return with 3 seeds"
     )
@@ -113,21 +111,21 @@ def test_one_task_is_judged_in_returns() -> None:
 
 def test_noise_cannot_be_told_apart() -> None:
     noisy = {COUNTING: (1.0, 9.0, 6.0), LQR: (20.0, 90.0, 60.0)}
-    said = verdict(outcome(noisy, LOW))
+    said = verdict(pair(noisy, LOW))
     assert said.startswith("flow and MLP cannot be told apart: +0.0")
     assert said.endswith("better on none, worse on none.")
 
 
 def test_one_seed_cannot_show_anything() -> None:
     single = [{task: scores[:1] for task, scores in arm.items()} for arm in (HIGH, LOW)]
-    assert verdict(outcome(*single)) == (
+    assert verdict(pair(*single)) == (
         "flow and MLP cannot be told apart with 1 seed per arm on 2 tasks: a single run has no spread to "
         "judge by."
     )
 
 
 def test_scores_that_do_not_vary_cannot_be_tested() -> None:
-    said = verdict(outcome({LQR: (2.0, 2.0)}, {LQR: (1.0, 1.0)}))
+    said = verdict(pair({LQR: (2.0, 2.0)}, {LQR: (1.0, 1.0)}))
     assert said.endswith("with 2 seeds per arm on 1 task: no score varies, so there is nothing to test.")
 
 
@@ -175,7 +173,7 @@ def test_best_policies_that_say_the_opposite_are_mentioned() -> None:
 
 
 def judge(
-    found: Outcome,
+    found: ArmComparison,
     parity: Parities | None = None,
     cost: RunCost = COST,
     reference: Mapping[str, float] | None = None,
@@ -183,18 +181,20 @@ def judge(
 ) -> dict[str, Criterion]:
     """Criteria by the first word that tells them apart."""
     measured = {"seed": 1, "best": 10.0, "final": 10.0, "retention": 1.0} | row
-    outcomes = Outcomes(
+    study = StudyComparison(
         arms=[found.baseline, found.candidate],
+        measure="score",
         references={task: dict(reference or {"zero_action": 0.0}) for task in TASKS},
         scale=dict(SCALE),
         scores={},
         rows={"flow": [{"task": task, **measured} for task in TASKS]},
-        costs={"flow": [cost, cost]},
+        differences=[],
+        normalised={},
         iqm={},
         candidates=[found],
     )
     names = ("fair", "tasks", "size", "failed", "skipped", "retention", "seed")
-    return dict(zip(names, criteria(outcomes, parity or {}), strict=True))
+    return dict(zip(names, criteria(study, {"flow": [cost, cost]}, parity or {}), strict=True))
 
 
 def failed(judged: Mapping[str, Criterion]) -> list[str]:
@@ -206,15 +206,19 @@ def test_everything_can_be_met() -> None:
 
 
 def test_half_of_the_tasks_are_enough_and_less_are_not() -> None:
-    half = dataclasses.replace(better().final, tasks=[better().final.tasks[0], worse().final.tasks[1]])
-    assert failed(judge(dataclasses.replace(better(), final=half))) == []
+    half = dataclasses.replace(
+        better().comparison, tasks=[better().comparison.tasks[0], worse().comparison.tasks[1]]
+    )
+    assert failed(judge(dataclasses.replace(better(), comparison=half))) == []
     assert failed(judge(worse())) == ["tasks"]
 
 
 def test_tasks_that_do_not_count_pass_nothing() -> None:
     # Better on the task that counts for nothing, worse on the other.
-    mixed = dataclasses.replace(better().final, tasks=[better().final.tasks[0], worse().final.tasks[1]])
-    judged = judge(dataclasses.replace(better(), final=mixed, scaled=[LQR]))
+    mixed = dataclasses.replace(
+        better().comparison, tasks=[better().comparison.tasks[0], worse().comparison.tasks[1]]
+    )
+    judged = judge(dataclasses.replace(better(), comparison=mixed, scaled=[LQR]))
     assert failed(judged) == ["tasks"]
     assert judged["tasks"].detail == (
         "0 of 1 (analytic_lqr 50.0 against 100.0); not counted: no arm is shown to be above the floor on "
@@ -264,7 +268,7 @@ def test_what_was_not_measured_is_not_met() -> None:
 def test_the_peak_is_measured_from_the_better_policy_that_knows_nothing() -> None:
     # Of a gain of 100 over doing nothing 10 are left, which is 0.92 of the way up from acting at random.
     reference = {"zero_action": 0.0, "random_action": -1000.0}
-    curve = [Evaluation(n, n, n, value, None) for n, value in enumerate([0.0, 100.0, 10.0])]
+    curve = [EvaluationRecord(n, n, n, value, None) for n, value in enumerate([0.0, 100.0, 10.0])]
     found = measures(curve, reference, None)
     row = {name: found[name] for name in ("best", "final", "retention")}
     assert row["retention"] == pytest.approx(0.1)
@@ -282,17 +286,19 @@ def test_one_run_without_a_peak_fails_what_the_others_pass() -> None:
         {"task": LQR, "seed": seed, "best": best, "final": best, "retention": kept}
         for seed, best, kept in ((1, 10.0, 1.0), (2, -1.0, None), (3, 10.0, 1.0))
     ]
-    outcomes = Outcomes(
+    study = StudyComparison(
         arms=[found.baseline, found.candidate],
+        measure="score",
         references={task: {"zero_action": 0.0} for task in TASKS},
         scale=dict(SCALE),
         scores={},
         rows={"flow": rows},
-        costs={"flow": [COST]},
+        differences=[],
+        normalised={},
         iqm={},
         candidates=[found],
     )
-    *_, kept, ends = criteria(outcomes, {})
+    *_, kept, ends = criteria(study, {"flow": [COST]}, {})
     assert (kept.passed, ends.passed) == (False, False)
     assert kept.detail == (
         "analytic_lqr 1.00; 1 of 3 runs cannot be judged: analytic_lqr seed 2 never above the floor"

@@ -15,7 +15,7 @@ from pwm.checkpoints.policy_files import checkpoint_name, find_policy
 from pwm.configuration.building import build_env, pick_device
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError, DataError
-from pwm.numbers import readable
+from pwm.numbers import aligned, readable
 from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED, evaluate, reference_scores
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
@@ -154,12 +154,4 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     if len({tuple(row[:4]) for row in rows}) < len(rows):
         header.append("policy")
         rows = [[*row, r["policy"]] for row, r in zip(rows, results, strict=True)]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    to_the_left = ("task", "algorithm", "checkpoint", "policy")
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if title in to_the_left else cell.rjust(width)
-            for title, cell, width in zip(header, row, widths, strict=True)
-        ).rstrip()
-        for row in [header, *rows]
-    )
+    return aligned(header, rows, words=("task", "algorithm", "checkpoint", "policy"))

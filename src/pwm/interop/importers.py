@@ -14,7 +14,7 @@ from pwm.errors import CheckpointError, ConfigError
 from pwm.interop.contents import below, find_world_model, flatten
 from pwm.interop.files import read_file
 from pwm.interop.layouts import ACTION_MASKS, SOURCES, reason, unfold
-from pwm.interop.networks import Given, is_metadata, translate
+from pwm.interop.networks import KnownSizes, is_metadata, translate
 from pwm.interop.statistics import (
     OBSERVATIONS,
     REWARDS,
@@ -95,7 +95,7 @@ def load_world_model(
         if isinstance(path_or_state_dict, Mapping):
             return world_model_file.parse(path_or_state_dict).build()
         return world_model_file.load(Path(path_or_state_dict)).build()
-    given = Given(simnorm_dim, vmin, vmax)
+    given = KnownSizes(simnorm_dim, vmin, vmax)
     return import_world_model(path_or_state_dict, source, given, task, key).stored.build()
 
 
@@ -120,7 +120,7 @@ def convert(
     target = Path(dst)
     if target.exists():
         raise CheckpointError(f"{target} exists already")
-    imported = import_world_model(src, source, Given(simnorm_dim, vmin, vmax), task, key)
+    imported = import_world_model(src, source, KnownSizes(simnorm_dim, vmin, vmax), task, key)
     try:
         world_model_file.save(target, imported.stored)
     except OSError as error:
@@ -131,7 +131,7 @@ def convert(
 def import_world_model(
     origin: str | os.PathLike[str] | Mapping[str, Any],
     source: str,
-    given: Given,
+    given: KnownSizes,
     task: int | None = None,
     key: str | None = None,
 ) -> Imported:
@@ -149,7 +149,7 @@ def import_world_model(
 
 
 def _imported(
-    leaves: Mapping[str, Any], prefix: str, source: str, given: Given, task: int | None
+    leaves: Mapping[str, Any], prefix: str, source: str, given: KnownSizes, task: int | None
 ) -> Imported:
     names = below(leaves, prefix)
     parent = prefix.rstrip(".").rpartition(".")[0]

@@ -18,7 +18,7 @@ from pwm.models import scalar_heads
 from pwm.models.world_model import Options
 
 
-class Given(NamedTuple):
+class KnownSizes(NamedTuple):
     """What no shape shows: group size of SimNorm, and the range of the reward bins."""
 
     simnorm_dim: int
@@ -41,7 +41,7 @@ class Network:
     normed_head: bool = False
 
 
-def translate(names: Mapping[str, Any], source: str, given: Given) -> tuple[Sizes, dict[str, Tensor]]:
+def translate(names: Mapping[str, Any], source: str, given: KnownSizes) -> tuple[Sizes, dict[str, Tensor]]:
     """Sizes and our state dict of the world model ``names`` that ``source`` wrote.
 
     Raises:
@@ -165,7 +165,9 @@ def _disagreements(layout: Source, task_dim: int, networks: Iterable[Network]) -
     return found
 
 
-def _sizes(layout: Source, n_tasks: int, task_dim: int, given: Given, networks: Iterable[Network]) -> Sizes:
+def _sizes(
+    layout: Source, n_tasks: int, task_dim: int, given: KnownSizes, networks: Iterable[Network]
+) -> Sizes:
     encoder, dynamics, reward = networks
     latent, bins = encoder.widths[-1], reward.widths[-1]
     if given.simnorm_dim < 2 or latent % given.simnorm_dim:

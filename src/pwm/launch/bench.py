@@ -75,7 +75,7 @@ def run_benchmarks(parts: Sequence[str], output: Path | None) -> dict[str, Any]:
         )
     figures: dict[str, dict[str, Any]] = {}
     machine = machine_info()
-    print(describe(machine))
+    print(machine_in_words(machine))
     print(f"{'figure':<52}{'measured':>12}{'target':>12}")
     for part in parts or PARTS:
         for name, value in measure(part).items():
@@ -126,7 +126,7 @@ def machine_info() -> dict[str, Any]:
     }
 
 
-def describe(machine: dict[str, Any]) -> str:
+def machine_in_words(machine: dict[str, Any]) -> str:
     """The machine on one line."""
     return (
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_before']:.1f}, "

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
 from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import add_parser, typed_path
 
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141
@@ -38,17 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flow-pwm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    train = commands.add_parser(
-        "train",
-        help="train one agent",
-        description=TRAIN_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    train = add_parser(commands, "train", run_train, "train one agent", TRAIN_HELP)
     train.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
-    train.set_defaults(run=run_train)
 
     evaluate.add_command(commands)
     experiment.add_command(commands)
@@ -58,12 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     parity.add_command(commands)
     convert.add_command(commands)
 
-    bench = commands.add_parser("bench", help="measure speed on this machine")
+    bench = add_parser(commands, "bench", run_bench, "measure speed on this machine")
     bench.add_argument(
         "parts", nargs="*", help="env, replay, epoch, import, logging, esnr, save (default: all)"
     )
     bench.add_argument("--output", type=typed_path, help="also write the figures to this JSON file")
-    bench.set_defaults(run=run_bench)
     return parser
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm.errors import ConfigError, DataError
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import Commands, add_parser, typed_path
 
 if TYPE_CHECKING:
     from pwm.study.comparison.arms import Arm
@@ -27,13 +27,10 @@ results differs beyond what is declared, and it is named. Unfinished runs are na
 MEASURES = ("final", "last10", "best", "auc")
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``compare`` to the parser's subcommands."""
-    compare = commands.add_parser(
-        "compare",
-        help="compare runs of two or more algorithms",
-        description=COMPARE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    compare = add_parser(
+        commands, "compare", run_compare, "compare runs of two or more algorithms", COMPARE_HELP
     )
     compare.add_argument(
         "--run-dirs",
@@ -78,7 +75,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="TASK=VALUE",
         help="return that counts as solved: says when it was reached; once per task",
     )
-    compare.set_defaults(run=run_compare)
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -96,8 +92,8 @@ def run_compare(args: argparse.Namespace) -> None:
     )
     print(text)
     if not any(path.name == "performance_profiles.png" for path in files):
-        print("no performance profiles: they need two tasks or more, with known zero-action scores, and")
-        print("the same number of seeds of every arm on each of them")
+        print("no performance profiles: they need two tasks or more on which an arm is shown to be above the")
+        print("floor, and the same number of seeds of every arm on each of them")
     for path in files:
         print(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import Commands, add_parser, typed_path
 
 SOURCES = ("pwm", "flow-mbpo", "tdmpc2", "newt")
 HELP = """\
@@ -16,14 +16,9 @@ Import a world model of another project. Nothing in its file is run. For example
 """
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``convert`` to the parser's subcommands."""
-    convert = commands.add_parser(
-        "convert",
-        help="import a world model of another code base",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    convert = add_parser(commands, "convert", run, "import a world model of another code base", HELP)
     convert.add_argument("src", type=typed_path, metavar="SRC")
     convert.add_argument("dst", type=typed_path, metavar="DST")
     convert.add_argument("--from", dest="source", required=True, choices=SOURCES)
@@ -41,7 +36,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             default=value,
             help=f"bound of the reward bins in symlog space, for models with bins (default: {value:g})",
         )
-    convert.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import Commands, add_parser, typed_path
 
 DIAGNOSE_HELP = """\
 Record real episodes of a run's policy and judge its world model and critic on them: open-loop error of
@@ -19,13 +19,14 @@ docs/diagnosis.md says what every figure means.
 """
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``diagnose`` to the parser's subcommands."""
-    diagnose = commands.add_parser(
+    diagnose = add_parser(
+        commands,
         "diagnose",
-        help="judge the world model and the critic of one run on real episodes",
-        description=DIAGNOSE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run_diagnose,
+        "judge the world model and the critic of one run on real episodes",
+        DIAGNOSE_HELP,
     )
     diagnose.add_argument("run_or_policy", type=typed_path, metavar="RUN", help="run folder or policy file")
     diagnose.add_argument("--checkpoint", choices=("best", "final"), default="best")
@@ -39,7 +40,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="DIR",
         help="where to write (default: the run folder)",
     )
-    diagnose.set_defaults(run=run_diagnose)
 
 
 def run_diagnose(args: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import Commands, add_parser, typed_path
 
 EVALUATE_HELP = """\
 Evaluate policies with real rewards on episodes that training never saw.
@@ -25,13 +25,14 @@ The results of each policy are stored beside it as evaluation_<policy>.json.
 DEFAULT_ROOT = Path("logs")
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``evaluate`` to the parser's subcommands."""
-    evaluate = commands.add_parser(
+    evaluate = add_parser(
+        commands,
         "evaluate",
-        help="evaluate finished or running runs with real rewards",
-        description=EVALUATE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run_evaluate,
+        "evaluate finished or running runs with real rewards",
+        EVALUATE_HELP,
     )
     evaluate.add_argument(
         "runs", nargs="*", metavar="RUN", help="run folder, folder above, policy file or quoted pattern"
@@ -59,7 +60,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="FILE",
         help="film the first episode of one policy into FILE.mp4 or FILE.gif",
     )
-    evaluate.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from pwm import files
 from pwm.errors import ConfigError, DataError, PwmError
+from pwm.launch.arguments import Commands, add_parser
 
 if TYPE_CHECKING:
-    from pwm.study.plan import Plan, PlannedRun
-    from pwm.study.run_pool import Outcome
+    from pwm.study.plan import ExperimentPlan, PlannedRun
+    from pwm.study.run_pool import JobOutcome
     from pwm.study.run_progress import RunProgress
 
 EPISODES = 64
@@ -42,15 +43,16 @@ Exit code 0: all done; 1: a run failed (the report says which); 2: an error, not
 """
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``experiment`` to the parser's subcommands."""
     folder = Path(__file__).parents[1] / "configs" / "experiment"
     names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    experiment = commands.add_parser(
+    experiment = add_parser(
+        commands,
         "experiment",
-        help="compare several algorithms over tasks and seeds, from the runs to the report",
-        description=EXPERIMENT_HELP % names,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        run_experiment,
+        "compare several algorithms over tasks and seeds, from the runs to the report",
+        EXPERIMENT_HELP % names,
     )
     experiment.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     experiment.add_argument(
@@ -74,7 +76,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     experiment.add_argument(
         "--episodes", type=int, default=EPISODES, help="held-out episodes of every policy (default: 64)"
     )
-    experiment.set_defaults(run=run_experiment)
 
 
 def run_experiment(args: argparse.Namespace) -> int:
@@ -84,7 +85,7 @@ def run_experiment(args: argparse.Namespace) -> int:
     from pwm.study.experiment_file import load_experiment
     from pwm.study.plan import make_plan, require_own_folders, require_parity
     from pwm.study.plan_origin import origin_warnings
-    from pwm.study.plan_table import describe, estimate_by_measuring, estimate_from_runs, total
+    from pwm.study.plan_table import estimate_by_measuring, estimate_from_runs, plan_in_words, total
     from pwm.study.report.packages import require_packages
 
     check_episodes(args.episodes)
@@ -99,7 +100,7 @@ def run_experiment(args: argparse.Namespace) -> int:
             if (cell.task, cell.arm) not in estimates:
                 estimates[cell.task, cell.arm] = estimate_by_measuring(cell, plan.threads)
         finished = {job.run for job in jobs if job.done()}
-        shown = [describe(part, estimates, at_a_time, finished.__contains__), *origin_warnings(plan)]
+        shown = [plan_in_words(part, estimates, at_a_time, finished.__contains__), *origin_warnings(plan)]
         print("\n".join(shown), flush=True)
         require_parity(plan)
         return 0
@@ -122,7 +123,7 @@ class RunJob:
         episodes: held-out episodes of every policy.
     """
 
-    def __init__(self, run: PlannedRun, plan: Plan, episodes: int) -> None:
+    def __init__(self, run: PlannedRun, plan: ExperimentPlan, episodes: int) -> None:
         self.run = run
         self.title = run.title
         self.log = plan.folder / "output" / f"{'_'.join(run.folder.parts[-3:])}.txt"
@@ -181,7 +182,7 @@ class RunJob:
         return ", ".join(means)
 
 
-class Tally:
+class EndedRuns:
     """Tells the user of every run that has ended.
 
     Args:
@@ -192,7 +193,7 @@ class Tally:
     def __init__(self, total: int, before: int) -> None:
         self.total, self.ended = total, before
 
-    def __call__(self, job: RunJob, outcome: Outcome) -> None:
+    def __call__(self, job: RunJob, outcome: JobOutcome) -> None:
         """One more run has ended."""
         from tqdm import tqdm
 
@@ -209,13 +210,13 @@ class Tally:
         sys.stdout.flush()
 
 
-def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
+def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
     from pwm.runs import preemption
     from pwm.study import run_pool
     from pwm.study.findings import write_reports
 
     left = [job for job in jobs if not job.done()]
-    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, Tally(len(jobs), len(jobs) - len(left)))
+    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, EndedRuns(len(jobs), len(jobs) - len(left)))
     failed = {job: outcome for job, outcome in zip(left, outcomes) if outcome.state == run_pool.FAILED}
     for job, outcome in failed.items():
         print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")
@@ -238,7 +239,7 @@ def _execute(plan: Plan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.
     return 1 if failed else 0
 
 
-def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
+def _commands(plan: ExperimentPlan, args: argparse.Namespace) -> list[str]:
     """How to do it again: the experiment as a whole, and step by step."""
     from pwm.checkpoints.policy_files import CHECKPOINTS
 
@@ -251,7 +252,7 @@ def _commands(plan: Plan, args: argparse.Namespace) -> list[str]:
     return [shlex.join(["pwm", "experiment", *args.overrides, *episodes]), *trained, *evaluated]
 
 
-def _at_a_time(jobs: int | None, plan: Plan) -> int:
+def _at_a_time(jobs: int | None, plan: ExperimentPlan) -> int:
     """Processes at the same time."""
     from pwm.envs.engines.mujoco_cpu import usable_cores
 

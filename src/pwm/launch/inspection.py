@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import typed_path
+from pwm.launch.arguments import Commands, add_parser, typed_path
 
 DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
@@ -21,11 +21,13 @@ Compare FOLDER with its manifest.sha256. Exit code 2 and the first wrong file if
 """
 
 
-def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add the commands of this module to the parser's subcommands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    imagine = commands.add_parser(
-        "imagine", help="draw the world model's imagination beside the episodes that really happened"
+    imagine = add_parser(
+        commands,
+        "imagine",
+        run_imagine,
+        "draw the world model's imagination beside the episodes that really happened",
     )
     imagine.add_argument("run_or_policy", type=typed_path, metavar="RUN", help="run folder or policy file")
     imagine.add_argument("--checkpoint", choices=("best", "final"), default="best")
@@ -38,32 +40,26 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="PNG",
         help="default: imagination.png in the run folder",
     )
-    imagine.set_defaults(run=run_imagine)
 
-    diff = commands.add_parser(
-        "diff", help="show in what two runs differ", description=DIFF_HELP, formatter_class=raw
-    )
+    diff = add_parser(commands, "diff", run_diff, "show in what two runs differ", DIFF_HELP)
     diff.add_argument("a", type=typed_path, metavar="RUN_A", help="run folder or config.yaml")
     diff.add_argument("b", type=typed_path, metavar="RUN_B", help="run folder or config.yaml")
-    diff.set_defaults(run=run_diff)
 
-    plot = commands.add_parser("plot", help="draw the pictures of finished or running runs again")
+    plot = add_parser(commands, "plot", run_plot, "draw the pictures of finished or running runs again")
     plot.add_argument("runs", nargs="*", metavar="RUN", help="run folder or quoted pattern")
     plot.add_argument(
         "--log-dir", nargs="+", default=[], metavar="RUN", help="the same, as the original script names it"
     )
-    plot.set_defaults(run=run_plot)
 
     data = commands.add_parser("data", help="protect data folders against damage")
     actions = data.add_subparsers(dest="action", required=True, metavar="action")
-    create = actions.add_parser(
-        "create-manifest", help="write the manifest of a folder", description=MANIFEST_HELP
+    create = add_parser(
+        actions, "create-manifest", run_create_manifest, "write the manifest of a folder", MANIFEST_HELP
     )
-    verify = actions.add_parser("verify", help="compare a folder with its manifest", description=VERIFY_HELP)
-    for action, run in ((create, run_create_manifest), (verify, run_verify)):
+    verify = add_parser(actions, "verify", run_verify, "compare a folder with its manifest", VERIFY_HELP)
+    for action in (create, verify):
         action.add_argument("folder", type=typed_path, metavar="FOLDER")
         action.add_argument("--jobs", type=int, default=None, metavar="N", help="files read at a time")
-        action.set_defaults(run=run)
     verify.add_argument("--quick", action="store_true", help="compare names and sizes only")
 
 
@@ -76,11 +72,11 @@ def run_imagine(args: argparse.Namespace) -> None:
 
 def run_diff(args: argparse.Namespace) -> int:
     """``pwm diff``; returns the exit code."""
-    from pwm.runs.run_diff import compare, describe, report
+    from pwm.runs.run_diff import compare_descriptions, difference_in_words, read_description
 
-    a, b = describe(args.a), describe(args.b)
-    difference = compare(a, b)
-    print(report(a, b, difference))
+    a, b = read_description(args.a), read_description(args.b)
+    difference = compare_descriptions(a, b)
+    print(difference_in_words(a, b, difference))
     return 1 if difference.identity else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pwm.errors import ConfigError
+from pwm.launch.arguments import Commands, add_parser
 
 PARITY_HELP = """\
 Count the parameters of two world models and compare them, part by part.
@@ -19,14 +20,9 @@ Exit code 0: PASS; 1: FAIL; 2: an error.
 """
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: Commands) -> None:
     """Add ``parity`` to the parser's subcommands."""
-    parity = commands.add_parser(
-        "parity",
-        help="compare the sizes of two world models",
-        description=PARITY_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parity = add_parser(commands, "parity", run_parity, "compare the sizes of two world models", PARITY_HELP)
     for side in ("baseline", "candidate"):
         parity.add_argument(
             f"--{side}", nargs="+", required=True, metavar=("ALG", "key=value"), help="preset and overrides"
@@ -41,7 +37,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar=("ENV", "key=value"),
         help="take the widths from this task, e.g. dflex_ant, or gym env.id=HalfCheetah-v5",
     )
-    parity.set_defaults(run=run_parity)
 
 
 def run_parity(args: argparse.Namespace) -> int:

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+from pwm.errors import DataError
+from pwm.files import read_object
+
 LIBRARIES = ("flow-pwm", "torch", "numpy", "mujoco", "gymnasium", "hydra-core")
 # The same change gives the same text, whatever the user's git is configured to show.
 DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
@@ -79,3 +82,27 @@ def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "parameters": parameters,
     }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Content of ``manifest.json``; empty without that file.
+
+    Raises:
+        DataError: it cannot be read, or one of its parts is of another kind than a run writes.
+    """
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    manifest = read_object(path)
+    if not isinstance(earlier := manifest.get("earlier", []), list):
+        raise DataError(f"{path}: earlier={earlier!r} must be a list of earlier sittings")
+    for sitting in (*earlier, manifest):
+        if not isinstance(sitting, dict):
+            raise DataError(f"{path}: the earlier sitting {sitting!r} must be an object")
+        for part in ("parameters", "versions"):
+            if not isinstance(value := sitting.get(part, {}), dict):
+                raise DataError(f"{path}: {part}={value!r} must be an object")
+    counts = manifest.get("parameters", {})
+    if wrong := [name for name, number in counts.items() if not isinstance(number, int)]:
+        raise DataError(f"{path}: parameters.{wrong[0]}={counts[wrong[0]]!r} must be a whole number")
+    return manifest

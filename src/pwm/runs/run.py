@@ -96,7 +96,7 @@ def _train(folder: RunFolder, safe_point: SafePoint) -> RunResult:
     if folder.ended and plan.fulfilled(trainer.epoch, state):
         outcome = "already finished"
     else:
-        folder.describe()
+        folder.write_description()
         try:
             with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
                 if trainer.eval_env is not None:

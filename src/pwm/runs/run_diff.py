@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pwm.configuration.config import ExperimentConfig, diff, flatten
 from pwm.errors import DataError
-from pwm.runs.provenance import names_code
+from pwm.runs.provenance import names_code, read_manifest
 from pwm.runs.run_changes import describe_changes
 
 # The parts of manifest.json that describe how a run was made; the command repeats the configuration.
@@ -48,7 +47,7 @@ class RunDifference:
     origin: list[str] | None
 
 
-def describe(path: Path) -> RunDescription:
+def read_description(path: Path) -> RunDescription:
     """Read a run folder or a configuration file.
 
     Raises:
@@ -60,8 +59,8 @@ def describe(path: Path) -> RunDescription:
     stored = path / "config.yaml"
     if not stored.is_file():
         raise DataError(f"{path} is neither a run folder (with a config.yaml) nor a configuration file")
-    config, manifest = ExperimentConfig.load(stored), _manifest(path / "manifest.json")
-    if manifest is None:
+    config = ExperimentConfig.load(stored)
+    if not (manifest := read_manifest(path)):
         return RunDescription(path, config, None, None)
     origin = flatten({key: manifest[key] for key in COMPARED if key in manifest})
     try:
@@ -70,7 +69,7 @@ def describe(path: Path) -> RunDescription:
         raise DataError(f"{path / 'manifest.json'} is damaged: {error}") from error
 
 
-def compare(a: RunDescription, b: RunDescription) -> RunDifference:
+def compare_descriptions(a: RunDescription, b: RunDescription) -> RunDifference:
     """Differences of two runs, by what they mean."""
     identity = diff(a.config.identity(), b.config.identity())
     everything = diff(flatten(a.config.to_dict()), flatten(b.config.to_dict()))
@@ -83,7 +82,7 @@ def compare(a: RunDescription, b: RunDescription) -> RunDifference:
     )
 
 
-def report(a: RunDescription, b: RunDescription, difference: RunDifference) -> str:
+def difference_in_words(a: RunDescription, b: RunDescription, difference: RunDifference) -> str:
     """Plain text: the runs with their configuration hashes, then every difference."""
     lines = [f"{name}: {run.path}  config {run.config.hash()}" for name, run in (("a", a), ("b", b))]
     sections: dict[str, list[str] | None] = {
@@ -108,15 +107,3 @@ def _origin_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     if commits[0] == commits[1] and isinstance(commits[0], str) and not names_code(commits[0]):
         unknown = [f"git_commit: {commits[0]} -> {commits[1]} (uncommitted changes that are not known)"]
     return sorted([*diff(a, b), *unknown])
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} is not a manifest: it holds {type(manifest).__name__} instead of an object")
-    return manifest

@@ -20,7 +20,7 @@ from pwm.errors import CheckpointError, ConfigError, DataError, StorageError
 from pwm.runs.provenance import manifest
 from pwm.runs.run_changes import EXTENDS, KEY, add_change, find_change
 from pwm.runs.state_store import StateStore
-from pwm.runs.status import StatusFile, ending
+from pwm.runs.status import FINISHED, RUNNING, StatusFile, ending, is_finished
 from pwm.training.loop import LoopState
 from pwm.training.trainer import Trainer
 
@@ -67,20 +67,13 @@ class RunFolder:
 
     @property
     def ended(self) -> bool:
-        """Whether ``status.json`` says that the run came to its end, whichever that was."""
-        return self._status.read().get("state") == "finished"
+        """True if ``status.json`` says that the run came to its end, whichever that was."""
+        return self._status.ended
 
     @property
     def finished(self) -> bool:
-        """Whether all that the configuration asks for is done, as far as the small files tell."""
-        if not self.ended:
-            return False
-        stored = self.path / "config.yaml"
-        enough = self._status.read().get("epoch", 0) >= self.config.epochs
-        # A run that stopped early is finished only under the patience it stopped with.
-        return enough or (
-            stored.exists() and ExperimentConfig.load(stored).identity() == self.config.identity()
-        )
+        """True if all that the configuration asks for is done, see ``is_finished``."""
+        return is_finished(self.path, self.config)
 
     @property
     def best(self) -> tuple[float, int]:
@@ -92,14 +85,14 @@ class RunFolder:
     @contextlib.contextmanager
     def reported(self) -> Iterator[None]:
         """Keep ``status.json`` true: running inside the block; finished, preempted or failed after it."""
-        self._report("running")
+        self._report(RUNNING)
         try:
             yield
         except BaseException as error:
             self._report(*ending(error))
             raise
         stopped = f"no better evaluation in general.patience={self.config.general.patience} evaluations"
-        self._report("finished", stopped if self.trainer.epoch < self.config.epochs else "")
+        self._report(FINISHED, stopped if self.trainer.epoch < self.config.epochs else "")
 
     def _report(self, state: str, reason: str = "") -> None:
         best = self.loop.best_return
@@ -139,7 +132,7 @@ class RunFolder:
             os.fsync(metrics.fileno())
         content = {"loop": dict(loop), "trainer": self.trainer.state_dict()}
         self.states.save(content, self.trainer.replay)
-        self._report("running")
+        self._report(RUNNING)
 
     def load_state(self) -> LoopState:
         """Put the trainer where the last readable state left it; a fresh ``LoopState`` if there is none.
@@ -222,7 +215,7 @@ class RunFolder:
                 + "\nuse another general.name, or general.resume=force to continue with the new values"
             )
 
-    def describe(self) -> None:
+    def write_description(self) -> None:
         """Write ``config.yaml``, its hash, and ``manifest.json`` with what earlier sittings ran with.
 
         The manifest comes first: it compares this sitting's configuration with the stored one of the last.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pwm.configuration.config import ExperimentConfig
+from pwm.files import read_object
 from pwm.logging.loggers import JSONLLogger, export_csv, read_metrics
 from pwm.logging.tensorboard_logger import TensorBoardLogger, load_tensorboard
 from pwm.logging.wandb_logger import WandBLogger, load_wandb
@@ -63,7 +63,7 @@ def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: 
             dropped, because it will be computed again.
     """
     metrics = folder / "metrics.jsonl"
-    outcome = Outcome(state)
+    how_it_ended = RunEnding(state)
     with contextlib.ExitStack() as stack:
         written = trainer.epoch if state.pending is None else trainer.epoch - 1
         sinks: list[MetricSink] = [stack.enter_context(contextlib.closing(JSONLLogger(metrics, written)))]
@@ -73,18 +73,18 @@ def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: 
             sinks.append(stack.enter_context(contextlib.closing(board)))
         if wandb_wanted(config):
             name = f"{trainer.spec.name} {config.run_name} seed{config.general.seed}"
-            stored = config.to_dict() | {"manifest": _read_json(folder / "manifest.json")}
-            remote = WandBLogger(folder, name, config.wandb, stored, trainer.networks, outcome.summary)
+            stored = config.to_dict() | {"manifest": read_object(folder / "manifest.json")}
+            remote = WandBLogger(folder, name, config.wandb, stored, trainer.networks, how_it_ended.summary)
             sinks.append(stack.enter_context(contextlib.closing(remote)))
         stack.callback(export_csv, metrics, folder / "metrics.csv")
         try:
             yield Sinks(sinks)
         except BaseException as error:
-            outcome.error = error
+            how_it_ended.error = error
             raise
 
 
-class Outcome:
+class RunEnding:
     """How a run ended, for its summary.
 
     Args:
@@ -104,7 +104,3 @@ class Outcome:
         if math.isfinite(self._state.best_return):
             found |= {"best_return": self._state.best_return, "best_epoch": self._state.best_epoch}
         return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

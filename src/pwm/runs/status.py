@@ -10,18 +10,37 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pwm.configuration.config import ExperimentConfig
 from pwm.errors import DataError
 from pwm.files import read_object, write_text
 from pwm.training.hooks import Preempted
+
+# What a run is doing, or how it ended.
+RUN_STATES = RUNNING, FINISHED, PREEMPTED, FAILED = "running", "finished", "preempted", "failed"
+
+
+def is_finished(folder: Path, config: ExperimentConfig) -> bool:
+    """True if the run in ``folder`` has done all that ``config`` asks for, as far as its small files tell.
+
+    It says so itself, and has as many epochs as planned now. A run that stopped early has fewer; it is
+    finished only under the configuration, and so the patience, that it stopped with.
+    """
+    status = StatusFile(folder)
+    if not status.ended:
+        return False
+    stored = folder / "config.yaml"
+    return status.epoch >= config.epochs or (
+        stored.exists() and ExperimentConfig.load(stored).identity() == config.identity()
+    )
 
 
 def ending(error: BaseException | None) -> tuple[str, str]:
     """State and reason of a run that ``error`` ended; None is a run that came to its end."""
     if error is None:
-        return "finished", ""
+        return FINISHED, ""
     if isinstance(error, Preempted):
-        return "preempted", str(error)
-    return "failed", f"{type(error).__name__}: {error}"
+        return PREEMPTED, str(error)
+    return FAILED, f"{type(error).__name__}: {error}"
 
 
 class StatusFile:
@@ -40,6 +59,17 @@ class StatusFile:
             return read_object(self.path)
         return {}
 
+    @property
+    def ended(self) -> bool:
+        """True if the file says that the run came to its end, whichever that was."""
+        return self.read().get("state") == FINISHED
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done, as last written; 0 where the file does not say."""
+        epoch = self.read().get("epoch")
+        return epoch if isinstance(epoch, int) else 0
+
     def write(self, state: str, reason: str, progress: dict[str, Any]) -> None:
         """Replace the file: ``state``, ``reason``, ``progress``, who writes and when (UTC).
 
@@ -51,7 +81,7 @@ class StatusFile:
         try:
             write_text(self.path, text)
         except OSError:
-            if state != "failed":
+            if state != FAILED:
                 raise
             with contextlib.suppress(OSError), self.path.open("r+", encoding="utf-8") as file:
                 file.write(text)

@@ -13,7 +13,7 @@ from pwm.checkpoints.policy_evaluation import held_out_returns
 from pwm.checkpoints.policy_files import CHECKPOINTS
 from pwm.errors import CheckpointError, DataError
 from pwm.study.comparison.arms import Arm
-from pwm.study.plan import Plan
+from pwm.study.plan import ExperimentPlan
 from pwm.study.report.assembly import Findings, write_report
 
 # What a run that failed is called by its folder, which may know less than who started it.
@@ -21,7 +21,7 @@ SUPERSEDED = ("missing", "partial", "failed")
 
 
 def write_reports(
-    plan: Plan, failures: Mapping[Key, str], episodes: int, commands: Sequence[str]
+    plan: ExperimentPlan, failures: Mapping[Key, str], episodes: int, commands: Sequence[str]
 ) -> list[Path]:
     """Write the report of all arms, and one of each pair of arms matched in computation.
 
@@ -50,7 +50,12 @@ def write_reports(
 
 
 def _write(
-    plan: Plan, title: str, arms: Sequence[Arm], folder: Path, episodes: int, commands: Sequence[str]
+    plan: ExperimentPlan,
+    title: str,
+    arms: Sequence[Arm],
+    folder: Path,
+    episodes: int,
+    commands: Sequence[str],
 ) -> Path:
     usable = [arm for arm in arms if arm.table.runs]
     lost = [problem for arm in arms if not arm.table.runs for problem in arm.table.problems]
@@ -75,7 +80,7 @@ def _write(
     return write_report(findings, folder)[0]
 
 
-def _parity(plan: Plan, labels: Sequence[str]) -> Parities:
+def _parity(plan: ExperimentPlan, labels: Sequence[str]) -> Parities:
     """Of every arm with the first one, on every task."""
     baseline = {cell.task: cell for cell in plan.cells if cell.arm == labels[0]}
     found: dict[str, dict[str, Parity]] = {label: {} for label in labels[1:]}
@@ -97,7 +102,7 @@ def held_out(folder: Path, episodes: int) -> dict[str, list[float]]:
     return {which: returns for which, returns in found.items() if returns is not None}
 
 
-def _load_arm(plan: Plan, name: str, failures: Mapping[Key, str], episodes: int) -> Arm:
+def _load_arm(plan: ExperimentPlan, name: str, failures: Mapping[Key, str], episodes: int) -> Arm:
     """The arm's runs that are trained and evaluated; all others are among its problems."""
     runs = {run.key: run for run in plan.runs if run.cell.arm == name}
     folders = [run.folder for run in runs.values() if run.folder.exists()]

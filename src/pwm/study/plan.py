@@ -20,15 +20,15 @@ from pwm.configuration.general import General
 from pwm.configuration.override_values import quote
 from pwm.configuration.overrides import last_of_each
 from pwm.envs.base import EnvSpec
-from pwm.errors import ConfigError, DataError
-from pwm.files import read_object
+from pwm.errors import ConfigError
 from pwm.runs.provenance import device_name
 from pwm.runs.run_changes import EXTENDS
 from pwm.runs.run_folder import run_path
+from pwm.runs.status import FINISHED, StatusFile, is_finished
 from pwm.study.comparison.fairness import NAMES, is_declared
 from pwm.study.experiment_file import Experiment, known_thresholds
 
-NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
+NEW, UNFINISHED = "new", "unfinished"
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,29 +142,15 @@ class PlannedRun:
         return [line for line in lines if not line.startswith(EXTENDS)]
 
     def state(self) -> RunState:
-        """What its folder says now.
-
-        A run that stopped early is finished only under the patience it stopped with.
-        """
-        path = self.folder / "status.json"
-        if not path.exists():
+        """What its folder says now; of a damaged status the run itself says what is wrong, or mends it."""
+        status = StatusFile(self.folder)
+        if not status.path.exists():
             return RunState(NEW, 0)
-        try:
-            status = read_object(path)
-            state, epoch = status["state"], int(status["epoch"])
-        except (DataError, ValueError, KeyError, TypeError):
-            # Damaged; the run itself says what is wrong, or mends it.
-            return RunState(UNFINISHED, 0)
-        whole = state == "finished" and (epoch >= self.config.epochs or self._stopped_as_planned())
-        return RunState(FINISHED if whole else UNFINISHED, epoch)
-
-    def _stopped_as_planned(self) -> bool:
-        before = ExperimentConfig.load(self.folder / "config.yaml")
-        return before.identity() == self.config.identity()
+        return RunState(FINISHED if is_finished(self.folder, self.config) else UNFINISHED, status.epoch)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """Everything an experiment consists of.
 
     Attributes:
@@ -211,7 +197,7 @@ class Plan:
         return [run for run in self.runs if run in chosen]
 
 
-def make_plan(experiment: Experiment) -> Plan:
+def make_plan(experiment: Experiment) -> ExperimentPlan:
     """Compose and check every run; nothing is written.
 
     Raises:
@@ -231,10 +217,10 @@ def make_plan(experiment: Experiment) -> Plan:
         cells += found
     _check_thresholds(experiment, [cell.task for cell in cells])
     runs = [PlannedRun(cell, seed) for seed in experiment.seeds for cell in cells]
-    return Plan(experiment, general, folder, threads, cells, runs)
+    return ExperimentPlan(experiment, general, folder, threads, cells, runs)
 
 
-def require_parity(plan: Plan) -> None:
+def require_parity(plan: ExperimentPlan) -> None:
     """Refuse an experiment whose arms are not the same size, unless parity does not apply to it.
 
     Raises:
@@ -252,7 +238,7 @@ def require_parity(plan: Plan) -> None:
     raise ConfigError("\n".join(lines))
 
 
-def require_own_folders(plan: Plan) -> None:
+def require_own_folders(plan: ExperimentPlan) -> None:
     """Refuse to mix runs of another configuration into an experiment.
 
     Raises:

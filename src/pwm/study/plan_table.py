@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 from pwm.analysis.tables.runs import read_run
 from pwm.errors import PwmError
+from pwm.numbers import aligned
+from pwm.runs.status import FINISHED
 from pwm.study.calibration import matrix_speed, measured_seconds
-from pwm.study.plan import FINISHED, Cell, Plan, PlannedRun
+from pwm.study.plan import Cell, ExperimentPlan, PlannedRun
 
 # Operations of an epoch beyond which measuring two epochs on a CPU is not short; such networks are so large
 # that matrix products decide the time.
@@ -19,7 +21,7 @@ LONG_EPOCH = 3e11
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Duration:
     """How long a run of a cell takes.
 
     Attributes:
@@ -31,10 +33,10 @@ class Estimate:
     source: str
 
 
-Estimates = Mapping[tuple[str, str], Estimate]
+Durations = Mapping[tuple[str, str], Duration]
 
 
-def estimate_from_runs(plan: Plan) -> dict[tuple[str, str], Estimate]:
+def estimate_from_runs(plan: ExperimentPlan) -> dict[tuple[str, str], Duration]:
     """Times by task and arm as finished runs of the experiment suggest; nothing for tasks without any.
 
     Where only other arms of the task have finished runs, their time per operation is taken.
@@ -48,7 +50,7 @@ def estimate_from_runs(plan: Plan) -> dict[tuple[str, str], Estimate]:
         epochs = cell.config.epochs
         if own := measured.get((cell.task, cell.arm)):
             source = f"{len(own)} finished run{'s' * (len(own) > 1)} of this arm"
-            found[cell.task, cell.arm] = Estimate(epochs * statistics.median(own), source)
+            found[cell.task, cell.arm] = Duration(epochs * statistics.median(own), source)
             continue
         others = [
             seconds / other.epoch_flops
@@ -58,24 +60,26 @@ def estimate_from_runs(plan: Plan) -> dict[tuple[str, str], Estimate]:
         ]
         if others:
             seconds = epochs * cell.epoch_flops * statistics.median(others)
-            found[cell.task, cell.arm] = Estimate(seconds, "finished runs of other arms, by operations")
+            found[cell.task, cell.arm] = Duration(seconds, "finished runs of other arms, by operations")
     return found
 
 
-def estimate_by_measuring(cell: Cell, threads: int) -> Estimate:
+def estimate_by_measuring(cell: Cell, threads: int) -> Duration:
     """Time of a run of the cell, measured here and now: two epochs, or matrix products if those are long.
 
     Raises:
         PwmError: the run cannot be trained here.
     """
     if cell.epoch_flops <= LONG_EPOCH or cell.config.general.device != "cpu":
-        return Estimate(measured_seconds(cell.config, threads), "two epochs measured now")
+        return Duration(measured_seconds(cell.config, threads), "two epochs measured now")
     speed = matrix_speed(cell.config.general.device, threads)
     source = f"operations at {speed / 1e9:.0f} GFLOP/s, the speed of matrix products: at least this"
-    return Estimate(cell.flops / speed, source)
+    return Duration(cell.flops / speed, source)
 
 
-def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[PlannedRun], bool]) -> str:
+def plan_in_words(
+    plan: ExperimentPlan, estimates: Durations, at_a_time: int, done: Callable[[PlannedRun], bool]
+) -> str:
     """Plain text: a row per run, then how long all of it takes and how that is known.
 
     Args:
@@ -86,14 +90,8 @@ def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[P
     """
     header = ("task", "arm", "seed", "parameters", "env steps", "TFLOP", "time", "state")
     rows = [_row(run, estimates.get((run.cell.task, run.cell.arm)), done(run)) for run in plan.runs]
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [f"{plan.experiment.title} ({plan.folder})", ""]
-    for row in [header, *rows]:
-        cells = (
-            text.ljust(w) if i < 2 or i == 7 else text.rjust(w)
-            for i, (text, w) in enumerate(zip(row, widths))
-        )
-        lines.append("  ".join(cells).rstrip())
+    lines.append(aligned(header, rows, words=("task", "arm", "state")))
     lines += ["", _parity_line(plan), *_matched_lines(plan), total(plan, estimates, at_a_time)]
     for source in dict.fromkeys(e.source for e in estimates.values()):
         arms = [f"{task} {arm}" for (task, arm), e in estimates.items() if e.source == source]
@@ -101,7 +99,7 @@ def describe(plan: Plan, estimates: Estimates, at_a_time: int, done: Callable[[P
     return "\n".join(lines)
 
 
-def total(plan: Plan, estimates: Estimates, at_a_time: int) -> str:
+def total(plan: ExperimentPlan, estimates: Durations, at_a_time: int) -> str:
     """One line: how many runs there are, how many are finished, and how long the others take."""
     states = {run: run.state() for run in plan.runs}
     left = [run for run, found in states.items() if found.state != FINISHED]
@@ -120,7 +118,7 @@ def total(plan: Plan, estimates: Estimates, at_a_time: int) -> str:
     return f"{counts}; about {tqdm.format_interval(round(longest))} of training left; {how}"
 
 
-def _parity_line(plan: Plan) -> str:
+def _parity_line(plan: ExperimentPlan) -> str:
     if not plan.experiment.parity:
         return "parity: does not apply to this experiment"
     differences = [
@@ -130,7 +128,7 @@ def _parity_line(plan: Plan) -> str:
     return f"parity with {plan.experiment.baseline}: " + ", ".join(differences)
 
 
-def _matched_lines(plan: Plan) -> list[str]:
+def _matched_lines(plan: ExperimentPlan) -> list[str]:
     """What is left between arms that were matched in computation; only whole updates can be added."""
     return [
         f"{cell.task}: an epoch of {cell.arm} costs {cell.matched.mismatch:+.2%} against "
@@ -140,7 +138,7 @@ def _matched_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _row(run: PlannedRun, estimate: Estimate | None, done: bool) -> tuple[str, ...]:
+def _row(run: PlannedRun, estimate: Duration | None, done: bool) -> tuple[str, ...]:
     cell, found = run.cell, run.state()
     state = found.state
     if state == FINISHED:

@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from pwm.errors import PwmError
 from pwm.runs import preemption
+from pwm.runs.status import FAILED, FINISHED, PREEMPTED
 from pwm.study.run_progress import RunProgress
 
 # Seconds between two looks at the processes, and between two looks at their metrics.
 POLL = 0.1
 LOOK = 1.0
 
-FINISHED, FAILED, PREEMPTED, NOT_STARTED = "finished", "failed", "preempted", "not started"
+NOT_STARTED = "not started"
 
 
 class Job(Protocol):
@@ -52,7 +53,7 @@ J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a job ended.
 
     Attributes:
@@ -102,7 +103,7 @@ class Worker:
         self._stopping = False
         self._written = 0
 
-    def poll(self) -> Outcome | None:
+    def poll(self) -> JobOutcome | None:
         """Go on with the next command if the last one is done; the outcome once there is one."""
         if self._process is not None:
             if (code := self._process.poll()) is None:
@@ -111,7 +112,7 @@ class Worker:
             if code or self._stopping:
                 return self._ended(code)
         elif self._stopping:
-            return Outcome(NOT_STARTED)
+            return JobOutcome(NOT_STARTED)
         try:
             command = next(self._commands, None)
         except PwmError as error:
@@ -142,7 +143,7 @@ class Worker:
             self._process.kill()
             self._process.wait()
 
-    def _ended(self, code: int) -> Outcome:
+    def _ended(self, code: int) -> JobOutcome:
         # Only training knows how to be preempted; before it begins and after it, the signal ends the process.
         if code == preemption.EXIT_CODE or (self._stopping and code in (0, -signal.SIGTERM)):
             return self._outcome(PREEMPTED)
@@ -159,8 +160,8 @@ class Worker:
                 return "\n".join(lines[number:]).removeprefix("pwm: ")
         return lines[-1] if lines else ""
 
-    def _outcome(self, state: str, reason: str = "") -> Outcome:
-        return Outcome(state, reason, time.monotonic() - self._started)
+    def _outcome(self, state: str, reason: str = "") -> JobOutcome:
+        return JobOutcome(state, reason, time.monotonic() - self._started)
 
     def _close_progress(self) -> None:
         if self._progress is not None:
@@ -169,8 +170,8 @@ class Worker:
 
 
 def run_jobs(
-    jobs: Sequence[J], at_a_time: int, threads: int, report: Callable[[J, Outcome], None]
-) -> list[Outcome]:
+    jobs: Sequence[J], at_a_time: int, threads: int, report: Callable[[J, JobOutcome], None]
+) -> list[JobOutcome]:
     """Do all jobs, ``at_a_time`` of them in parallel; a job that fails stops no other.
 
     SIGTERM, SIGINT and SIGUSR1 stop all of them, each at its next safe point; a second SIGINT kills them.
@@ -184,7 +185,7 @@ def run_jobs(
     Returns:
         The outcomes, in the order of the jobs.
     """
-    outcomes = [Outcome(NOT_STARTED) for _ in jobs]
+    outcomes = [JobOutcome(NOT_STARTED) for _ in jobs]
     waiting = deque(range(len(jobs)))
     active: dict[int, Worker] = {}
     told = False

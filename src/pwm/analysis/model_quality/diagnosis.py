@@ -17,7 +17,7 @@ from pwm.algorithm.diagnostics import whole_windows, windows
 from pwm.algorithm.gradient_quality import actor_gradient_bias
 from pwm.analysis.cost.operations import start_states
 from pwm.analysis.model_quality.diagnosis_plots import draw_model, draw_smoothness
-from pwm.analysis.model_quality.diagnosis_text import describe
+from pwm.analysis.model_quality.diagnosis_text import diagnosis_in_words
 from pwm.analysis.model_quality.integration import integration_error
 from pwm.analysis.model_quality.prediction import open_loop, return_gap, value_calibration
 from pwm.analysis.model_quality.smoothness import smoothness
@@ -174,7 +174,7 @@ def diagnose_run(
         **diagnose(agent, recorded, start_states(config), seed),
     }
     numbers = strict(numbers)
-    text = describe(numbers)
+    text = diagnosis_in_words(numbers)
     draw_model(numbers, folder / "diagnosis_model.png")
     draw_smoothness(numbers, folder / "diagnosis_smoothness.png")
     write_text(folder / "diagnosis.txt", text + "\n")

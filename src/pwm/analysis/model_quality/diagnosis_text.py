@@ -13,7 +13,7 @@ WIDTH = 18
 COLUMN = 9
 
 
-def describe(numbers: Numbers) -> str:
+def diagnosis_in_words(numbers: Numbers) -> str:
     """Text about everything measured."""
     episodes = numbers["episodes"]
     mean, std = readable(episodes["mean"]), readable(episodes["std"])
@@ -127,7 +127,7 @@ def _actor_gradient(found: Numbers) -> list[str]:
     ]
 
 
-class Section(NamedTuple):
+class DiagnosisPart(NamedTuple):
     """How a section is told: ``title``, what writes its ``lines``, and why it may be ``missing``."""
 
     title: str
@@ -136,28 +136,30 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
-    "open_loop": Section(
+    "open_loop": DiagnosisPart(
         "Open-loop error (squared error / squared change; predicting no change scores 1)",
         _open_loop,
         "the episodes are too short",
     ),
-    "return_gap": Section("Return in imagination and in reality", _return_gap, "the episodes are too short"),
-    "value_calibration": Section(
+    "return_gap": DiagnosisPart(
+        "Return in imagination and in reality", _return_gap, "the episodes are too short"
+    ),
+    "value_calibration": DiagnosisPart(
         "Value, and the discounted return that followed",
         _calibration,
         "no real return is known, the time limit hides it",
     ),
-    "smoothness": Section(
+    "smoothness": DiagnosisPart(
         "Jacobians: median [95 % of states]; gain is the root mean square singular value",
         _smoothness,
         "the episodes are too short",
     ),
-    "integration": Section(
+    "integration": DiagnosisPart(
         "Integration over flow time (squared error / squared change)",
         _integration,
         "not applicable, these dynamics integrate nothing",
     ),
-    "actor_gradient": Section(
+    "actor_gradient": DiagnosisPart(
         "Actor's gradient against a large batch (bias and variance relative to the large batch's)",
         _actor_gradient,
         "",

@@ -157,10 +157,10 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
     numbers = {**about, **found.summary()}
     draw(numbers, output)
     write_text(output.with_suffix(".json"), json.dumps(numbers) + "\n")
-    return describe(output, found)
+    return imagination_in_words(output, found)
 
 
-def describe(path: Path, found: Imagination) -> str:
+def imagination_in_words(path: Path, found: Imagination) -> str:
     """One line about a finished picture."""
     horizon, last, steps = found.horizon("mean"), float(found.curve("mean")[-1]), len(found.error)
     reach = "never exceeds 1" if horizon is None else f"first exceeds 1 at step {horizon}"

@@ -8,22 +8,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import LogFormatter, MaxNLocator, StrMethodFormatter
+from matplotlib.figure import SubFigure
+from matplotlib.ticker import MaxNLocator
 
-from pwm.analysis.plots.visualization import COLOURS, GREY, save
+from pwm.analysis.plots import style
 
-REAL, IMAGINED, READ_OUT = "black", COLOURS[1], COLOURS[0]
+AHEAD = "steps imagined"
 LINES = 4
 MAX_TICKS = 12
 
 
 def draw(numbers: Mapping[str, Any], path: Path) -> Path:
     """Draw the strips, the most varying channels, the rewards and the open-loop error; returns ``path``."""
-    figure = Figure(figsize=(13.5, 10), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(_title(numbers), fontsize=10)
+    figure = style.new_figure((13.5, 10), _title(numbers))
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[2.5, 1.0]))
     left, right = top.subfigures(1, 2, width_ratios=[1.35, 1.0])
     _strips(left, numbers)
@@ -31,7 +28,7 @@ def draw(numbers: Mapping[str, Any], path: Path) -> Path:
     _rewards(reward, total, numbers["shown"])
     _error(error, numbers["latent_error"])
     _channels(bottom, numbers)
-    return save(figure, path)
+    return style.save_figure(figure, path)
 
 
 def _title(numbers: Mapping[str, Any]) -> str:
@@ -64,29 +61,24 @@ def _strips(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
             # One column per state, centred on its step.
             extent=(-0.5, len(values) - 0.5, channels - 0.5, -0.5),
         )
-        panel.set_title(name, fontsize=10)
-        panel.set_ylabel("channel", fontsize=8)
         panel.set_yticks(range(0, channels, -(-channels // MAX_TICKS)))
-        panel.tick_params(labelsize=8)
         _mark_horizon(panel, numbers)
+        style.dress(panel, name, _step_label(numbers) if panel is axes[-1] else "", "channel")
+        panel.grid(visible=False)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[-1].set_xlabel(_step_label(numbers), fontsize=9)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01, extend="both")
-    bar.set_label("standard deviations of the channel", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    bar.set_label("standard deviations of the channel", fontsize=style.SMALL)
+    bar.ax.tick_params(labelsize=style.SMALL)
 
 
 def _rewards(reward: Axes, total: Axes, shown: Mapping[str, Any]) -> None:
     real, imagined = np.array(shown["real_reward"]), np.array(shown["predicted_reward"])
     steps = np.arange(1, len(real) + 1)
-    marker = "o" if len(steps) == 1 else None
     sums = f"cumulative reward: real {real.sum():.4g}, imagined {imagined.sum():.4g}"
     for axes, title, summed in ((reward, "reward", False), (total, sums, True)):
-        for values, colour, name in ((real, REAL, "real"), (imagined, IMAGINED, "imagined")):
-            drawn = values.cumsum() if summed else values
-            axes.plot(steps, drawn, color=colour, linewidth=1.4, marker=marker, label=name)
-        axes.set_title(title, fontsize=10)
-        _finish(axes)
+        for values, colour, name in ((real, style.REAL, "real"), (imagined, style.IMAGINED, "imagined")):
+            style.draw_line(axes, steps, values.cumsum() if summed else values, color=colour, label=name)
+        _dress(axes, title, "", legend=True)
 
 
 def _error(axes: Axes, error: Mapping[str, Any]) -> None:
@@ -94,28 +86,21 @@ def _error(axes: Axes, error: Mapping[str, Any]) -> None:
     curves = {name: np.array(error[name], dtype=float) for name in names}
     steps = np.arange(1, len(curves["mean"]) + 1)
     low, high = (round(100 * share) for share in error["band"])
-    axes.fill_between(
-        steps, curves["low"], curves["high"], color=IMAGINED, alpha=0.18, linewidth=0, label=f"{low}-{high} %"
-    )
-    marker = "o" if len(steps) == 1 else None
-    axes.plot(steps, curves["median"], color=IMAGINED, linewidth=1.2, linestyle=(0, (5, 1.5)), label="median")
-    axes.plot(steps, curves["mean"], color=IMAGINED, linewidth=1.8, marker=marker, label="mean")
-    label = "mean over variance"
-    axes.plot(steps, curves["over_variance"], color=READ_OUT, linewidth=1.2, marker=marker, label=label)
-    axes.axhline(1.0, color="black", linewidth=1, linestyle=(0, (1, 1)), label="predicting no change")
+    style.draw_band(axes, steps, curves["low"], curves["high"], style.IMAGINED, label=f"{low}-{high} %")
+    median = {"color": style.IMAGINED, "linewidth": 1.2, "linestyle": style.DASHED}
+    style.draw_line(axes, steps, curves["median"], label="median", **median)
+    style.draw_line(axes, steps, curves["mean"], color=style.IMAGINED, linewidth=1.8, label="mean")
+    style.draw_line(axes, steps, curves["over_variance"], color=style.OTHER, label="mean over variance")
+    style.draw_level(axes, 1.0, "predicting no change")
     first = error["first_step_above_1"]["mean"]
     verdict = "never above 1" if first is None else f"first above 1 at step {first}"
-    axes.set_title(f"relative latent error, {error['windows']} starts: mean {verdict}", fontsize=10)
     if (curves["mean"] > 0).any():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        style.scale_logarithmically(axes)
         # Windows at rest are predicted almost perfectly; the scale belongs to the others.
         lowest = max(1e-4, 0.3 * np.nanmin(curves["median"]))
         axes.set_ylim(min(lowest, 0.8), max(axes.get_ylim()[1], 1.2))
-    axes.set_xlabel("steps imagined", fontsize=9)
-    _finish(axes, legend=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=8, frameon=False)
+    _dress(axes, f"relative latent error, {error['windows']} starts: mean {verdict}", AHEAD)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize=style.SMALL, frameon=False)
 
 
 def _channels(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
@@ -127,36 +112,31 @@ def _channels(figure: SubFigure, numbers: Mapping[str, Any]) -> None:
     scores = numbers["readout"]["r2_channels"]
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axes, channel in zip(panels, chosen, strict=True):
-        axes.plot(real[:, channel], color=REAL, linewidth=1.6, label="real")
-        axes.plot(imagined[:, channel], color=IMAGINED, linewidth=1.4, label="imagined")
-        style = {"linewidth": 1.2, "linestyle": (0, (1, 1.5))}
-        axes.plot(encoded[:, channel], color=READ_OUT, label="read out of real latents", **style)
+        steps = range(len(real))
+        style.draw_line(axes, steps, real[:, channel], color=style.REAL, label="real")
+        style.draw_line(axes, steps, imagined[:, channel], color=style.IMAGINED, label="imagined")
+        look = {"color": style.OTHER, "linestyle": style.DOTTED}
+        style.draw_line(axes, steps, encoded[:, channel], label="read out of real latents", **look)
         score = scores[channel]
-        axes.set_title(
-            f"channel {channel}" + ("" if score is None else f"   read-out R² {score:.4f}"), fontsize=9
-        )
-        axes.set_xlabel("steps imagined", fontsize=9)
         _mark_horizon(axes, numbers)
-        _finish(axes, legend=False)
+        _dress(axes, f"channel {channel}" + ("" if score is None else f"   read-out R² {score:.4f}"), AHEAD)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=8, frameon=False)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(labels), fontsize=style.SMALL, frameon=False
+    )
 
 
 def _mark_horizon(axes: Axes, numbers: Mapping[str, Any]) -> None:
     first = numbers["latent_error"]["first_step_above_1"]["mean"]
     if first is not None:
-        axes.axvline(first, color=GREY, linewidth=1, linestyle=(0, (4, 2)))
+        axes.axvline(first, color=style.GREY, linewidth=1, linestyle=style.DASHED)
 
 
 def _step_label(numbers: Mapping[str, Any]) -> str:
     seconds = numbers["control_dt"]
-    return "steps imagined" + (f" (one step = {1000 * seconds:.3g} ms)" if seconds else "")
+    return AHEAD + (f" (one step = {1000 * seconds:.3g} ms)" if seconds else "")
 
 
-def _finish(axes: Axes, legend: bool = True) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(which="both", labelsize=8)
+def _dress(axes: Axes, title: str, x: str, legend: bool = False) -> None:
+    style.dress(axes, title, x, legend=legend)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if legend:
-        axes.legend(fontsize=8, framealpha=0.85, edgecolor="none")

@@ -117,19 +117,19 @@ def film_run(
             raise EnvError(f"{spec.name} cannot be drawn: this environment has no pictures")
         env.start_rendering()
         stride, fps = frame_rate(spec.control_dt)
-        crew = Crew(agent, env, stride)
+        recorder = FilmRecorder(agent, env, stride)
 
         def shoot(file: IO[bytes]) -> None:
-            with encoder(file, output.suffix.lower(), fps) as crew.append:
-                evaluate(env, crew.act, env.num_envs, seed, crew)
+            with encoder(file, output.suffix.lower(), fps) as recorder.append:
+                evaluate(env, recorder.act, env.num_envs, seed, recorder)
 
         write_atomically(output, shoot)
     finally:
         env.close()
-    return Film(output, crew.frames, fps, crew.length, crew.total)
+    return Film(output, recorder.frames, fps, recorder.length, recorder.total)
 
 
-class Crew:
+class FilmRecorder:
     """Acts with the deterministic policy and passes on pictures of copy 0 until its first episode ends.
 
     Args:

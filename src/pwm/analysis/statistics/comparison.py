@@ -17,7 +17,6 @@ from pwm.analysis.statistics.estimates import (
     Summary,
     detectable_effect,
     holm,
-    interquartile_mean,
     permutation_test,
     power,
     probability_of_improvement,
@@ -72,38 +71,27 @@ class Comparison:
         tasks: by name.
         improvement: probability that a candidate's run beats a baseline's; None where an arm has not the
             same number of seeds on every task.
-        baseline_iqm, candidate_iqm: interquartile means of normalised scores; None without a normalisation,
-            or as above.
         notes: what these numbers can and cannot show, in sentences.
     """
 
     tasks: list[TaskComparison]
     improvement: Estimate | None
-    baseline_iqm: Estimate | None
-    candidate_iqm: Estimate | None
     notes: list[str]
 
 
-def compare_arms(
-    candidate: Scores, baseline: Scores, scale: Mapping[str, tuple[float, float]] | None = None
-) -> Comparison:
-    """Compare two arms on the tasks they share.
+def compare_scores(candidate: Scores, baseline: Scores) -> Comparison:
+    """Compare the scores of two arms on the tasks they share.
 
     Args:
         candidate, baseline: scores [seeds] by task, higher is better.
-        scale: by task the scores that count as 0 and as 1; without it there is no mean over tasks, because
-            their returns have nothing in common.
 
     Raises:
-        DataError: the arms have different tasks or none, a score is not finite, or the scale lacks a task.
+        DataError: the arms have different tasks or none, or a score is not finite.
     """
     names, tasks = sorted(candidate), compare_tasks(candidate, baseline)
-    a, b = _matrix(candidate, names), _matrix(baseline, names)
+    a, b = score_matrix(candidate, names), score_matrix(baseline, names)
     improvement = None if a is None or b is None else probability_of_improvement(a, b)
-    iqms: list[Estimate | None] = [None, None]
-    if scale is not None and a is not None and b is not None:
-        iqms = [interquartile_mean(normalise(arm, names, scale)) for arm in (a, b)]
-    return Comparison(tasks, improvement, iqms[1], iqms[0], _notes(tasks, improvement))
+    return Comparison(tasks, improvement, _notes(tasks, improvement))
 
 
 def compare_tasks(candidate: Scores, baseline: Scores) -> list[TaskComparison]:
@@ -116,6 +104,12 @@ def compare_tasks(candidate: Scores, baseline: Scores) -> list[TaskComparison]:
         alone = sorted(set(candidate) ^ set(baseline))
         raise DataError(f"both arms need the same tasks, at least one; only one arm has: {alone}")
     return _corrected([_compare_task(name, candidate[name], baseline[name]) for name in sorted(candidate)])
+
+
+def score_matrix(scores: Scores, tasks: Sequence[str]) -> np.ndarray | None:
+    """Scores [seeds, tasks]; None where the number of seeds differs between tasks, or there is none."""
+    columns = [np.asarray(scores[task], dtype=float) for task in tasks]
+    return np.stack(columns, axis=1) if len({len(column) for column in columns}) == 1 else None
 
 
 def normalise(
@@ -177,21 +171,16 @@ def limits(n: int, m: int, tasks: int = 1) -> list[str]:
 
 def _compare_task(task: str, candidate: ArrayLike, baseline: ArrayLike) -> TaskComparison:
     a, b = summarise(candidate), summarise(baseline)
-    undecided = math.nan
-    if min(a.seeds, b.seeds) < 2:
-        difference = Estimate(a.mean.value - b.mean.value, math.nan, math.nan)
-        welch_p = permutation_p = undecided
-        found = None
-    else:
+    difference, found = Estimate(a.mean.value - b.mean.value, math.nan, math.nan), None
+    welch_p = permutation_p = math.nan
+    if min(a.seeds, b.seeds) > 1:
         test = welch_test(candidate, baseline)
         difference, welch_p = test.difference, test.p_value
         permutation_p, found = permutation_test(candidate, baseline), power(candidate, baseline)
     base = abs(b.mean.value)
     percent = 100 * difference.value / base if base else math.nan
     # Corrected once all tasks are known.
-    return TaskComparison(
-        task, b, a, difference, percent, welch_p, permutation_p, undecided, undecided, found
-    )
+    return TaskComparison(task, b, a, difference, percent, welch_p, permutation_p, math.nan, math.nan, found)
 
 
 def _corrected(tasks: list[TaskComparison]) -> list[TaskComparison]:
@@ -199,12 +188,6 @@ def _corrected(tasks: list[TaskComparison]) -> list[TaskComparison]:
     return [
         replace(task, welch_p_holm=w, permutation_p_holm=p) for task, w, p in zip(tasks, welch, permutation)
     ]
-
-
-def _matrix(arm: Scores, names: Sequence[str]) -> np.ndarray | None:
-    """[seeds, tasks], or None where the number of seeds differs between tasks."""
-    columns = [np.asarray(arm[name], dtype=float) for name in names]
-    return np.stack(columns, axis=1) if len({len(column) for column in columns}) == 1 else None
 
 
 def _notes(tasks: Sequence[TaskComparison], improvement: Estimate | None) -> list[str]:

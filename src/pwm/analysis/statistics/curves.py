@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.signal import lfilter
 
-from pwm.analysis.statistics.estimates import Curve, summarise
+from pwm.analysis.statistics.estimates import Array, Curve, summarise
 from pwm.errors import ConfigError
 
 # Points of a grid for runs that were not measured at the same places.
 POINTS = 200
-
-Array = NDArray[np.float64]
 
 
 def check_smoothing(weight: float) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pwm.analysis.tables.run_measures import floor_of, share_of_peak
 from pwm.analysis.tables.runs import write_table
 from pwm.checkpoints.policy_files import KEPT
 from pwm.errors import ConfigError
@@ -66,8 +67,7 @@ def write_results(files: tuple[Path, Path], results: Sequence[dict[str, Any]]) -
 def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
     """A line per run: its best evaluated checkpoint, its final one, and the share of the peak that is left.
 
-    The share is counted from the floor, the better one of doing nothing and acting at random; a run whose
-    peak is not above it has none.
+    The share is ``share_of_peak``; a run whose peak is not above the floor has none.
     """
     lines = ["peak against final"]
     for run, group in _runs(results).items():
@@ -94,6 +94,6 @@ def _runs(results: Sequence[dict[str, Any]]) -> dict[Path, list[dict[str, Any]]]
 
 
 def _of_peak(group: Sequence[dict[str, Any]]) -> list[float | None]:
-    floor = max(group[0]["reference"].values())
+    floor = floor_of(group[0]["reference"])
     peak = max(float(r["mean"]) for r in group)
-    return [(r["mean"] - floor) / (peak - floor) if peak > floor else None for r in group]
+    return [share_of_peak(r["mean"], peak, floor) for r in group]

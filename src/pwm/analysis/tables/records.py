@@ -1,13 +1,15 @@
-"""What a run folder recorded: its metrics, and the scores that its returns are compared with."""
+"""What a run folder recorded: its metrics, evaluations, and the scores that its returns are compared with."""
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.errors import DataError
+from pwm.files import read_object
 from pwm.logging.loggers import read_metrics
 
 REFERENCES = {"zero_action": "zero action", "random_action": "random actions"}
@@ -33,6 +35,36 @@ def load_records(run_dir: Path) -> list[dict[str, float]]:
     return records
 
 
+def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
+    """Evaluations in ``metrics.jsonl``, in the order of training, at least one.
+
+    Raises:
+        DataError: the file is missing or damaged, holds no evaluation, or one that is not finite.
+    """
+    records = [r for r in load_records(folder) if "eval/episode_return" in r]
+    keys = ("epoch", "env_steps", "wall_time", "eval/episode_return")
+    for record in records:
+        # Python's JSON also knows NaN and Infinity.
+        if missing := [key for key in keys if (v := record.get(key)) is None or not math.isfinite(v)]:
+            raise DataError(
+                f"metrics.jsonl, epoch {record.get('epoch')}: {', '.join(missing)} missing or not finite"
+            )
+    if not records:
+        raise DataError("metrics.jsonl holds no evaluation")
+    if any(later["epoch"] <= earlier["epoch"] for earlier, later in itertools.pairwise(records)):
+        raise DataError("metrics.jsonl is damaged: its epochs do not increase")
+    return tuple(
+        EvaluationRecord(
+            int(r["epoch"]),
+            int(r["env_steps"]),
+            r["wall_time"],
+            r["eval/episode_return"],
+            r.get("eval/episode_return_std"),
+        )
+        for r in records
+    )
+
+
 def load_reference(run_dir: Path) -> dict[str, float]:
     """Scores of ``run_dir/reference.json`` by name; empty without that file.
 
@@ -42,14 +74,12 @@ def load_reference(run_dir: Path) -> dict[str, float]:
     path = run_dir / "reference.json"
     if not path.is_file():
         return {}
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: float(scores[name]) for name in REFERENCES if name in scores}
-        if not all(map(math.isfinite, found.values())):
-            raise ValueError(f"{found} are not all finite")
-        return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not an object of numbers: {error}") from error
+    scores = read_object(path)
+    found = {name: scores[name] for name in REFERENCES if name in scores}
+    for name, score in found.items():
+        if not _is_number_or_null(score) or score is None or not math.isfinite(score):
+            raise DataError(f"{path} is damaged: {name}={score!r} must be a finite number")
+    return {name: float(score) for name, score in found.items()}
 
 
 def series(records: Records, x: str, y: str) -> tuple[list[float], list[float]]:

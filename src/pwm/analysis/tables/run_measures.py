@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationRecord:
     """One evaluation during training.
 
     Attributes:
@@ -34,14 +35,31 @@ class Evaluation:
     std: float | None
 
 
+def floor_of(reference: Mapping[str, float]) -> float:
+    """Return the floor of a task, the better return of the policies that know nothing; NaN where unknown.
+
+    Args:
+        reference: their returns by name, such as zero actions and random actions.
+    """
+    return max(reference.values(), default=math.nan)
+
+
+def share_of_peak(value: float, peak: float, floor: float) -> float | None:
+    """Return what ``value`` keeps of ``peak``, both above the floor: 1 is all of it, 0 is the floor.
+
+    None where the peak is not above the floor, or the floor is unknown (NaN): there is nothing to keep.
+    """
+    return (value - floor) / (peak - floor) if peak > floor else None
+
+
 def measures(
-    evaluations: Sequence[Evaluation], reference: Mapping[str, float], threshold: float | None
+    evaluations: Sequence[EvaluationRecord], reference: Mapping[str, float], threshold: float | None
 ) -> dict[str, float | None]:
     """What a run achieved; None where a figure is undefined.
 
     Args:
         evaluations: at least one, in the order of training.
-        reference: returns of policies that know nothing; the better one is the floor of ``retention``.
+        reference: returns of policies that know nothing, see ``floor_of``.
         threshold: return that counts as solved.
 
     Returns:
@@ -49,7 +67,7 @@ def measures(
         curve over environment steps (trapezoids) divided by the steps from the first to the last evaluation,
         that is the mean return along the way; ``drop``, best minus final; ``retention``, the mean of the
         last ten evaluations (of the last fifth where there are fewer than fifty: what comes before belongs
-        to learning) as a share of best, both above the floor, None where best is not above it;
+        to learning) as ``share_of_peak`` of best;
         ``steps_to_threshold`` and ``seconds_to_threshold``, at the first evaluation that reaches the
         threshold (not interpolated).
     """
@@ -57,7 +75,6 @@ def measures(
     steps = np.array([e.env_steps for e in evaluations], dtype=float)
     final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
     span = float(steps[-1] - steps[0])
-    floor = max(reference.values(), default=None)
     kept = float(returns[-max(1, min(LAST, len(returns) // 5)) :].mean())
     solved = (e for e in evaluations if threshold is not None and e.episode_return >= threshold)
     first = next(solved, None)
@@ -67,7 +84,7 @@ def measures(
         "last10": last10,
         "auc": float(np.trapezoid(returns, steps)) / span if span else None,
         "drop": best - final,
-        "retention": None if floor is None or best <= floor else (kept - floor) / (best - floor),
+        "retention": share_of_peak(kept, best, floor_of(reference)),
         "threshold": threshold,
         "steps_to_threshold": None if first is None else first.env_steps,
         "seconds_to_threshold": None if first is None else first.wall_time,

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pwm.analysis.tables.records import load_reference
-from pwm.analysis.tables.run_files import read_evaluations, read_manifest
-from pwm.analysis.tables.run_measures import Evaluation, measures
+from pwm.analysis.tables.records import load_reference, read_evaluations
+from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.checkpoints.run_search import expand, run_folders
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import ConfigError, DataError
 from pwm.files import read_object, write_text
+from pwm.runs.provenance import read_manifest
 from pwm.runs.run_changes import NEVER, describe_changes
+from pwm.runs.status import FAILED, FINISHED, PREEMPTED, RUN_STATES, RUNNING
 
-STATES = ("running", "finished", "preempted", "failed")
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
 
@@ -53,7 +51,7 @@ class Run:
     parameters: dict[str, int]
     commit: str | None
     reference: dict[str, float]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[EvaluationRecord, ...]
     changed: str = NEVER
 
     @property
@@ -117,24 +115,6 @@ class RunTable:
             for evaluation in run.evaluations
         ]
 
-    def scores(self, algorithm: str, measure: str = "final") -> dict[str, np.ndarray]:
-        """Values [seeds] of a column of ``rows`` by task, in the order of the seeds.
-
-        Raises:
-            DataError: there is no such algorithm or column, or a run has no value in it.
-        """
-        found: dict[str, list[float]] = {}
-        for row in self.rows():
-            if row["algorithm"] != algorithm:
-                continue
-            if not isinstance(value := row.get(measure), (int, float)):
-                raise DataError(f"{row['path']} has no value for {measure!r}")
-            found.setdefault(row["task"], []).append(value)
-        if not found:
-            known = ", ".join(sorted({run.key[1] for run in self.runs}))
-            raise DataError(f"no run of {algorithm!r}; there are runs of: {known or 'nothing'}")
-        return {task: np.array(values, dtype=float) for task, values in found.items()}
-
     def report(self) -> str:
         """How many runs there are, then one line per problem."""
         count = f"{len(self.runs)} runs used, {len(self.problems)} problems"
@@ -172,7 +152,7 @@ def load_runs(
     problems += [
         Problem("changed", run.changed, run.path, run.key) for run in readable if run.changed != NEVER
     ]
-    states = ("finished", "preempted", "running") if up_to_common_step else ("finished",)
+    states = (FINISHED, PREEMPTED, RUNNING) if up_to_common_step else (FINISHED,)
     chosen, twice = _one_per_key(run for run in readable if run.state in states)
     if up_to_common_step:
         chosen = cut_to_common_step(chosen)
@@ -193,10 +173,10 @@ def read_run(folder: Path) -> Run:
         raise DataError("config.yaml is missing")
     config = ExperimentConfig.load(folder / "config.yaml")
     status = read_object(folder / "status.json")
-    if (state := status.get("state")) not in STATES:
-        raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(STATES)}")
+    if (state := status.get("state")) not in RUN_STATES:
+        raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(RUN_STATES)}")
     evaluations = read_evaluations(folder)
-    if state == "finished" and evaluations[-1].epoch != status.get("epoch"):
+    if state == FINISHED and evaluations[-1].epoch != status.get("epoch"):
         raise DataError(
             f"status.json says finished at epoch {status.get('epoch')}, but the last evaluation in "
             f"metrics.jsonl is of epoch {evaluations[-1].epoch}"
@@ -279,12 +259,12 @@ def _key_if_readable(folder: Path) -> Key | None:
 def _unfinished(run: Run) -> Problem | None:
     """The problem of a run that has not done all its epochs; None if it has."""
     done, planned = run.evaluations[-1].epoch, run.config.epochs
-    if run.state == "finished":
+    if run.state == FINISHED:
         reason = f"finished at epoch {done} of {planned} (general.patience={run.config.general.patience})"
         return None if done >= planned else Problem("stopped early", reason, run.path, run.key)
-    if run.state == "failed":
+    if run.state == FAILED:
         return Problem("failed", run.reason or "status.json gives no reason", run.path, run.key)
-    said = "still running, or killed" if run.state == "running" else f"{run.state}, {run.reason}"
+    said = "still running, or killed" if run.state == RUNNING else f"{run.state}, {run.reason}"
     reason = f"{said}; last evaluation at epoch {done} of {planned}"
     return Problem("partial", reason, run.path, run.key)
 
@@ -296,7 +276,7 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
     chosen, problems = [], []
     for key in sorted(groups):
         best, *others = sorted(
-            groups[key], key=lambda r: (r.state != "finished", -r.evaluations[-1].env_steps, r.path)
+            groups[key], key=lambda r: (r.state != FINISHED, -r.evaluations[-1].env_steps, r.path)
         )
         chosen.append(best)
         for other in others:

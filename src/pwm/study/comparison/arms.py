@@ -40,8 +40,17 @@ class Arm:
         return [run for run in self.table.runs if run.key[0] == task]
 
     def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
-        """Values [seeds] of a column of ``RunTable.rows`` by task, see ``RunTable.scores``."""
-        return self.table.scores(self.algorithm, measure)
+        """Values [seeds] of a column of ``RunTable.rows`` by task, in the order of the seeds.
+
+        Raises:
+            DataError: a run has no value in it.
+        """
+        found: dict[str, list[float]] = {}
+        for row in self.table.rows():
+            if not isinstance(value := row.get(measure), (int, float)):
+                raise DataError(f"{row['path']} has no value for {measure!r}")
+            found.setdefault(row["task"], []).append(value)
+        return {task: np.array(values, dtype=float) for task, values in found.items()}
 
 
 def load_arms(
@@ -116,33 +125,7 @@ def load_algorithms(paths: Sequence[str | Path], up_to_common_step: bool = False
     ]
 
 
-def zero_action(arms: Iterable[Arm], task: str) -> float | None:
-    """What doing nothing scores on the task, from the first run that knows; None if none does."""
-    scores = (run.reference.get("zero_action") for arm in arms for run in arm.runs(task))
-    return next((score for score in scores if score is not None), None)
-
-
-def reference_scale(arms: Sequence[Arm], measure: str = "final") -> dict[str, tuple[float, float]] | None:
-    """By task the scores that count as 0 and as 1 when tasks are averaged, see ``comparison.normalise``.
-
-    0 is what doing nothing scores, 1 the best run of any arm; where no run beats doing nothing, the worst
-    run counts as -1 instead. The scale depends on the runs that are compared, so that normalised scores of
-    two comparisons have nothing in common.
-
-    Returns:
-        None where the zero-action score of a task is unknown, or all runs of a task score the same as it.
-
-    Raises:
-        DataError: a run has no value for the measure.
-    """
-    scores = [arm.scores(measure) for arm in arms]
-    scale: dict[str, tuple[float, float]] = {}
-    for task in sorted({task for found in scores for task in found}):
-        if (zero := zero_action(arms, task)) is None:
-            return None
-        values = np.concatenate([found[task] for found in scores if task in found])
-        extent = float(values.max() - zero if values.max() > zero else zero - values.min())
-        if not extent:
-            return None
-        scale[task] = (zero, zero + extent)
-    return scale
+def references_of(arms: Iterable[Arm], task: str) -> dict[str, float]:
+    """Return what the policies that know nothing score on a task, from the first run that knows, else {}."""
+    known = (run.reference for arm in arms for run in arm.runs(task))
+    return next((reference for reference in known if reference), {})

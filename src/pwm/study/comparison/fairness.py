@@ -24,11 +24,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pwm.analysis.tables.run_files import read_manifest
 from pwm.analysis.tables.runs import Run
 from pwm.configuration.config import flatten
 from pwm.configuration.predecessor_keys import ALIASES
-from pwm.runs.provenance import names_code
+from pwm.runs.provenance import names_code, read_manifest
 from pwm.runs.run_diff import COMPARED
 from pwm.study.comparison.arms import Arm
 
@@ -116,11 +115,6 @@ def is_declared(key: str, declared: Iterable[str]) -> bool:
     return any(fnmatchcase(name, end) for name in names for p in declared for end in (p, f"{p}.*"))
 
 
-def made_with(run: Run) -> dict[str, str]:
-    """As ``stated_origin`` of its folder."""
-    return stated_origin(run.path)
-
-
 def stated_origin(folder: Path) -> dict[str, str]:
     """What ``manifest.json`` says a run was made with, flattened; of several sittings every value, in order.
 
@@ -171,7 +165,7 @@ def _with_untold(keys: AbstractSet[str]) -> set[str]:
 
 def _facts(run: Run) -> dict[str, str]:
     """All that is compared of a run, by dotted key."""
-    manifest = {f"manifest.{key}": value for key, value in made_with(run).items()}
+    manifest = {f"manifest.{key}": value for key, value in stated_origin(run.path).items()}
     if (commit := manifest.get("manifest.git_commit")) and not all(map(names_code, commit.split(SITTINGS))):
         manifest["manifest.git_commit"] = f"{commit} {UNKNOWN}"
     reference = {f"reference.{name}": str(score) for name, score in run.reference.items()}

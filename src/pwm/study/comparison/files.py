@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pwm.analysis.plots.visualization import save
+from pwm.analysis.plots.style import save_figure
 from pwm.analysis.statistics.curves import check_smoothing
+from pwm.analysis.tables.run_measures import MEASURES
 from pwm.analysis.tables.runs import write_table
 from pwm.checkpoints.run_search import MARKS
-from pwm.errors import ConfigError, DataError, StorageError
+from pwm.errors import ConfigError, StorageError
 from pwm.files import write_text
 from pwm.study.comparison import plots as comparison_plots
+from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import DECLARED, find_differences
-from pwm.study.comparison.tables import compare_with_first, comparison_rows, comparison_text, difference_rows
-from pwm.study.comparison.wording import count, minutes, spread
+from pwm.study.comparison.fairness import DECLARED
+from pwm.study.comparison.tables import comparison_rows, comparison_text, difference_rows
+from pwm.study.comparison.wording import count, mean_and_std, minutes
 
 PROFILES = "performance_profiles.png"
 
@@ -44,33 +46,29 @@ def write_comparison(
 
     Raises:
         ConfigError: impossible smoothing, or the folder is a run folder, whose pictures would be lost.
-        DataError: the arms cannot be compared, or a threshold is of a task that no arm has.
+        DataError: the arms cannot be compared, a run has no value for the measure, or a threshold is of a
+            task that no arm has.
         StorageError: a file cannot be written.
     """
     check_smoothing(smoothing)
     if any((folder / mark).exists() for mark in MARKS):
         raise ConfigError(f"--output-dir {folder} is a run folder; choose one that is not")
-    chosen = dict(thresholds or {})
-    tasks = sorted({task for arm in arms for task in arm.tasks})
-    if strange := sorted(set(chosen) - set(tasks)):
-        raise DataError(
-            f"thresholds of tasks that no arm has: {', '.join(strange)}; tasks: {', '.join(tasks)}"
-        )
-    comparisons = compare_with_first(arms, measure)
-    text = comparison_text(arms, comparisons, measure, declared) + _efficiency_text(arms, chosen)
+    scores = {arm.label: arm.scores(measure) for arm in arms}
+    study = compare_study(arms, MEASURES[measure], scores, declared, thresholds or {})
+    text = comparison_text(study, declared) + _efficiency_text(study, thresholds or {})
     tables = {
-        "runs.csv": _labelled(arms, lambda arm: arm.table.rows(chosen)),
+        "runs.csv": _labelled(arms, lambda arm: study.rows[arm.label]),
         "evaluations.csv": _labelled(arms, lambda arm: arm.table.evaluations()),
-        "comparison.csv": comparison_rows(arms, comparisons, measure, declared),
-        "differences.csv": difference_rows(find_differences(arms, declared)),
+        "comparison.csv": comparison_rows(study, measure),
+        "differences.csv": difference_rows(study.differences),
     }
     figures = {
         "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),
         "learning_curves_wall_time.png": comparison_plots.learning_curves(arms, "wall_time", smoothing),
-        "task_bars.png": comparison_plots.task_bars(arms, measure),
+        "task_bars.png": comparison_plots.task_bars(study),
         "gradient_norms.png": comparison_plots.gradient_norms(arms),
         "losses.png": comparison_plots.losses(arms, smoothing),
-        PROFILES: comparison_plots.performance_profiles(arms, measure),
+        PROFILES: comparison_plots.performance_profiles(study),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,21 +79,21 @@ def write_comparison(
             write_table(folder / name, rows)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    drawn = [save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+    drawn = [save_figure(figure, folder / name) for name, figure in figures.items() if figure is not None]
     return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
 
 
-def _efficiency_text(arms: Sequence[Arm], thresholds: Mapping[str, float]) -> str:
+def _efficiency_text(study: StudyComparison, thresholds: Mapping[str, float]) -> str:
     """How many seeds reach each threshold, and after how many steps and minutes; empty without thresholds."""
     lines = []
     for task, threshold in sorted(thresholds.items()):
         lines += ["", f"{task}: first evaluation that returns {threshold:g} or more"]
-        for arm in arms:
-            rows = [row for row in arm.table.rows(thresholds) if row["task"] == task]
-            steps = [row["steps_to_threshold"] for row in rows if row["steps_to_threshold"] is not None]
-            seconds = [row["seconds_to_threshold"] for row in rows if row["seconds_to_threshold"] is not None]
-            when = f", after {spread(steps)} steps and {minutes(seconds)} minutes" if steps else ""
-            lines.append(f"  {arm.label}: {len(steps)} of {count(len(rows), 'seed')}{when}")
+        for arm in study.arms:
+            steps, seconds = (
+                study.column(arm.label, task, f"{what}_to_threshold") for what in ("steps", "seconds")
+            )
+            when = f", after {mean_and_std(steps)} steps and {minutes(seconds)} minutes" if steps else ""
+            lines.append(f"  {arm.label}: {len(steps)} of {count(len(arm.runs(task)), 'seed')}{when}")
     return "\n".join([*lines, ""]) if lines else ""
 
 

@@ -7,35 +7,28 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
-from pwm.analysis.plots.visualization import COLOURS, GREY, LINE_STYLES, MINUTE, REFERENCE_STYLES
-from pwm.analysis.statistics.comparison import normalise
-from pwm.analysis.statistics.curves import (
-    Array,
-    check_smoothing,
-    mean_curve,
-    on_common_grid,
-    smooth,
-)
+from pwm.analysis.plots import style
+from pwm.analysis.statistics.curves import Array, check_smoothing, mean_curve, on_common_grid, smooth
 from pwm.analysis.statistics.estimates import performance_profile, summarise
-from pwm.analysis.tables.records import REFERENCES, load_records, series
-from pwm.analysis.tables.run_measures import MEASURES
+from pwm.analysis.tables.records import load_records, series
+from pwm.analysis.tables.run_measures import floor_of
 from pwm.analysis.tables.runs import Run
 from pwm.errors import DataError
-from pwm.numbers import readable
 from pwm.parts import flat_values
-from pwm.study.comparison.arms import Arm, reference_scale, zero_action
+from pwm.study.comparison.arm_comparison import StudyComparison
+from pwm.study.comparison.arms import Arm, references_of
+from pwm.study.comparison.wording import count, counts, number
 
 # Inches; two panels in a row are still readable on a phone held upright.
 PANEL = (3.7, 2.8)
-SMALL = 8
 BINS = 40
 THRESHOLDS = 101
 NETWORKS = {"wm": "world model", "actor": "actor", "critic": "critic"}
+FLOOR = "dashed: the floor, the better one of zero and random actions"
 BAND = (
     "mean over seeds, where all of them have data; band: its 95 % Student interval at each point\n"
     "(a wide one leaves the panel); thin lines: single runs"
@@ -65,8 +58,8 @@ def learning_curves(
     """
     check_smoothing(smoothing)
     tasks = _tasks(arms)
-    figure, panels = _grid(len(tasks), 2)
-    scale = MINUTE if x == "wall_time" else 1.0
+    figure, panels = style.panel_grid(len(tasks), 2, PANEL)
+    scale = style.MINUTE if x == "wall_time" else 1.0
 
     def evaluated(run: Run) -> Points:
         at = np.array([getattr(e, x) for e in run.evaluations], dtype=float) / scale
@@ -74,54 +67,50 @@ def learning_curves(
 
     banded = False
     for task, axes in zip(tasks, panels):
-        for arm, style in _styled(arms):
-            drawn = _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], style, smoothing)
-            banded |= _draw_band(axes, drawn, style["color"])
-        _draw_zero_action(axes, arms, task)
+        for arm, look in _styled(arms):
+            smoothed = _draw_runs(axes, [evaluated(run) for run in arm.runs(task)], look, smoothing)
+            if len(smoothed) > 1:
+                grid, mean = mean_curve(smoothed)
+                style.draw_band(axes, grid, mean.low, mean.high, look["color"])
+                banded = True
+        _draw_floor(axes, floor_of(references_of(arms, task)))
         _limit_bands(axes)
-        _dress(axes, task, "wall time (minutes)" if x == "wall_time" else "environment steps")
-    caption = (BAND if banded else NO_BAND) + _smoothed(smoothing)
+        style.dress(axes, task, style.MINUTES if x == "wall_time" else style.STEPS)
+    caption = f"{BAND if banded else NO_BAND}; {FLOOR}{_smoothed(smoothing)}"
     return _finish(figure, arms, "evaluated return", caption)
 
 
-def task_bars(arms: Sequence[Arm], measure: str = "final") -> Figure:
-    """A measure of ``RunTable.rows``, one panel per task: mean over seeds, 95 % interval, single runs.
+def task_bars(study: StudyComparison) -> Figure:
+    """The scores that are compared, one panel per task: mean over seeds, 95 % interval, single runs.
 
-    Bars start at what doing nothing scores where this is known, else at zero: their length is what was
-    learned.
-
-    Raises:
-        DataError: no arm, or a run has no value for the measure.
+    Bars start at the floor where this is known, else at zero: their length is what was learned.
     """
-    tasks = _tasks(arms)
-    scores = [arm.scores(measure) for arm in arms]
-    figure, panels = _grid(len(tasks), 2)
-    for task, axes in zip(tasks, panels):
-        floor = zero_action(arms, task)
-        for place, (_, style) in enumerate(_styled(arms)):
-            values = scores[place].get(task)
+    figure, panels = style.panel_grid(len(study.tasks), 2, PANEL)
+    for task, axes in zip(study.tasks, panels):
+        floor = study.floor(task)
+        bottom = float(np.nan_to_num(floor))
+        for place, (arm, look) in enumerate(_styled(study.arms)):
+            colour, values = look["color"], study.scores[arm.label].get(task)
             if values is None:
-                axes.text(place, floor or 0.0, "no run", ha="center", va="bottom", fontsize=SMALL, color=GREY)
+                axes.text(
+                    place, bottom, "no run", ha="center", va="bottom", fontsize=style.SMALL, color=style.GREY
+                )
                 continue
             mean = summarise(values).mean
-            bottom = floor or 0.0
-            axes.bar(
-                place, mean.value - bottom, 0.6, bottom=bottom, color=style["color"], alpha=0.55, linewidth=0
-            )
+            axes.bar(place, mean.value - bottom, 0.6, bottom=bottom, color=colour, alpha=0.55, linewidth=0)
             if len(values) > 1:
                 below, above = mean.value - mean.low, mean.high - mean.value
                 axes.errorbar(place, mean.value, [[below], [above]], color="black", capsize=4, linewidth=1.2)
-            spread = np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1)
-            axes.scatter(place + spread, values, s=14, color=style["color"], edgecolor="black", linewidth=0.5)
-        if floor is not None:
-            axes.axhline(floor, color="black", linestyle=REFERENCE_STYLES["zero_action"], linewidth=1)
-        _dress(axes, task, "" if floor is None else f"dashed: zero action {readable(floor)}")
-        axes.set_xlim(-0.6, len(arms) - 0.4)
-        axes.set_xticks(range(len(arms)), [""] * len(arms))
+            places = place + (np.linspace(-0.15, 0.15, len(values)) if len(values) > 1 else np.zeros(1))
+            axes.scatter(places, values, s=14, color=colour, edgecolor="black", linewidth=0.5)
+        _draw_floor(axes, floor)
+        axes.set_xlim(-0.6, len(study.arms) - 0.4)
+        axes.set_xticks(range(len(study.arms)), [""] * len(study.arms))
+        style.dress(axes, task)
     caption = "bars: mean over seeds; dots: single runs"
-    if any(len(values) > 1 for found in scores for values in found.values()):
+    if any(len(values) > 1 for found in study.scores.values() for values in found.values()):
         caption += "; whiskers: 95 % Student interval of the mean"
-    return _finish(figure, arms, MEASURES.get(measure, measure), caption)
+    return _finish(figure, study.arms, study.measure, f"{caption}\n{FLOOR}")
 
 
 def gradient_norms(arms: Sequence[Arm]) -> Figure:
@@ -131,7 +120,7 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
         DataError: no arm, or ``metrics.jsonl`` of a run cannot be read.
     """
     tasks = _tasks(arms)
-    figure, panels = _grid(3 * len(tasks), 3, width=2.7)
+    figure, panels = style.panel_grid(3 * len(tasks), 3, (2.7, PANEL[1]))
     places = iter(panels)
     for task in tasks:
         records = [[_records(run) for run in arm.runs(task)] for arm in arms]
@@ -142,9 +131,8 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
             clips = {flat_values(r.config.alg)[f"{phase}_grad_norm"] for a in arms for r in a.runs(task)}
             _draw_histograms(axes, norms, clips, arms)
             lost = sum(key in r and r[key] is None for runs in records for run in runs for r in run)
-            _dress(axes, f"{task}\n{name}" + (f" ({lost} not finite)" if lost else ""), "norm")
-            if axes is panels[3 * tasks.index(task)]:
-                axes.set_ylabel("% of epochs", fontsize=SMALL)
+            title = f"{task}\n{name}" + (f" ({lost} not finite)" if lost else "")
+            style.dress(axes, title, "norm", "% of epochs" if phase == "wm" else "")
     caption = "mean norm of each epoch, every run counts the same; dotted: the clip"
     return _finish(figure, arms, "gradient norms before clipping", caption)
 
@@ -165,62 +153,45 @@ def losses(arms: Sequence[Arm], smoothing: float = 0.0) -> Figure:
     check_smoothing(smoothing)
     tasks = _tasks(arms)
     wanted = [(task, *panel) for task in tasks for panel in _loss_panels(arms, task)]
-    figure, panels = _grid(max(1, len(wanted)), 2, height=2.3)
+    figure, panels = style.panel_grid(max(1, len(wanted)), 2, (PANEL[0], 2.3))
     if not wanted:
-        _not_logged(panels[0])
+        style.note(panels[0])
     for (task, title, key, runs), axes in zip(wanted, panels):
-        for found, (_, style) in zip(runs, _styled(arms)):
+        for found, (_, look) in zip(runs, _styled(arms)):
             curves = [
                 (np.array(a), np.array(b)) for a, b in (series(r, "env_steps", key) for r in found) if a
             ]
-            _draw_runs(axes, curves, style, smoothing)
-        if axes.lines and all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
-            axes.set_yscale("log")
-        _dress(axes, f"{task}: {title}", "environment steps")
+            _draw_runs(axes, curves, look, smoothing)
+        style.dress(axes, f"{task}: {title}", style.STEPS, logarithmic=True)
     caption = f"mean over seeds; thin lines: single runs{_smoothed(smoothing)}\n"
     caption += "dynamics losses of a flow and of an MLP measure different things, latent errors the same"
     return _finish(figure, arms, "losses and model errors in training", caption)
 
 
-def performance_profiles(arms: Sequence[Arm], measure: str = "final") -> Figure | None:
+def performance_profiles(study: StudyComparison) -> Figure | None:
     """Share of the runs of all tasks above each normalised score, with bootstrap bands.
 
-    Returns:
-        None with fewer than two tasks, without zero-action scores to normalise with, or where an arm lacks a
-        task or has not the same number of seeds on every task.
+    Tasks and scale are those of the interquartile means, see ``StudyComparison``.
 
-    Raises:
-        DataError: no arm, or a run has no value for the measure.
+    Returns:
+        None with fewer than two such tasks, or where an arm has not the same number of seeds on each of them.
     """
-    tasks = _tasks(arms)
-    scores = [arm.scores(measure) for arm in arms]
-    scale = reference_scale(arms, measure)
-    complete = all(set(s) == set(tasks) and len({len(v) for v in s.values()}) == 1 for s in scores)
-    if len(tasks) < 2 or scale is None or not complete:
+    matrices = [matrix for matrix in study.normalised.values() if matrix is not None]
+    if len(matrices) < len(study.arms) or (tasks := matrices[0].shape[1]) < 2:
         return None
-    matrices = [normalise(np.stack([s[task] for task in tasks], axis=1), tasks, scale) for s in scores]
     thresholds = np.linspace(min(m.min() for m in matrices), max(m.max() for m in matrices), THRESHOLDS)
-    figure, (axes,) = _grid(1, 1, width=5.6, height=3.4)
-    for matrix, (_, style) in zip(matrices, _styled(arms)):
+    figure, (axes,) = style.panel_grid(1, 1, (5.6, 3.4))
+    for matrix, (_, look) in zip(matrices, _styled(study.arms)):
         profile = performance_profile(matrix, thresholds)
-        axes.step(thresholds, profile.value, where="post", linewidth=1.8, **style)
-        if len(matrix) > 1:
-            axes.fill_between(
-                thresholds,
-                profile.low,
-                profile.high,
-                step="post",
-                color=style["color"],
-                alpha=0.18,
-                linewidth=0,
-            )
-    _dress(axes, f"{len(tasks)} tasks", "normalised score s: 0 = doing nothing, 1 = best run of the task")
-    axes.set_ylabel("share of runs above s", fontsize=SMALL)
+        axes.step(thresholds, profile.value, where="post", linewidth=1.8, **look)
+        style.draw_band(axes, thresholds, profile.low, profile.high, look["color"], step="post")
+    score = "normalised score s: 0 = floor, 1 = mean of the task's best arm"
+    style.dress(axes, f"{tasks} tasks", score, "share of runs above s")
     axes.set_ylim(0, 1.02)
     banded = any(len(matrix) > 1 for matrix in matrices)
     caption = "bands: 95 % stratified bootstrap intervals, too narrow for few seeds"
-    title = f"performance profile: {MEASURES.get(measure, measure)}"
-    return _finish(figure, arms, title, caption if banded else "one seed per task has no band")
+    title = f"performance profile: {study.measure}"
+    return _finish(figure, study.arms, title, caption if banded else "one seed per task has no band")
 
 
 def _smoothed(weight: float) -> str:
@@ -235,9 +206,7 @@ def _tasks(arms: Sequence[Arm]) -> list[str]:
 
 def _styled(arms: Sequence[Arm]) -> Iterator[tuple[Arm, dict[str, Any]]]:
     """Every arm with its colour and line style."""
-    for number, arm in enumerate(arms):
-        line = LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
-        yield arm, {"color": COLOURS[number % len(COLOURS)], "linestyle": line}
+    return ((arm, style.arm_style(number)) for number, arm in enumerate(arms))
 
 
 def _records(run: Run) -> list[dict[str, float]]:
@@ -258,52 +227,34 @@ def _loss_panels(arms: Sequence[Arm], task: str) -> list[tuple[str, str, list[li
     prefix = "wm/latent_error_k"
     depths = sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
     for depth in dict.fromkeys([*depths[:1], *depths[-1:]]):
-        names[f"{prefix}{depth}"] = f"latent error, {depth} step{'s' if depth > 1 else ''}"
+        names[f"{prefix}{depth}"] = f"latent error, {count(depth, 'step')}"
     return [(title, key, records) for key, title in names.items() if key in keys]
 
 
-def _draw_runs(axes: Axes, curves: Sequence[Points], style: dict[str, Any], smoothing: float) -> list[Points]:
+def _draw_runs(axes: Axes, curves: Sequence[Points], look: dict[str, Any], smoothing: float) -> list[Points]:
     """Draw single runs thin and raw, and the mean of the smoothed ones; returns these."""
     smoothed = [(x, smooth(y, smoothing)) for x, y in curves]
-    if not curves:
-        return smoothed
     for x, y in curves:
-        axes.plot(x, y, linewidth=0.7, alpha=0.45, marker=_marker(x), markersize=2, **style)
-    grid, values = on_common_grid(smoothed)
-    axes.plot(grid, values.mean(0), linewidth=1.9, marker=_marker(grid), markersize=4, **style)
+        style.draw_line(axes, x, y, linewidth=0.7, alpha=0.45, markersize=2, **look)
+    if curves:
+        grid, values = on_common_grid(smoothed)
+        style.draw_line(axes, grid, values.mean(0), linewidth=1.9, **look)
     return smoothed
 
 
-def _marker(x: Array) -> str | None:
-    """One or two points make no line that could be seen."""
-    return "o" if len(x) < 3 else None
-
-
-def _draw_band(axes: Axes, curves: Sequence[Points], color: str) -> bool:
-    """Draw the interval of the mean over runs; returns whether there are enough runs for one."""
-    if len(curves) < 2:
-        return False
-    grid, mean = mean_curve(curves)
-    if len(grid) == 1:
-        # A band of one point has no area.
-        around = [mean.value - mean.low, mean.high - mean.value]
-        axes.errorbar(grid, mean.value, around, color=color, capsize=4, linewidth=1)
-    axes.fill_between(grid, mean.low, mean.high, color=color, alpha=0.18, linewidth=0)
-    return True
-
-
-def _draw_zero_action(axes: Axes, arms: Sequence[Arm], task: str) -> None:
-    if (score := zero_action(arms, task)) is None:
+def _draw_floor(axes: Axes, floor: float) -> None:
+    """Draw and name the floor; nothing where it is unknown."""
+    if np.isnan(floor):
         return
-    axes.axhline(score, color="black", linestyle=REFERENCE_STYLES["zero_action"], linewidth=1)
+    style.draw_level(axes, floor, linestyle=style.DASHED)
     axes.annotate(
-        f"{REFERENCES['zero_action']} {readable(score)}",
-        (1, score),
+        f"floor {number(floor)}",
+        (1, floor),
         xycoords=("axes fraction", "data"),
         xytext=(-2, 2),
         textcoords="offset points",
         ha="right",
-        fontsize=SMALL - 1,
+        fontsize=style.SMALL - 1,
         bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 1},
     )
 
@@ -326,7 +277,7 @@ def _draw_histograms(
     kept = [[[n for n in run if n > 0] for run in runs] for runs in norms]
     everything = [n for runs in kept for run in runs for n in run]
     if not everything:
-        _not_logged(axes)
+        style.note(axes)
         return
     low, high = min(everything), max(everything)
     edges = np.geomspace(low, high if high > low else 2 * low, BINS + 1)
@@ -337,60 +288,30 @@ def _draw_histograms(
     for clip in clips:
         axes.axvline(clip, color="black", linestyle=":", linewidth=1)
     axes.xaxis.set_minor_formatter(NullFormatter())
-    for runs, (_, style) in zip(kept, _styled(arms)):
+    for runs, (_, look) in zip(kept, _styled(arms)):
         shares = [np.histogram(run, edges)[0] / len(run) for run in runs if run]
         if shares:
             share = 100 * np.mean(shares, axis=0)
-            axes.stairs(share, edges, fill=True, color=style["color"], alpha=0.2)
-            axes.stairs(share, edges, linewidth=1.3, **style)
-
-
-def _not_logged(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color=GREY, fontsize=SMALL)
-
-
-def _grid(
-    count: int, columns: int, width: float = PANEL[0], height: float = PANEL[1]
-) -> tuple[Figure, list[Axes]]:
-    """Figure with ``count`` panels, at most ``columns`` in a row, and a canvas of its own."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(max(width * columns, 4.6), height * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for spare in panels[count:]:
-        spare.axis("off")
-    return figure, panels[:count]
-
-
-def _dress(axes: Axes, title: str, x: str) -> None:
-    axes.set_title(title, fontsize=SMALL + 1)
-    axes.set_xlabel(x, fontsize=SMALL)
-    if x == "environment steps":
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(which="both", labelsize=SMALL)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+            axes.stairs(share, edges, fill=True, color=look["color"], alpha=0.2)
+            axes.stairs(share, edges, linewidth=1.3, **look)
 
 
 def _finish(figure: Figure, arms: Sequence[Arm], title: str, caption: str) -> Figure:
     """Above all panels the title and the arms with their seeds, below them how to read what is drawn."""
     handles = []
-    for arm, style in _styled(arms):
-        counts = sorted({len(arm.runs(task)) for task in arm.tasks})
-        seeds = "-".join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))
+    for arm, look in _styled(arms):
         # A dollar sign would start a formula.
         name = arm.label.replace("$", r"\$")
-        label = f"{name} ({seeds} seed{'' if seeds == '1' else 's'})"
-        handles.append(Line2D([], [], linewidth=2.5, label=label, **style))
+        label = f"{name} ({counts([len(arm.runs(task)) for task in arm.tasks], 'seed')})"
+        handles.append(Line2D([], [], linewidth=2.5, label=label, **look))
     figure.legend(
         handles=handles,
         title=title,
-        title_fontsize=SMALL + 3,
+        title_fontsize=style.SMALL + 3,
         loc="outside upper center",
         ncols=min(3, len(handles)),
-        fontsize=SMALL + 1,
+        fontsize=style.SMALL + 1,
         frameon=False,
     )
-    figure.supxlabel(caption, fontsize=SMALL - 0.5, color=GREY)
+    figure.supxlabel(caption, fontsize=style.SMALL - 0.5, color=style.GREY)
     return figure

@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 
 from pwm.analysis.cost.parameter_parity import TOLERANCE, Parities
+from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.statistics.estimates import ALPHA, Estimate
+from pwm.analysis.tables.run_measures import share_of_peak
 from pwm.analysis.tables.runs import Run
-from pwm.study.comparison.outcome import Outcome, Outcomes
+from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
 from pwm.study.comparison.wording import count, counts, interval, listing, number, percent, share
 
 NAMED_DIFFERENCES = 4
 SHARE_OF_TASKS = 0.5
 RETENTION = 0.9
 SHARE_OF_PEAK = 0.5
+
+# Name of a criterion, whether it is met, and the numbers behind it.
+Judged = tuple[str, bool, str]
 
 
 @dataclass(frozen=True)
@@ -38,25 +43,25 @@ class Criterion:
     detail: str
 
 
-def verdict(outcome: Outcome) -> str:
+def verdict(pair: ArmComparison) -> str:
     """One sentence: better, worse, cannot be told apart, or not comparable and why."""
-    a, b = outcome.candidate.label, outcome.baseline.label
-    if outcome.unfair:
-        return f"{a} and {b} are NOT COMPARABLE, because more differs than was declared: {_named(outcome)}."
-    tasks = outcome.final.tasks
-    if not outcome.scaled:
-        return f"{a} and {b} cannot be compared: {_why_none(outcome)}."
-    chosen = [task for task in tasks if task.task in outcome.scaled]
+    a, b = pair.candidate.label, pair.baseline.label
+    if pair.unfair:
+        return f"{a} and {b} are NOT COMPARABLE, because more differs than was declared: {_named(pair)}."
+    tasks = pair.comparison.tasks
+    if not pair.scaled:
+        return f"{a} and {b} cannot be compared: {_why_none(pair)}."
+    chosen = [task for task in tasks if task.task in pair.scaled]
     seeds = counts([n for task in chosen for n in (task.candidate.seeds, task.baseline.seeds)], "seed")
     extent = f"with {seeds} per arm on {count(len(chosen), 'task')}"
-    if left_out := _left_out(outcome):
+    if left_out := _left_out(pair):
         extent += f" ({left_out})"
-    if outcome.overall is None:
+    if pair.overall is None:
         return f"{a} and {b} cannot be told apart {extent}: a single run has no spread to judge by."
-    difference = outcome.overall.difference
+    difference = pair.overall.difference
     if math.isnan(difference.low):
         return f"{a} and {b} cannot be told apart {extent}: no score varies, so there is nothing to test."
-    found = f"{_difference(difference, outcome)} {extent}; {_task_by_task(outcome)}."
+    found = f"{_difference(difference, pair)} {extent}; {_task_by_task(pair)}."
     if difference.low > 0:
         return f"{a} is better than {b}: {found}"
     if difference.high < 0:
@@ -64,28 +69,39 @@ def verdict(outcome: Outcome) -> str:
     return f"{a} and {b} cannot be told apart: {found}"
 
 
-def criteria(outcomes: Outcomes, parity: Parities) -> list[Criterion]:
-    """Every criterion for every candidate, by candidate."""
-    judge: list[Callable[[Outcome], Criterion]] = [
-        _fair,
-        _as_good_on_enough_tasks,
-        lambda outcome: _same_size(outcome, parity),
-        _no_failed_run,
-        lambda outcome: _no_skipped_update(outcome, outcomes),
-        lambda outcome: _keeps_what_it_learned(outcome, outcomes),
-        lambda outcome: _no_collapsed_seed(outcome, outcomes),
+def criteria(
+    study: StudyComparison, costs: Mapping[str, Sequence[RunCost]], parity: Parities
+) -> list[Criterion]:
+    """Every criterion for every candidate, by candidate.
+
+    Args:
+        study: the candidates.
+        costs: by arm's label those of its runs.
+        parity: checked pairs of world models, by label and task.
+    """
+    return [
+        Criterion(pair.candidate.label, *judged)
+        for pair in study.candidates
+        for judged in (
+            _fair(pair),
+            _as_good_on_enough_tasks(pair),
+            _same_size(pair, parity),
+            _no_failed_run(pair),
+            _no_skipped_update(costs[pair.candidate.label]),
+            _keeps_what_it_learned(pair, study),
+            _no_collapsed_seed(pair, study),
+        )
     ]
-    return [criterion(outcome) for outcome in outcomes.candidates for criterion in judge]
 
 
-def size_differences(outcome: Outcome) -> dict[str, float]:
+def size_differences(pair: ArmComparison) -> dict[str, float]:
     """By task (P_candidate - P_baseline) / P_baseline over the world models, as the run folders state them.
 
     NaN where one does not.
     """
     found = {}
-    for task in outcome.final.tasks:
-        ours, theirs = (_size(arm.runs(task.task)) for arm in (outcome.baseline, outcome.candidate))
+    for task in pair.comparison.tasks:
+        ours, theirs = (_size(arm.runs(task.task)) for arm in (pair.baseline, pair.candidate))
         found[task.task] = math.nan if ours is None or theirs is None else (theirs - ours) / ours
     return found
 
@@ -94,23 +110,23 @@ def _size(runs: Sequence[Run]) -> int | None:
     return next((size for run in runs if (size := run.parameters.get("world_model"))), None)
 
 
-def _named(outcome: Outcome) -> str:
-    named = [str(difference) for difference in outcome.unfair[:NAMED_DIFFERENCES]]
-    more = len(outcome.unfair) - len(named)
+def _named(pair: ArmComparison) -> str:
+    named = [str(difference) for difference in pair.unfair[:NAMED_DIFFERENCES]]
+    more = len(pair.unfair) - len(named)
     return listing([*named, f"{more} more"] if more else named)
 
 
-def _difference(difference: Estimate, outcome: Outcome) -> str:
+def _difference(difference: Estimate, pair: ArmComparison) -> str:
     widest = max(abs(difference.low), abs(difference.high))
     text = f"{number(difference.value, widest, sign=True)} (95 % interval {interval(difference)})"
-    if len(outcome.scaled) == 1:
+    if len(pair.scaled) == 1:
         return f"{text} in return"
     return f"{text} on a scale from the floor (0) to the best arm (1)"
 
 
-def _why_none(outcome: Outcome) -> str:
+def _why_none(pair: ArmComparison) -> str:
     """Why no task counts."""
-    if any(run.reference for arm in (outcome.baseline, outcome.candidate) for run in arm.table.runs):
+    if any(run.reference for arm in (pair.baseline, pair.candidate) for run in arm.table.runs):
         return (
             "on no task is an arm's final policy shown to score above the floor, that is above doing nothing "
             "and acting at random"
@@ -118,108 +134,100 @@ def _why_none(outcome: Outcome) -> str:
     return "no run folder holds the scores of policies that know nothing"
 
 
-def _left_out(outcome: Outcome) -> str:
+def _left_out(pair: ArmComparison) -> str:
     """Tasks that do not count, and why; empty where all do."""
-    others = [task.task for task in outcome.final.tasks if task.task not in outcome.scaled]
+    others = [task.task for task in pair.comparison.tasks if task.task not in pair.scaled]
     return f"no arm is shown to be above the floor on {listing(others)}" if others else ""
 
 
-def _task_by_task(outcome: Outcome) -> str:
+def _task_by_task(pair: ArmComparison) -> str:
     significant = [
-        task for task in outcome.final.tasks if task.task in outcome.scaled and task.welch_p_holm < ALPHA
+        task for task in pair.comparison.tasks if task.task in pair.scaled and task.welch_p_holm < ALPHA
     ]
     better = listing(task.task for task in significant if task.difference.value > 0)
     worse = listing(task.task for task in significant if task.difference.value < 0)
     text = f"task by task it is significantly better on {better}, worse on {worse}"
-    if contrary := _contrary_to_best(outcome):
+    if contrary := _contrary_to_best(pair):
         text += f" (the best policies instead of the final ones say the opposite on {listing(contrary)})"
     return text
 
 
-def _contrary_to_best(outcome: Outcome) -> list[str]:
+def _contrary_to_best(pair: ArmComparison) -> list[str]:
     """Tasks on which the best policies differ significantly in the other direction than the final ones do."""
     return [
         best.task
-        for final, best in zip(outcome.final.tasks, outcome.best, strict=True)
-        if best.task in outcome.scaled
+        for final, best in zip(pair.comparison.tasks, pair.best)
+        if best.task in pair.scaled
         and best.welch_p_holm < ALPHA
         and best.difference.value * final.difference.value < 0
     ]
 
 
-def _fair(outcome: Outcome) -> Criterion:
-    found = f"also different: {_named(outcome)}" if outcome.unfair else "nothing undeclared differs"
-    return Criterion(outcome.candidate.label, "the comparison is fair", not outcome.unfair, found)
+def _fair(pair: ArmComparison) -> Judged:
+    found = f"also different: {_named(pair)}" if pair.unfair else "nothing undeclared differs"
+    return "the comparison is fair", not pair.unfair, found
 
 
-def _as_good_on_enough_tasks(outcome: Outcome) -> Criterion:
-    label = outcome.candidate.label
-    name = f"at least as good as {outcome.baseline.label} on {share(SHARE_OF_TASKS)} of the tasks"
-    tasks = [task for task in outcome.final.tasks if task.task in outcome.scaled]
+def _as_good_on_enough_tasks(pair: ArmComparison) -> Judged:
+    name = f"at least as good as {pair.baseline.label} on {share(SHARE_OF_TASKS)} of the tasks"
+    tasks = [task for task in pair.comparison.tasks if task.task in pair.scaled]
     if not tasks:
-        return Criterion(label, name, False, f"no task counts: {_why_none(outcome)}")
+        return name, False, f"no task counts: {_why_none(pair)}"
     good = [task for task in tasks if task.difference.value >= 0]
     signs = "; ".join(
         f"{task.task} {number(task.candidate.mean.value)} against {number(task.baseline.mean.value)}"
         for task in tasks
     )
     detail = f"{len(good)} of {len(tasks)} ({signs})"
-    if left_out := _left_out(outcome):
+    if left_out := _left_out(pair):
         detail += f"; not counted: {left_out}"
-    if outcome.unfair:
+    if pair.unfair:
         detail += "; not comparable"
-    passed = len(good) / len(tasks) >= SHARE_OF_TASKS and not outcome.unfair
-    return Criterion(label, name, passed, detail)
+    return name, len(good) / len(tasks) >= SHARE_OF_TASKS and not pair.unfair, detail
 
 
-def _same_size(outcome: Outcome, parity: Parities) -> Criterion:
-    label = outcome.candidate.label
-    measured, checked = size_differences(outcome), list(parity.get(label, {}).values())
+def _same_size(pair: ArmComparison, parity: Parities) -> Judged:
+    measured, checked = size_differences(pair), list(parity.get(pair.candidate.label, {}).values())
     passed = all(abs(size) <= TOLERANCE for size in measured.values()) and all(p.passed for p in checked)
     sizes = ", ".join(f"{task} {percent(100 * size, 2)}" for task, size in measured.items())
     detail = f"{sizes}; {len([p for p in checked if p.passed])} of {len(checked)} checked pairs pass"
-    return Criterion(label, f"world models of equal size, within {share(TOLERANCE)}", passed, detail)
+    return f"world models of equal size, within {share(TOLERANCE)}", passed, detail
 
 
-def _no_failed_run(outcome: Outcome) -> Criterion:
-    problems = [p for p in outcome.candidate.table.problems if p.kind in ("failed", "damaged")]
-    used = count(len(outcome.candidate.table.runs), "run")
-    detail = f"{len(problems)} failed or damaged beside {used} that can be used"
-    return Criterion(outcome.candidate.label, "no failed run", not problems, detail)
+def _no_failed_run(pair: ArmComparison) -> Judged:
+    table = pair.candidate.table
+    problems = [p for p in table.problems if p.kind in ("failed", "damaged")]
+    detail = f"{len(problems)} failed or damaged beside {count(len(table.runs), 'run')} that can be used"
+    return "no failed run", not problems, detail
 
 
-def _no_skipped_update(outcome: Outcome, outcomes: Outcomes) -> Criterion:
-    found = [cost.skipped_updates for cost in outcomes.costs[outcome.candidate.label]]
-    known = [value for value in found if value is not None]
+def _no_skipped_update(costs: Sequence[RunCost]) -> Judged:
+    known = [cost.skipped_updates for cost in costs if cost.skipped_updates is not None]
     detail = f"{sum(known):g} skipped in {count(len(known), 'run')}"
-    if unknown := len(found) - len(known):
+    if unknown := len(costs) - len(known):
         detail += f"; not logged in {count(unknown, 'run')}"
-    passed = not unknown and not any(known)
-    return Criterion(outcome.candidate.label, "no update skipped for a non-finite gradient", passed, detail)
+    return "no update skipped for a non-finite gradient", not unknown and not any(known), detail
 
 
-def _keeps_what_it_learned(outcome: Outcome, outcomes: Outcomes) -> Criterion:
+def _keeps_what_it_learned(pair: ArmComparison, study: StudyComparison) -> Judged:
+    shares = [(row, row["retention"]) for row in study.rows[pair.candidate.label]]
     name = f"last evaluations keep {share(RETENTION)} of the peak (mean over seeds, every task)"
-    shares = [(row, row["retention"]) for row in outcomes.rows[outcome.candidate.label]]
-    passed, detail = _kept(outcomes, shares, np.mean, RETENTION)
-    return Criterion(outcome.candidate.label, name, passed, detail)
+    return name, *_kept(study, shares, np.mean, RETENTION)
 
 
-def _no_collapsed_seed(outcome: Outcome, outcomes: Outcomes) -> Criterion:
-    name = f"no seed ends below {share(SHARE_OF_PEAK)} of its peak"
-    shares = [(row, final_share(outcomes, row)) for row in outcomes.rows[outcome.candidate.label]]
-    passed, detail = _kept(outcomes, shares, np.min, SHARE_OF_PEAK)
-    return Criterion(outcome.candidate.label, name, passed, f"worst seed: {detail}")
+def _no_collapsed_seed(pair: ArmComparison, study: StudyComparison) -> Judged:
+    shares = [(row, final_share(study, row)) for row in study.rows[pair.candidate.label]]
+    passed, detail = _kept(study, shares, np.min, SHARE_OF_PEAK)
+    return f"no seed ends below {share(SHARE_OF_PEAK)} of its peak", passed, f"worst seed: {detail}"
 
 
-def final_share(outcomes: Outcomes, row: Mapping[str, Any]) -> float | None:
-    """Last evaluation of a run as a share of its best one, both above the floor; None where best is not."""
-    floor = outcomes.floor(row["task"])
-    return (row["final"] - floor) / (row["best"] - floor) if row["best"] > floor else None
+def final_share(study: StudyComparison, row: Mapping[str, Any]) -> float | None:
+    """Last evaluation of a run (a row of ``RunTable.rows``) as ``share_of_peak`` of its best one."""
+    return share_of_peak(row["final"], row["best"], study.floor(row["task"]))
 
 
 def _kept(
-    outcomes: Outcomes,
+    study: StudyComparison,
     shares: Sequence[tuple[Mapping[str, Any], float | None]],
     over_seeds: Callable[[Sequence[float]], float],
     least: float,
@@ -243,7 +251,7 @@ def _kept(
         runs = sum(map(len, unknown.values()))
         where = "; ".join(
             f"{task} seed{'s' * (len(seeds) > 1)} {listing(seeds)} "
-            f"{'of unknown floor' if math.isnan(outcomes.floor(task)) else 'never above the floor'}"
+            f"{'of unknown floor' if math.isnan(study.floor(task)) else 'never above the floor'}"
             for task, seeds in sorted(unknown.items())
         )
         said.append(f"{runs} of {count(len(shares), 'run')} cannot be judged: {where}")

@@ -1,15 +1,15 @@
-"""Numbers and lists as text for people; what is unknown (None or NaN) is a dash."""
+"""Numbers, lists and scales as text for people; what is unknown (None or NaN) is a dash."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from pwm.analysis.statistics.estimates import Estimate, Summary
 
-UNKNOWN = "–"
+DASH = "–"
 MINUS = "−"
 # Below it there are more zeros behind the point than the eye counts.
 SMALL = 1e-5
@@ -21,7 +21,7 @@ def number(value: float | None, like: float | None = None, sign: bool = False) -
     Where decimals would be too many to count, it is a power of ten, for example ``2.5e-07``.
     """
     if value is None or not math.isfinite(value):
-        return UNKNOWN
+        return DASH
     form, size = "+" if sign else "", value if like is None else like
     small = 0 < abs(size) < SMALL
     text = f"{value:{form}.2g}" if small else f"{value:{form},.{_decimals(size)}f}"
@@ -36,10 +36,10 @@ def plus_minus(summary: Summary) -> str:
     return number(mean, widest) if math.isnan(std) else f"{number(mean, widest)} ± {number(std, widest)}"
 
 
-def spread(values: Sequence[float]) -> str:
+def mean_and_std(values: Sequence[float]) -> str:
     """Mean and standard deviation of values, of which there may be one or none."""
     if not values:
-        return UNKNOWN
+        return DASH
     mean = float(np.mean(values))
     std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return plus_minus(Summary(len(values), Estimate(mean, math.nan, math.nan), std))
@@ -63,13 +63,13 @@ def with_interval(estimate: Estimate, sign: bool = False) -> str:
 def p_value(value: float) -> str:
     """For example ``0.031``."""
     if math.isnan(value):
-        return UNKNOWN
+        return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def percent(value: float, decimals: int = 1) -> str:
     """``value`` (in percent) with its sign."""
-    return f"{value:+,.{decimals}f} %".replace("-", MINUS) if math.isfinite(value) else UNKNOWN
+    return f"{value:+,.{decimals}f} %".replace("-", MINUS) if math.isfinite(value) else DASH
 
 
 def share(value: float) -> str:
@@ -79,7 +79,25 @@ def share(value: float) -> str:
 
 def minutes(seconds: Sequence[float]) -> str:
     """Mean and standard deviation of times, in minutes."""
-    return spread([value / 60 for value in seconds])
+    return mean_and_std([value / 60 for value in seconds])
+
+
+def scale_in_words(scale: Mapping[str, tuple[float, float]], tasks: Collection[str]) -> str:
+    """What the common scale of the tasks is, see ``StudyComparison.scale``, and which tasks it leaves out."""
+    if not scale:
+        return (
+            "There is no common scale: no arm is shown to be above the floor on any task, or none is known."
+        )
+    ends = "; ".join(
+        f"{task} {number(low)} and {number(high)}" for task, (low, high) in sorted(scale.items())
+    )
+    text = (
+        "Returns of different tasks are averaged on a common scale, on which 0 is the floor and 1 the mean "
+        f"of the best arm: {ends}."
+    )
+    if left_out := sorted(set(tasks) - set(scale)):
+        text += f" Left out, because no arm is shown to be above the floor there: {listing(left_out)}."
+    return text
 
 
 def listing(words: Iterable[str], empty: str = "none") -> str:

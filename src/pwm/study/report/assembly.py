@@ -7,24 +7,32 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from pwm.analysis.cost.parameter_parity import Parities
+from pwm.analysis.cost.training_cost import RunCost, measure_cost
 from pwm.analysis.tables.runs import Key, write_table
 from pwm.errors import StorageError
 from pwm.files import write_atomically, write_json, write_text
+from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import made_with
-from pwm.study.comparison.outcome import CHECKPOINTS, Outcomes, check_comparable, evaluate
+from pwm.study.comparison.fairness import stated_origin
 from pwm.study.comparison.verdict import Criterion, criteria, verdict
 from pwm.study.report import background
 from pwm.study.report import results as result
 from pwm.study.report.document import FIGURES, Document, to_html, to_markdown
 from pwm.study.report.figures import FIGURE_NAMES, draw_figures
+from pwm.study.report.held_out import POLICIES, check_reportable, half_way, held_out_scores
 from pwm.study.report.paths import ReportPaths
+
+MEASURE = "held-out return of the final policy"
+
+# By arm's label, one per run.
+Costs = Mapping[str, list[RunCost]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Findings:
         commands: exact shell commands that reproduce the runs and the report.
         held_out: by task, algorithm and seed the episode returns of the ``best`` and the ``final`` policy on
             held-out seeds.
-        parity: outcomes of ``check_parity`` with the first arm, by label of the other one and by task.
+        parity: study of ``check_parity`` with the first arm, by label of the other one and by task.
         thresholds: returns by task that count as solved; a task without one gets half of what the best arm
             gained over the floor.
         compute_matched: by label of an arm that of the arm it was made as costly as.
@@ -69,7 +77,7 @@ def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
         ConfigError: a library of the extra ``report`` is not installed.
         StorageError: a file cannot be written.
     """
-    check_comparable(findings.arms, findings.held_out, findings.thresholds)
+    check_reportable(findings.arms, findings.held_out, findings.thresholds)
     try:
         # A wrong folder must not cost the work on the report.
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,12 +88,16 @@ def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
 
 
 def _write_files(findings: Findings, folder: Path) -> None:
-    outcomes = evaluate(findings.arms, findings.declared, findings.held_out, findings.thresholds)
+    final, best = (held_out_scores(findings.arms, findings.held_out, which) for which in POLICIES)
+    thresholds = half_way(findings.arms) | findings.thresholds
+    study = compare_study(findings.arms, MEASURE, final, findings.declared, thresholds, best)
+    sizes: dict[str, tuple[int, int] | None] = {}
+    costs = {arm.label: [measure_cost(run, sizes) for run in arm.table.runs] for arm in findings.arms}
     paths = ReportPaths(_folders(findings.arms))
-    judged = criteria(outcomes, findings.parity)
-    document = _document(findings, outcomes, judged, paths)
+    judged = criteria(study, costs, findings.parity)
+    document = _document(findings, study, costs, judged, paths)
     html, markdown = to_html(document), to_markdown(document)
-    rows, data = _rows(findings, outcomes, paths), _data(findings, outcomes, judged, paths)
+    rows, data = _rows(findings, study, paths), _data(findings, study, costs, judged, paths)
     for picture in document.pictures:
         write_atomically(folder / picture.file, partial(_write, picture.content))
     _remove_others(folder, [picture.file for picture in document.pictures])
@@ -96,24 +108,24 @@ def _write_files(findings: Findings, folder: Path) -> None:
 
 
 def _document(
-    findings: Findings, outcomes: Outcomes, judged: list[Criterion], paths: ReportPaths
+    findings: Findings, study: StudyComparison, costs: Costs, judged: list[Criterion], paths: ReportPaths
 ) -> Document:
-    figures = draw_figures(findings.arms)
+    figures = draw_figures(study)
     return Document(
         findings.title,
-        [verdict(outcome) for outcome in outcomes.candidates],
+        [verdict(pair) for pair in study.candidates],
         [
             result.acceptance(judged),
-            result.results(outcomes, findings.held_out, figures),
-            result.over_all_tasks(outcomes, figures),
-            result.limits(outcomes),
-            result.learning(outcomes, findings.thresholds, figures),
-            result.stability(outcomes, figures),
-            background.cost(outcomes, findings.compute_matched),
-            background.parity(outcomes, findings.parity),
-            background.differences(outcomes, findings.declared, paths),
-            background.runs(outcomes, findings.held_out, paths),
-            background.environment(outcomes),
+            result.results(study, findings.held_out, figures),
+            result.over_all_tasks(study, figures),
+            result.limits(study),
+            result.learning(study, findings.thresholds, figures),
+            result.stability(study, figures),
+            background.cost(study, costs, findings.compute_matched),
+            background.parity(study, findings.parity),
+            background.differences(study, findings.declared, paths),
+            background.runs(study, findings.held_out, paths),
+            background.environment(study),
             background.reproduce(findings.commands, paths),
         ],
     )
@@ -124,42 +136,41 @@ def _folders(arms: list[Arm]) -> list[Path]:
     return runs + [p.path for arm in arms for p in arm.table.problems if p.path is not None]
 
 
-def _rows(findings: Findings, outcomes: Outcomes, paths: ReportPaths) -> list[dict[str, Any]]:
+def _rows(findings: Findings, study: StudyComparison, paths: ReportPaths) -> list[dict[str, Any]]:
     """One row per run: all its measures and its held-out returns."""
     rows = []
     for arm in findings.arms:
-        for run, row in zip(arm.table.runs, outcomes.rows[arm.label], strict=True):
+        for run, row in zip(arm.table.runs, study.rows[arm.label], strict=True):
             returns = findings.held_out[run.key]
-            held_out = {f"held_out_{which}": float(np.mean(returns[which])) for which in CHECKPOINTS}
-            episodes = {f"held_out_{which}_episodes": len(returns[which]) for which in CHECKPOINTS}
+            held_out = {f"held_out_{which}": float(np.mean(returns[which])) for which in POLICIES}
+            episodes = {f"held_out_{which}_episodes": len(returns[which]) for which in POLICIES}
             named = {"arm": arm.label, **row, **held_out, **episodes}
             rows.append(named | {"path": paths.show(run.path)})
     return rows
 
 
 def _data(
-    findings: Findings, outcomes: Outcomes, judged: list[Criterion], paths: ReportPaths
+    findings: Findings, study: StudyComparison, costs: Costs, judged: list[Criterion], paths: ReportPaths
 ) -> dict[str, Any]:
     """Every number of the report by name, and the configurations; unknown ones are null."""
     runs = [(arm.label, run) for arm in findings.arms for run in arm.table.runs]
-    costs = [cost for arm in findings.arms for cost in outcomes.costs[arm.label]]
     data = {
         "title": findings.title,
-        "verdicts": {outcome.candidate.label: verdict(outcome) for outcome in outcomes.candidates},
+        "verdicts": {pair.candidate.label: verdict(pair) for pair in study.candidates},
         "criteria": judged,
-        "scale": outcomes.scale,
-        "references": outcomes.references,
+        "scale": study.scale,
+        "references": study.references,
         "comparisons": {
-            outcome.candidate.label: {
-                "final": outcome.final,
-                "best": outcome.best,
-                "mean_difference": outcome.overall,
-                "tasks_of_mean_difference": outcome.scaled,
-                "differences": outcome.differences,
+            pair.candidate.label: {
+                "final": pair.comparison,
+                "best": pair.best,
+                "mean_difference": pair.overall,
+                "tasks_of_mean_difference": pair.scaled,
+                "differences": pair.differences,
             }
-            for outcome in outcomes.candidates
+            for pair in study.candidates
         },
-        "interquartile_means": outcomes.iqm,
+        "interquartile_means": study.iqm,
         "parity": findings.parity,
         "declared": findings.declared,
         "runs": [
@@ -171,10 +182,10 @@ def _data(
                 "path": paths.show(run.path),
                 "held_out": findings.held_out[run.key],
                 "cost": cost,
-                "made_with": made_with(run),
+                "made_with": stated_origin(run.path),
                 "configuration": run.config.identity(),
             }
-            for (label, run), cost in zip(runs, costs, strict=True)
+            for (label, run), cost in zip(runs, chain.from_iterable(costs.values()), strict=True)
         ],
         "problems": background.problems_in_words(findings.arms, paths),
     }

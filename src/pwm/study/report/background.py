@@ -12,12 +12,24 @@ from pwm.analysis.cost.operations import PHASES
 from pwm.analysis.cost.parameter_parity import TOLERANCE, Parities
 from pwm.analysis.cost.training_cost import RunCost
 from pwm.analysis.tables.runs import Run
+from pwm.study.comparison.arm_comparison import StudyComparison
 from pwm.study.comparison.arms import Arm
-from pwm.study.comparison.fairness import made_with
-from pwm.study.comparison.outcome import HeldOut, Outcomes
+from pwm.study.comparison.fairness import stated_origin
 from pwm.study.comparison.verdict import size_differences
-from pwm.study.comparison.wording import UNKNOWN, count, listing, minutes, number, percent, share, spread
-from pwm.study.report.document import Block, Bullets, Cell, Commands, Mark, Section, Table, Text
+from pwm.study.comparison.wording import count, listing, mean_and_std, minutes, number, percent, share
+from pwm.study.report.document import (
+    Block,
+    Bullets,
+    Commands,
+    Mark,
+    Row,
+    Section,
+    Table,
+    TableCell,
+    Text,
+    passed_or_not,
+)
+from pwm.study.report.held_out import POLICIES, HeldOut
 from pwm.study.report.paths import ReportPaths
 
 SHORT_HASH = 10
@@ -26,25 +38,29 @@ WITHOUT_EFFECT_NOTE = (
     f"{WITHOUT_EFFECT}: it cannot change results, as progress bars and logging services cannot."
 )
 TERA_IN_GIGA = 1000
+# Costs of runs by task and arm's label.
+Spent = Mapping[tuple[str, str], Sequence[RunCost]]
 
 
-def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
-    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same."""
-    phases = [phase.replace("_", " ") for phase in PHASES]
+def cost(
+    study: StudyComparison, costs: Mapping[str, Sequence[RunCost]], compute_matched: Mapping[str, str]
+) -> Section:
+    """Time, memory and operations, what they buy, and how well ``compute_matched`` arms cost the same.
+
+    Args:
+        study: the arms.
+        costs: by arm's label those of its runs.
+        compute_matched: by label of an arm that of the arm it was made as costly as.
+    """
+    spent: dict[tuple[str, str], list[RunCost]] = {}
+    for arm in study.arms:
+        for run, of_run in zip(arm.table.runs, costs[arm.label], strict=True):
+            spent.setdefault((run.key[0], arm.label), []).append(of_run)
+    labelled = [(task, arm.label) for task, arm in study.cells()]
     tables = [
         Table(
             "Cost of training: mean ± standard deviation over seeds.",
-            [
-                "Task",
-                "Arm",
-                "Wall clock (min)",
-                "Time ratio",
-                "Steps/s",
-                "Memory (MB)",
-                "GPU memory (MB)",
-                "Velocity evaluations",
-            ],
-            _rows(outcomes, _resources),
+            [_resources(study, spent, *place) for place in labelled],
             [
                 "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
                 "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
@@ -55,65 +71,43 @@ def cost(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Section:
         Table(
             "Floating-point operations (matrix products, forward and backward, counted from the "
             "configuration).",
-            [
-                "Task",
-                "Arm",
-                *(f"{phase} (GFLOP)" for phase in phases),
-                "Epoch (GFLOP)",
-                "FLOP ratio",
-                "Run (TFLOP)",
-            ],
-            _rows(outcomes, _operations),
+            [_operations(study, spent, *place) for place in labelled],
             [
                 "Per epoch by phase; a run is all epochs and warm-up. The ratios are to the first arm.",
-                *_left_by_matching(outcomes, compute_matched),
+                *_left_by_matching(spent, compute_matched),
             ],
             names=2,
         ),
         Table(
             "What cost buys: gain of the final policies over the floor, on held-out seeds.",
-            ["Task", "Arm", "Gain", "Gain per minute", "Gain per GFLOP"],
-            _rows(outcomes, _value),
-            [],
+            [_value(study, spent, *place) for place in labelled],
             names=2,
         ),
     ]
     return Section("Cost", tables)
 
 
-def parity(outcomes: Outcomes, checked: Parities) -> Section:
+def parity(study: StudyComparison, checked: Parities) -> Section:
     """Parameter counts of the world models."""
-    rows: list[list[Cell]] = []
-    for outcome in outcomes.candidates:
-        for task, difference in size_differences(outcome).items():
-            pair = [_sizes(arm.runs(task)) for arm in (outcome.baseline, outcome.candidate)]
-            passed = abs(difference) <= TOLERANCE
+    baseline = study.arms[0].label
+    rows: list[Row] = []
+    for pair in study.candidates:
+        for task, difference in size_differences(pair).items():
+            ours, theirs = (_sizes(arm.runs(task)) for arm in (pair.baseline, pair.candidate))
             rows.append(
                 [
-                    outcome.candidate.label,
-                    task,
-                    *(number(sizes.get(part)) for part in ("world_model", "dynamics") for sizes in pair),
-                    percent(100 * difference, 2),
-                    Mark("PASS" if passed else "FAIL", passed),
+                    ("Arm", pair.candidate.label),
+                    ("Task", task),
+                    (f"World model, {baseline}", number(ours.get("world_model"))),
+                    ("World model, arm", number(theirs.get("world_model"))),
+                    (f"Dynamics, {baseline}", number(ours.get("dynamics"))),
+                    ("Dynamics, arm", number(theirs.get("dynamics"))),
+                    ("Difference", percent(100 * difference, 2)),
+                    ("Result", passed_or_not(abs(difference) <= TOLERANCE)),
                 ]
             )
-    baseline = outcomes.arms[0].label
-    measured = Table(
-        f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart.",
-        [
-            "Arm",
-            "Task",
-            f"World model, {baseline}",
-            "World model, arm",
-            f"Dynamics, {baseline}",
-            "Dynamics, arm",
-            "Difference",
-            "Result",
-        ],
-        rows,
-        names=2,
-    )
-    blocks: list[Block] = [measured]
+    caption = f"Parameters of the runs' world models; at most {share(TOLERANCE)} apart."
+    blocks: list[Block] = [Table(caption, rows, names=2)]
     if any(checked.values()):
         blocks.append(_parts(checked))
     wrong: dict[str, list[str]] = {}
@@ -128,22 +122,28 @@ def parity(outcomes: Outcomes, checked: Parities) -> Section:
     return Section("Parity", blocks)
 
 
-def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths) -> Section:
+def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPaths) -> Section:
     """Everything in which arms differ, declared or not."""
-    found = list(dict.fromkeys(d for outcome in outcomes.candidates for d in outcome.differences))
+    found = list(dict.fromkeys(d for pair in study.candidates for d in pair.differences))
     meant = f"Arms may differ in: {listing(declared, 'nothing')}."
     if not found:
         return Section("Differences between arms", [Text(f"{meant} Nothing differs.")])
-    rows: list[list[Cell]] = []
+    rows: list[Row] = []
     for d in found:
-        kind: Cell = "declared" if d.declared else Mark("UNDECLARED", False)
-        if not d.decides:
-            kind = WITHOUT_EFFECT
-        rows.append([d.arm, d.key, *(paths.clean(v) for v in (d.baseline, d.candidate)), d.runs, kind])
+        kind: TableCell = "declared" if d.declared else Mark("UNDECLARED", False)
+        values = (study.arms[0].label, d.baseline), ("Arm's value", d.candidate)
+        rows.append(
+            [
+                ("Arm", d.arm),
+                ("Key", d.key),
+                *((title, paths.clean(value)) for title, value in values),
+                ("Where", d.runs),
+                ("Kind", kind if d.decides else WITHOUT_EFFECT),
+            ]
+        )
     unfair = sum(d.unfair for d in found)
     table = Table(
         "Resolved configuration, what the runs were made with, and which runs there are: every difference.",
-        ["Arm", "Key", outcomes.arms[0].label, "Arm's value", "Where", "Kind"],
         rows,
         [] if all(d.decides for d in found) else [WITHOUT_EFFECT_NOTE],
         names=2,
@@ -155,46 +155,34 @@ def differences(outcomes: Outcomes, declared: Sequence[str], paths: ReportPaths)
     return Section("Differences between arms", [Text(f"{meant} {summary}"), table])
 
 
-def runs(outcomes: Outcomes, held_out: HeldOut, paths: ReportPaths) -> Section:
+def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
     """Every run, and every problem that was met while reading them."""
-    rows: list[list[Cell]] = [
+    rows: list[Row] = [
         [
-            arm.label,
-            run.key[0],
-            str(run.key[2]),
-            run.state,
-            f"{row['env_steps']:,}",
-            number(row["best"]),
-            number(row["final"]),
-            *(number(float(np.mean(held_out[run.key][which]))) for which in ("best", "final")),
-            number(row["wall_time"] / 60),
-            row["config_hash"][:SHORT_HASH],
-            paths.show(run.path),
+            ("Arm", arm.label),
+            ("Task", run.key[0]),
+            ("Seed", str(run.key[2])),
+            ("State", run.state),
+            ("Steps", f"{row['env_steps']:,}"),
+            ("Best", number(row["best"])),
+            ("Last", number(row["final"])),
+            *(
+                (f"{which.title()}, held out", number(float(np.mean(held_out[run.key][which]))))
+                for which in reversed(POLICIES)
+            ),
+            ("Minutes", number(row["wall_time"] / 60)),
+            ("Configuration", row["config_hash"][:SHORT_HASH]),
+            ("Folder", paths.show(run.path)),
         ]
-        for arm in outcomes.arms
-        for run, row in zip(arm.table.runs, outcomes.rows[arm.label], strict=True)
+        for arm in study.arms
+        for run, row in zip(arm.table.runs, study.rows[arm.label], strict=True)
     ]
-    table = Table(
+    caption = (
         "Runs. Returns of the best and the last evaluation during training, and of the two policies on "
-        "held-out seeds.",
-        [
-            "Arm",
-            "Task",
-            "Seed",
-            "State",
-            "Steps",
-            "Best",
-            "Last",
-            "Best, held out",
-            "Final, held out",
-            "Minutes",
-            "Configuration",
-            "Folder",
-        ],
-        rows,
-        names=3,
+        "held-out seeds."
     )
-    problems = problems_in_words(outcomes.arms, paths)
+    table = Table(caption, rows, names=3)
+    problems = problems_in_words(study.arms, paths)
     listed: Block = (
         Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
     )
@@ -206,18 +194,19 @@ def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
     return [f"{arm.label}: {paths.clean(str(problem))}" for arm in arms for problem in arm.table.problems]
 
 
-def environment(outcomes: Outcomes) -> Section:
+def environment(study: StudyComparison) -> Section:
     """What the runs were made with, as their manifests say."""
-    made = {(arm.label, run.key): made_with(run) for arm in outcomes.arms for run in arm.table.runs}
-    rows: list[list[Cell]] = []
+    made = {(arm.label, run.key): stated_origin(run.path) for arm in study.arms for run in arm.table.runs}
+    rows: list[Row] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
         groups: dict[str, list[str]] = {}
         for (label, (task, _, seed)), facts in made.items():
             groups.setdefault(facts.get(key, "unknown"), []).append(f"{label} {task} seed {seed}")
         for value, where in groups.items():
-            rows.append([key, value, "all runs" if len(where) == len(made) else ", ".join(where)])
+            named = "all runs" if len(where) == len(made) else ", ".join(where)
+            rows.append([("What", key), ("Value", value), ("Runs", named)])
     blocks: list[Block] = [
-        Table("As the runs' manifests state it.", ["What", "Value", "Runs"], rows, words=True)
+        Table("As the runs' manifests state it.", rows, words=True)
         if rows
         else Text("No run says what it was made with: manifest.json is missing.")
     ]
@@ -231,9 +220,9 @@ def environment(outcomes: Outcomes) -> Section:
     references = [
         f"{task}: zero actions score {number(scores.get('zero_action'))}, random actions "
         f"{number(scores.get('random_action'))}"
-        for task, scores in sorted(outcomes.references.items())
+        for task, scores in sorted(study.references.items())
     ]
-    return Section("Environment", [*blocks, Bullets([*_seeds(outcomes), *references])])
+    return Section("Environment", [*blocks, Bullets([*_seeds(study), *references])])
 
 
 def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
@@ -243,53 +232,44 @@ def reproduce(commands: Sequence[str], paths: ReportPaths) -> Section:
     return Section("Reproduce", [Commands([paths.from_here(command) for command in commands])])
 
 
-def _rows(
-    outcomes: Outcomes, cells: Callable[[Outcomes, str, str, list[RunCost]], list[str]]
-) -> list[list[Cell]]:
+def _resources(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
+    costs = spent[task, label]
+
+    def measured(name: str) -> str:
+        return mean_and_std(_known(getattr(cost, name) for cost in costs))
+
     return [
-        [task, arm.label, *cells(outcomes, task, arm.label, _costs(outcomes, arm, task))]
-        for task in outcomes.tasks
-        for arm in outcomes.arms
-        if task in arm.tasks
+        ("Task", task),
+        ("Arm", label),
+        ("Wall clock (min)", minutes([cost.seconds for cost in costs])),
+        ("Time ratio", _ratio(study, spent, task, label, lambda cost: cost.seconds)),
+        ("Steps/s", measured("fps")),
+        ("Memory (MB)", measured("memory")),
+        ("GPU memory (MB)", measured("device_memory")),
+        ("Velocity evaluations", measured("velocity_evals")),
     ]
 
 
-def _costs(outcomes: Outcomes, arm: Arm, task: str) -> list[RunCost]:
-    pairs = zip(arm.table.runs, outcomes.costs[arm.label], strict=True)
-    return [cost for run, cost in pairs if run.key[0] == task]
-
-
-def _resources(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
-    return [
-        minutes([cost.seconds for cost in costs]),
-        _ratio(outcomes, task, costs, lambda cost: cost.seconds),
-        *(
-            spread(_known(getattr(cost, name) for cost in costs))
-            for name in ("fps", "memory", "device_memory", "velocity_evals")
-        ),
-    ]
-
-
-def _operations(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
+def _operations(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
+    costs = spent[task, label]
     epochs = [cost.epoch_gflops for cost in costs if cost.epoch_gflops is not None]
-    total = _mean(_known(cost.total_gflops for cost in costs))
+    titles = {phase: phase.replace("_", " ") for phase in PHASES} | {"total": "Epoch"}
     return [
-        *(number(_mean([epoch[phase] for epoch in epochs])) for phase in (*PHASES, "total")),
-        _ratio(outcomes, task, costs, _epoch_total),
-        number(total / TERA_IN_GIGA),
+        ("Task", task),
+        ("Arm", label),
+        *((f"{titles[p]} (GFLOP)", number(_mean([epoch[p] for epoch in epochs]))) for p in titles),
+        ("FLOP ratio", _ratio(study, spent, task, label, _epoch_total)),
+        ("Run (TFLOP)", number(_mean(_known(cost.total_gflops for cost in costs)) / TERA_IN_GIGA)),
     ]
 
 
-def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) -> Iterator[str]:
+def _left_by_matching(spent: Spent, compute_matched: Mapping[str, str]) -> Iterator[str]:
     """What whole updates leave between arms that were matched in computation, task by task."""
-    arms = {arm.label: arm for arm in outcomes.arms}
     for matched, other in compute_matched.items():
-        if matched not in arms or other not in arms:
-            continue
-        for task in sorted(set(arms[matched].tasks) & set(arms[other].tasks)):
-            pair = [_costs(outcomes, arms[label], task) for label in (matched, other)]
-            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in pair)
-            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in pair)
+        for task in sorted(task for task, label in spent if label == matched and (task, other) in spent):
+            both = [spent[task, label] for label in (matched, other)]
+            ours, theirs = (_mean(_known(map(_epoch_total, costs))) for costs in both)
+            whole, other_whole = (_mean(_known(cost.total_gflops for cost in costs)) for costs in both)
             yield (
                 f"{matched} was matched to {other}; what whole updates leave on {task}: "
                 f"{percent(100 * (ours / theirs - 1), 2)} per epoch, "
@@ -297,24 +277,26 @@ def _left_by_matching(outcomes: Outcomes, compute_matched: Mapping[str, str]) ->
             )
 
 
-def _value(outcomes: Outcomes, task: str, label: str, costs: list[RunCost]) -> list[str]:
-    gain = float(outcomes.scores[label]["final"][task].mean()) - outcomes.floor(task)
-    spent = _mean([cost.seconds / 60 for cost in costs])
+def _value(study: StudyComparison, spent: Spent, task: str, label: str) -> Row:
+    costs = spent[task, label]
+    gain = float(study.scores[label][task].mean()) - study.floor(task)
     return [
-        number(gain, sign=True),
-        number(gain / spent),
-        number(gain / _mean(_known(cost.total_gflops for cost in costs))),
+        ("Task", task),
+        ("Arm", label),
+        ("Gain", number(gain, sign=True)),
+        ("Gain per minute", number(gain / _mean([cost.seconds / 60 for cost in costs]))),
+        ("Gain per GFLOP", number(gain / _mean(_known(cost.total_gflops for cost in costs)))),
     ]
 
 
 def _ratio(
-    outcomes: Outcomes, task: str, costs: Sequence[RunCost], of: Callable[[RunCost], float | None]
+    study: StudyComparison, spent: Spent, task: str, label: str, of: Callable[[RunCost], float | None]
 ) -> str:
-    baseline = outcomes.arms[0]
-    if task not in baseline.tasks:
-        return UNKNOWN
-    first = _mean(_known(map(of, _costs(outcomes, baseline, task))))
-    return number(_mean(_known(map(of, costs))) / first)
+    """Of the arm's mean to the first arm's."""
+    own, first = (
+        _mean(_known(map(of, spent.get((task, name), [])))) for name in (label, study.arms[0].label)
+    )
+    return number(own / first)
 
 
 def _epoch_total(cost: RunCost) -> float | None:
@@ -329,10 +311,10 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _seeds(outcomes: Outcomes) -> list[str]:
+def _seeds(study: StudyComparison) -> list[str]:
     """Which seeds were used where, one line per set of seeds."""
     used: dict[str, list[str]] = {}
-    for arm in outcomes.arms:
+    for arm in study.arms:
         for task in arm.tasks:
             seeds = listing(str(run.key[2]) for run in arm.runs(task))
             used.setdefault(seeds, []).append(f"{arm.label} on {task}")
@@ -350,20 +332,19 @@ def _parts(checked: Parities) -> Table:
     """The checked pairs part by part."""
     found = [(arm, task, pair) for arm, pairs in checked.items() for task, pair in pairs.items()]
     names = list(dict.fromkeys(name for _, _, pair in found for name in pair.baseline))
-    rows: list[list[Cell]] = [
+    rows: list[Row] = [
         [
-            arm,
-            task,
-            *(f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}" for name in names),
-            " / ".join(f"{total:,}" for total in pair.totals),
-            percent(100 * pair.difference, 2),
-            Mark("PASS" if pair.passed else "FAIL", pair.passed),
+            ("Arm", arm),
+            ("Task", task),
+            *(
+                (name.replace("_", " "), f"{pair.baseline.get(name, 0):,} / {pair.candidate.get(name, 0):,}")
+                for name in names
+            ),
+            ("Total", " / ".join(f"{total:,}" for total in pair.totals)),
+            ("Difference", percent(100 * pair.difference, 2)),
+            ("Result", passed_or_not(pair.passed)),
         ]
         for arm, task, pair in found
     ]
-    return Table(
-        "Checked pairs part by part: trainable parameters, baseline / candidate.",
-        ["Arm", "Task", *(name.replace("_", " ") for name in names), "Total", "Difference", "Result"],
-        rows,
-        names=2,
-    )
+    caption = "Checked pairs part by part: trainable parameters, baseline / candidate."
+    return Table(caption, rows, names=2)

@@ -28,7 +28,14 @@ class Mark:
     good: bool
 
 
-Cell = str | Mark
+def passed_or_not(passed: bool) -> Mark:
+    """Return PASS or FAIL."""
+    return Mark("PASS" if passed else "FAIL", passed)
+
+
+TableCell = str | Mark
+# Titles of columns, each with what is in it.
+Row = Sequence[tuple[str, TableCell]]
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,28 @@ class Table:
     """Rows under a header.
 
     Attributes:
+        rows: at least one, all with the same titles.
         notes: explain signs in the cells, below the table.
         names: how many of the first columns name the row.
         words: the other cells are words instead of numbers.
     """
 
     caption: str
-    header: list[str]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
+    rows: Sequence[Row]
+    notes: Sequence[str] = field(default_factory=list)
     names: int = 1
     words: bool = False
     kind = "table"
+
+    @property
+    def header(self) -> list[str]:
+        """Titles of the columns."""
+        return [title for title, _ in self.rows[0]]
+
+    @property
+    def cells(self) -> list[list[TableCell]]:
+        """What is below them, row by row."""
+        return [[cell for _, cell in row] for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -203,14 +220,18 @@ def _block(block: Block, numbers: dict[int, int]) -> str:
 
 def _table(table: Table, place: int) -> str:
     aligned = ["---" if table.words or n < table.names else "---:" for n in range(len(table.header))]
-    rows = [[_escape(cell) for cell in table.header], aligned, *(list(map(_cell, row)) for row in table.rows)]
+    rows = [
+        [_escape(cell) for cell in table.header],
+        aligned,
+        *(list(map(_cell, row)) for row in table.cells),
+    ]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {_escape(note)}" for note in table.notes)
     parts = [f"*Table {place}. {_escape(table.caption)}*", lines, notes]
     return "\n\n".join(part for part in parts if part)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     return f"**{_escape(cell.text)}**" if isinstance(cell, Mark) else _escape(cell)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from pwm.study.comparison import plots as comparison_plots
-from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.arm_comparison import StudyComparison
 from pwm.study.comparison.wording import listing
 from pwm.study.report.document import Picture
 
@@ -28,13 +27,12 @@ TEXTS = {
         "Learning curves over wall time of {arms} on {tasks}.",
     ),
     "final_returns": (
-        "Return of the last evaluation during training, on other episodes than the held-out ones.",
-        "Bars of the last evaluation's return of {arms} on {tasks}.",
+        "Return of the final policies on held-out seeds, as in the tables.",
+        "Bars of the final policies' held-out return of {arms} on {tasks}.",
     ),
     "performance_profile": (
-        "Share of the runs of all tasks whose last evaluation during training is above a normalised return "
-        "s. The figure has a scale of its own, not the one of the table: 0 is what zero actions score, and 1 "
-        "the last evaluation of the task's best run.",
+        "Share of the runs of all tasks whose final policy is above a normalised return s on held-out seeds, "
+        "on the scale of the table.",
         "Performance profiles of {arms} on {tasks}.",
     ),
     "gradient_norms": (
@@ -49,19 +47,19 @@ TEXTS = {
 FIGURE_NAMES = tuple(TEXTS)
 
 
-def draw_figures(arms: Sequence[Arm]) -> dict[str, Picture]:
+def draw_figures(study: StudyComparison) -> dict[str, Picture]:
     """All figures by name; without those that the runs at hand do not allow.
 
     Raises:
         DataError: metrics of a run cannot be read.
     """
-    names = listing(arm.label for arm in arms)
-    tasks = listing(sorted({task for arm in arms for task in arm.tasks}))
+    arms = study.arms
+    names, tasks = listing(arm.label for arm in arms), listing(study.tasks)
     figures = {
         "returns_by_steps": comparison_plots.learning_curves(arms),
         "returns_by_time": comparison_plots.learning_curves(arms, x="wall_time"),
-        "final_returns": comparison_plots.task_bars(arms),
-        "performance_profile": comparison_plots.performance_profiles(arms),
+        "final_returns": comparison_plots.task_bars(study),
+        "performance_profile": comparison_plots.performance_profiles(study),
         "gradient_norms": comparison_plots.gradient_norms(arms),
         "losses": comparison_plots.losses(arms),
     }

@@ -3,57 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from pwm.analysis.statistics.comparison import TaskComparison
 from pwm.analysis.statistics.estimates import Estimate, Summary
-from pwm.study.comparison.outcome import HeldOut, Outcome, Outcomes
+from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
 from pwm.study.comparison.verdict import Criterion, final_share
 from pwm.study.comparison.wording import (
-    UNKNOWN,
+    DASH,
     counts,
     listing,
+    mean_and_std,
+    minutes,
     number,
     p_value,
     percent,
     plus_minus,
-    spread,
+    scale_in_words,
     with_interval,
 )
-from pwm.study.report.document import Block, Bullets, Cell, Mark, Picture, Section, Table, Text
+from pwm.study.report.document import Block, Bullets, Picture, Row, Section, Table, Text, passed_or_not
+from pwm.study.report.held_out import POLICIES, HeldOut
 
 LITTLE = "†"
 NOT_LEARNED = "‡"
-LITTLE_NOTE = (
-    f"{LITTLE} A percentage means little here: the baseline's mean is not positive, or not larger than its "
-    "standard deviation."
-)
-NOT_LEARNED_NOTE = (
-    f"{NOT_LEARNED} Not shown to be above the floor: the mean or the lower end of its 95 % interval is not."
-)
+NOTES = {
+    LITTLE: "A percentage means little here: the baseline's mean is not positive, or not larger than its "
+    "standard deviation.",
+    NOT_LEARNED: "Not shown to be above the floor: the mean or the lower end of its 95 % interval is not.",
+}
+CHOSEN = {
+    "final": "policy after the last epoch, on held-out seeds; this one decides",
+    "best": "policy with the best evaluation during training, on held-out seeds",
+}
 
 
 def acceptance(criteria: Sequence[Criterion]) -> Section:
     """Every criterion with its numbers."""
-    rows: list[list[Cell]] = [
-        [c.arm, Mark("PASS" if c.passed else "FAIL", c.passed), c.name, c.detail] for c in criteria
-    ]
     table = Table(
         "Acceptance criteria; what cannot be judged is not met. Returns are means over seeds of the final "
         "policies on held-out seeds.",
-        ["Arm", "Result", "Criterion", "Numbers"],
-        rows,
+        [
+            [
+                ("Arm", c.arm),
+                ("Result", passed_or_not(c.passed)),
+                ("Criterion", c.name),
+                ("Numbers", c.detail),
+            ]
+            for c in criteria
+        ],
         words=True,
     )
     return Section("Acceptance criteria", [table])
 
 
-def results(outcomes: Outcomes, held_out: HeldOut, figures: Mapping[str, Picture]) -> Section:
+def results(study: StudyComparison, held_out: HeldOut, figures: Mapping[str, Picture]) -> Section:
     """Tables of final and best policies, one block per candidate."""
-    runs = [run.key for arm in outcomes.arms for run in arm.table.runs]
-    episodes = counts([len(held_out[key][which]) for key in runs for which in ("final", "best")], "episode")
+    runs = [run.key for arm in study.arms for run in arm.table.runs]
+    episodes = counts([len(held_out[key][which]) for key in runs for which in POLICIES], "episode")
     blocks: list[Block] = [
         Text(
             f"A score is the mean return of {episodes} on held-out seeds, which training never saw: real "
@@ -64,111 +73,88 @@ def results(outcomes: Outcomes, held_out: HeldOut, figures: Mapping[str, Picture
             "included, mean over seeds."
         )
     ]
-    for outcome in outcomes.candidates:
-        blocks.append(_comparison(outcome, outcome.final.tasks, outcomes, "final"))
-        blocks.append(_comparison(outcome, outcome.best, outcomes, "best"))
+    for pair in study.candidates:
+        for which, tasks in (("final", pair.comparison.tasks), ("best", pair.best)):
+            rows = [_comparison_row(task, pair, study) for task in tasks]
+            signs = "".join(str(cell) for row in rows for _, cell in row)
+            caption = (
+                f"{pair.candidate.label} against {pair.baseline.label}: {CHOSEN[which]}. Mean ± standard "
+                "deviation over seeds (number of seeds)."
+            )
+            notes = [f"{sign} {note}" for sign, note in NOTES.items() if sign in signs]
+            blocks.append(Table(caption, rows, notes))
     return Section("Results", [*blocks, figures["final_returns"]])
 
 
-def over_all_tasks(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
+def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Figures that average over tasks."""
-    rows: list[list[Cell]] = []
-    for outcome in outcomes.candidates:
-        overall, improvement = outcome.overall, outcome.final.improvement
-        rows.append(
-            [
-                outcome.candidate.label,
-                UNKNOWN if overall is None else with_interval(overall.difference, sign=True),
-                UNKNOWN if overall is None else p_value(overall.p_value),
-                _estimate(improvement),
-                _estimate(outcomes.iqm[outcome.candidate.label]),
-                _estimate(outcomes.iqm[outcome.baseline.label]),
-            ]
-        )
-    baseline = outcomes.arms[0].label
-    mean = (
+    baseline = study.arms[0].label
+    rows: list[Row] = [
+        [
+            ("Arm", pair.candidate.label),
+            ("Mean difference", _estimate(pair.overall.difference if pair.overall else None, sign=True)),
+            ("p", p_value(pair.overall.p_value) if pair.overall else DASH),
+            (f"P(better than {baseline})", _estimate(pair.comparison.improvement)),
+            ("IQM", _estimate(study.iqm[pair.candidate.label])),
+            (f"IQM of {baseline}", _estimate(study.iqm[baseline])),
+        ]
+        for pair in study.candidates
+    ]
+    notes = [
         "Mean difference: in normalised score, with Welch's 95 % interval and p-value (for a single task in "
-        "return)."
-    )
-    table = Table(
-        f"Final policies against {baseline}, with 95 % intervals.",
-        [
-            "Arm",
-            "Mean difference",
-            "p",
-            f"P(better than {baseline})",
-            "IQM",
-            f"IQM of {baseline}",
-        ],
-        rows,
-        [
-            mean,
-            "P(better): probability that a run of the arm beats one of the baseline on the same task, ties "
-            "counted half, on all tasks; without an interval where the arms' runs do not overlap. IQM: "
-            "interquartile mean of normalised scores. Both with stratified bootstrap intervals (rliable), "
-            "too narrow for few seeds, see the limits below.",
-        ],
-    )
-    blocks: list[Block] = [Text(_scale_in_words(outcomes)), table]
+        "return).",
+        "P(better): probability that a run of the arm beats one of the baseline on the same task, ties "
+        "counted half, on all tasks; without an interval where the arms' runs do not overlap. IQM: "
+        "interquartile mean of normalised scores. Both with stratified bootstrap intervals (rliable), "
+        "too narrow for few seeds, see the limits below.",
+    ]
+    blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks))]
+    blocks.append(Table(f"Final policies against {baseline}, with 95 % intervals.", rows, notes))
     if "performance_profile" in figures:
         blocks.append(figures["performance_profile"])
     return Section("Over all tasks", blocks)
 
 
-def limits(outcomes: Outcomes) -> Section:
+def limits(study: StudyComparison) -> Section:
     """What so few seeds can and cannot show."""
-    several = len(outcomes.candidates) > 1
+    several = len(study.candidates) > 1
     lines = [
-        f"{outcome.candidate.label}: {note}" if several and _about_task(note, outcome) else note
-        for outcome in outcomes.candidates
-        for note in outcome.final.notes
+        f"{pair.candidate.label}: {note}" if several and note.partition(":")[0] in study.tasks else note
+        for pair in study.candidates
+        for note in pair.comparison.notes
     ]
     if several:
         lines.append(
-            f"p-values are corrected for the number of tasks, not for the {len(outcomes.candidates)} "
-            f"comparisons with {outcomes.arms[0].label}."
+            f"p-values are corrected for the number of tasks, not for the {len(study.candidates)} "
+            f"comparisons with {study.arms[0].label}."
         )
     return Section("What these numbers can and cannot show", [Bullets(list(dict.fromkeys(lines)))])
 
 
-def learning(outcomes: Outcomes, thresholds: Mapping[str, float], figures: Mapping[str, Picture]) -> Section:
+def learning(
+    study: StudyComparison, thresholds: Mapping[str, float], figures: Mapping[str, Picture]
+) -> Section:
     """Learning curves, and how many steps and minutes it takes."""
-    rows = _by_task_and_arm(outcomes, lambda task, label: _sample_efficiency(outcomes, task, label))
     notes = [
         "Steps and minutes to the threshold: mean ± standard deviation over the seeds that reach it, at the "
         "first evaluation that does. Average return: area under the learning curve over its steps."
     ]
-    if derived := [task for task in outcomes.tasks if task not in thresholds]:
+    if derived := [task for task in study.tasks if task not in thresholds]:
         notes.append(
             f"No threshold was given for {listing(derived)}: there it lies half-way from the floor to the "
             "best evaluation of the best arm (mean over seeds), where one is above the floor."
         )
-    table = Table(
-        "Sample efficiency, from the evaluations during training.",
-        ["Task", "Arm", "Average return", "Threshold", "Seeds that reach it", "Steps", "Minutes"],
-        rows,
-        notes,
-        names=2,
-    )
+    rows = [_sample_efficiency(study, task, arm.label) for task, arm in study.cells()]
+    caption = "Sample efficiency, from the evaluations during training."
+    table = Table(caption, rows, notes, names=2)
     return Section("Learning", [figures["returns_by_steps"], figures["returns_by_time"], table])
 
 
-def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
+def stability(study: StudyComparison, figures: Mapping[str, Picture]) -> Section:
     """Spread over seeds, and what is left of the peak at the end."""
     table = Table(
         "Spread over seeds, and what is left of the peak.",
-        [
-            "Task",
-            "Arm",
-            "Std over seeds",
-            "Std / gain",
-            "Lowest to highest seed",
-            "Peak",
-            "Retention",
-            "Lowest retention",
-            "Lowest last / peak",
-        ],
-        _by_task_and_arm(outcomes, lambda task, label: _spread_and_peak(outcomes, task, label)),
+        [_spread_and_peak(study, task, arm.label) for task, arm in study.cells()],
         [
             "Standard deviation and range: final policies on held-out seeds; gain is their mean above the "
             "floor. Peak: best evaluation during training. Retention: mean of the last ten evaluations (of "
@@ -181,53 +167,24 @@ def stability(outcomes: Outcomes, figures: Mapping[str, Picture]) -> Section:
     return Section("Stability", [table, figures["gradient_norms"], figures["losses"]])
 
 
-def _comparison(outcome: Outcome, tasks: Sequence[TaskComparison], outcomes: Outcomes, which: str) -> Table:
-    baseline, candidate = outcome.baseline.label, outcome.candidate.label
-    rows = [_comparison_row(task, outcome, outcomes) for task in tasks]
-    signs = "".join(str(cell) for row in rows for cell in row)
-    explained = {LITTLE: LITTLE_NOTE, NOT_LEARNED: NOT_LEARNED_NOTE}
-    notes = [note for sign, note in explained.items() if sign in signs]
-    chosen = {
-        "final": "policy after the last epoch, on held-out seeds; this one decides",
-        "best": "policy with the best evaluation during training, on held-out seeds",
-    }[which]
-    return Table(
-        f"{candidate} against {baseline}: {chosen}. Mean ± standard deviation over seeds (number of seeds).",
-        [
-            "Task",
-            baseline,
-            candidate,
-            "Δ %",
-            "p (Welch)",
-            "p (perm.)",
-            f"Time {baseline} / {candidate} (min)",
-            "Time ratio",
-            "Δ return [95 %]",
-            "Floor",
-        ],
-        rows,
-        notes,
+def _comparison_row(task: TaskComparison, pair: ArmComparison, study: StudyComparison) -> Row:
+    floor = study.floor(task.task)
+    baseline, candidate = pair.baseline.label, pair.candidate.label
+    ours, theirs = (
+        float(np.mean(study.column(label, task.task, "wall_time"))) / 60 for label in (baseline, candidate)
     )
-
-
-def _comparison_row(task: TaskComparison, outcome: Outcome, outcomes: Outcomes) -> list[Cell]:
-    floor = outcomes.floor(task.task)
-    seconds = [
-        float(np.mean(outcomes.column(arm.label, task.task, "wall_time")))
-        for arm in (outcome.baseline, outcome.candidate)
-    ]
     little = task.baseline.mean.value <= max(0.0, np.nan_to_num(task.baseline.std))
     return [
-        task.task,
-        _score(task.baseline, floor),
-        _score(task.candidate, floor),
-        percent(task.percent) + (LITTLE if little and math.isfinite(task.percent) else ""),
-        p_value(task.welch_p_holm),
-        p_value(task.permutation_p_holm),
-        f"{number(seconds[0] / 60)} / {number(seconds[1] / 60)}",
-        number(seconds[1] / seconds[0]),
-        with_interval(task.difference, sign=True),
-        number(floor),
+        ("Task", task.task),
+        (baseline, _score(task.baseline, floor)),
+        (candidate, _score(task.candidate, floor)),
+        ("Δ %", percent(task.percent) + (LITTLE if little and math.isfinite(task.percent) else "")),
+        ("p (Welch)", p_value(task.welch_p_holm)),
+        ("p (perm.)", p_value(task.permutation_p_holm)),
+        (f"Time {baseline} / {candidate} (min)", f"{number(ours)} / {number(theirs)}"),
+        ("Time ratio", number(theirs / ours)),
+        ("Δ return [95 %]", with_interval(task.difference, sign=True)),
+        ("Floor", number(floor)),
     ]
 
 
@@ -236,68 +193,41 @@ def _score(summary: Summary, floor: float) -> str:
     return f"{plus_minus(summary)} ({summary.seeds}){NOT_LEARNED if unclear else ''}"
 
 
-def _estimate(estimate: Estimate | None) -> str:
-    return UNKNOWN if estimate is None else with_interval(estimate)
+def _estimate(estimate: Estimate | None, sign: bool = False) -> str:
+    return DASH if estimate is None else with_interval(estimate, sign)
 
 
-def _scale_in_words(outcomes: Outcomes) -> str:
-    if not outcomes.scale:
-        return (
-            "There is no common scale: no arm is shown to be above the floor on any task, or none is known."
-        )
-    scales = "; ".join(
-        f"{task} {number(low)} and {number(high)}" for task, (low, high) in sorted(outcomes.scale.items())
-    )
-    text = (
-        "Returns of different tasks are averaged on a common scale, on which 0 is the floor and 1 the mean "
-        f"of the best arm: {scales}."
-    )
-    if left_out := sorted(set(outcomes.tasks) - set(outcomes.scale)):
-        text += f" Left out, because no arm is shown to be above the floor there: {listing(left_out)}."
-    return text
-
-
-def _about_task(note: str, outcome: Outcome) -> bool:
-    return note.partition(":")[0] in {task.task for task in outcome.final.tasks}
-
-
-def _by_task_and_arm(outcomes: Outcomes, cells: Callable[[str, str], list[str]]) -> list[list[Cell]]:
+def _sample_efficiency(study: StudyComparison, task: str, label: str) -> Row:
+    threshold = next(iter(study.column(label, task, "threshold")), None)
+    steps = study.column(label, task, "steps_to_threshold")
+    reached = f"{len(steps)} of {len(study.column(label, task, 'seed'))}"
     return [
-        [task, arm.label, *cells(task, arm.label)]
-        for task in outcomes.tasks
-        for arm in outcomes.arms
-        if task in arm.tasks
+        ("Task", task),
+        ("Arm", label),
+        ("Average return", mean_and_std(study.column(label, task, "auc"))),
+        ("Threshold", number(threshold)),
+        ("Seeds that reach it", DASH if threshold is None else reached),
+        ("Steps", mean_and_std(steps)),
+        ("Minutes", minutes(study.column(label, task, "seconds_to_threshold"))),
     ]
 
 
-def _sample_efficiency(outcomes: Outcomes, task: str, label: str) -> list[str]:
-    seeds = len(outcomes.column(label, task, "seed"))
-    threshold = next(iter(outcomes.column(label, task, "threshold")), None)
-    steps = outcomes.column(label, task, "steps_to_threshold")
-    times = outcomes.column(label, task, "seconds_to_threshold")
-    return [
-        spread(outcomes.column(label, task, "auc")),
-        number(threshold),
-        UNKNOWN if threshold is None else f"{len(steps)} of {seeds}",
-        spread(steps),
-        spread([seconds / 60 for seconds in times]),
-    ]
-
-
-def _spread_and_peak(outcomes: Outcomes, task: str, label: str) -> list[str]:
-    scores = outcomes.scores[label]["final"][task]
+def _spread_and_peak(study: StudyComparison, task: str, label: str) -> Row:
+    scores = study.scores[label][task]
     std = float(scores.std(ddof=1)) if len(scores) > 1 else math.nan
-    gain = float(scores.mean()) - outcomes.floor(task)
-    rows = [row for row in outcomes.rows[label] if row["task"] == task]
-    retention = outcomes.column(label, task, "retention")
-    ends = [part for row in rows if (part := final_share(outcomes, row)) is not None]
+    gain = float(scores.mean()) - study.floor(task)
+    rows = [row for row in study.rows[label] if row["task"] == task]
+    retention = study.column(label, task, "retention")
+    ends = [part for row in rows if (part := final_share(study, row)) is not None]
     known = f" ({len(retention)} of {len(rows)})" if len(retention) < len(rows) else ""
     return [
-        number(std),
-        number(std / gain) if gain > 0 else UNKNOWN,
-        f"{number(float(scores.min()))} to {number(float(scores.max()))}",
-        spread(outcomes.column(label, task, "best")),
-        spread(retention) + known,
-        number(min(retention, default=None)),
-        number(min(ends, default=None)),
+        ("Task", task),
+        ("Arm", label),
+        ("Std over seeds", number(std)),
+        ("Std / gain", number(std / gain) if gain > 0 else DASH),
+        ("Lowest to highest seed", f"{number(float(scores.min()))} to {number(float(scores.max()))}"),
+        ("Peak", mean_and_std(study.column(label, task, "best"))),
+        ("Retention", mean_and_std(retention) + known),
+        ("Lowest retention", number(min(retention, default=None))),
+        ("Lowest last / peak", number(min(ends, default=None))),
     ]
