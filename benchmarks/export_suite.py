@@ -46,7 +46,7 @@ from study_files import (
     rounded,
 )
 
-from pwm.analysis.statistics.comparison import Comparison, compare_arms
+from pwm.analysis.statistics.comparison import Comparison, compare_scores
 from pwm.analysis.statistics.estimates import Estimate, median, probability_of_improvement
 from pwm.analysis.tables.records import load_records
 from pwm.analysis.tables.runs import Run, load_runs
@@ -167,7 +167,7 @@ def compare(rows: Sequence[Row], algorithms: Sequence[str]) -> list[Row]:
     """Pairs of algorithms by their held-out returns: every pair, of changes to the first one those with it.
 
     One row per task both have, and one named ``all tasks``. ``better`` is the probability that a run of the
-    candidate beats one of the baseline; see ``compare_arms``.
+    candidate beats one of the baseline; see ``compare_scores``.
     """
     known = {name: found for name in algorithms if (found := scores(rows, name))}
     pairs = [(b, a) for a, b in itertools.combinations(known, 2)]
@@ -179,7 +179,7 @@ def compare(rows: Sequence[Row], algorithms: Sequence[str]) -> list[Row]:
         if shared:
             arms = [{task: known[name][task] for task in shared} for name in (candidate, baseline)]
             names = {"candidate": candidate, "baseline": baseline}
-            table += [names | line for line in _pair(compare_arms(*arms), *arms)]
+            table += [names | line for line in _pair(compare_scores(*arms), *arms)]
     return table
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from pwm.analysis.statistics.estimates import summarise
-from pwm.analysis.tables.run_measures import LAST, Evaluation, measures
+from pwm.analysis.tables.run_measures import LAST, EvaluationRecord, measures
 from pwm.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def figures(records: Sequence[Mapping[str, float]], reference: Mapping[str, floa
     """
     found = measures(
         [
-            Evaluation(
+            EvaluationRecord(
                 epoch=int(r.get("epoch", 0)),
                 env_steps=int(r["env_steps"]),
                 wall_time=r["wall_time"],

@@ -82,7 +82,7 @@ def test_a_repeated_run_replaces_its_row(files: ModuleType, tmp_path: Path) -> N
 
 
 def test_figures_of_a_curve_are_those_of_the_report(files: ModuleType) -> None:
-    from pwm.analysis.tables.run_measures import Evaluation, measures
+    from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 
     returns = [0.0, 100.0, 400.0, 300.0, 350.0, 320.0]
     records = [
@@ -99,7 +99,7 @@ def test_figures_of_a_curve_are_those_of_the_report(files: ModuleType) -> None:
     reference = {"zero_action": 100.0, "random_action": -50.0}
     found = files.figures(records, reference)
     wanted = measures(
-        [Evaluation(i, 100 * i, 9.0 * i, v, None) for i, v in enumerate(returns)], reference, None
+        [EvaluationRecord(i, 100 * i, 9.0 * i, v, None) for i, v in enumerate(returns)], reference, None
     )
     assert (found["peak"], found["final"], found["env_steps"]) == (400.0, 320.0, 500)
     assert (found["wall_time"], found["train_time"]) == (45.0, 40.0)
