@@ -3,8 +3,7 @@
 The folder is the registry: a component of kind ``dynamics`` called ``flow`` is the module
 ``pwm.models.dynamics.flow``. Such a module defines an ``Options`` dataclass (its configuration,
 validated in ``__post_init__``) and ``build(options, ...)``, an integrator its ``TABLEAU``; modules of the
-folder that define nothing of the kind are shared parts. Adding a component is adding one file. Options of
-environments also have a property ``task_name``, the name of the task without building it.
+folder that define nothing of the kind are shared parts. Adding a component is adding one file.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, status, train
 
 from pwm.analysis.tables.run_measures import EvaluationRecord, measures
-from pwm.analysis.tables.runs import RunTable, key_of, load_runs, write_table
+from pwm.analysis.tables.runs import RunTable, load_runs, task_of, write_table
 from pwm.configuration.building import build_env, pick_device
 from pwm.configuration.config import compose_config
 from pwm.errors import DataError
@@ -123,9 +123,11 @@ def test_evaluations_are_one_row_each(originals: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_task_is_the_one_the_environment_names(changes: list[str]) -> None:
+    """Of runs, too, whose manifest does not name it."""
     config = compose_config(changes)
     env = build_env(config, 1, 0, pick_device("cpu"))
-    assert key_of(config)[0] == env.spec.name
+    assert task_of({}, config) == env.spec.name
+    assert task_of({"task": "own"}, config) == "own"
     env.close()
 
 

@@ -52,7 +52,7 @@ def write_run(
     general = dataclasses.replace(config.general, seed=seed, name=algorithm, epochs=len(returns) - 1)
     (folder / "config.yaml").write_text(dataclasses.replace(config, general=general).to_yaml())
     (folder / "status.json").write_text(json.dumps({"state": state, "epoch": len(returns) - 1}))
-    (folder / "manifest.json").write_text(json.dumps(MANIFEST))
+    (folder / "manifest.json").write_text(json.dumps(MANIFEST | {"task": task}))
     if zero_action is not None:
         (folder / "reference.json").write_text(json.dumps({"zero_action": zero_action}))
     records = [

@@ -33,6 +33,7 @@ def runs(tmp_path: Path) -> Runs:
         general = dataclasses.replace(config.general, seed=seed, name=arm)
         made[key] = Run(
             path=tmp_path / task / arm / str(seed),
+            task=task,
             config=dataclasses.replace(config, general=general),
             state="finished",
             reason="",

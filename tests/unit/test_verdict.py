@@ -48,6 +48,7 @@ def arm(label: str, parameters: int | None = 1000, reference: float | None = 0.0
     runs = [
         Run(
             path=Path(label),
+            task=task,
             config=configuration(task),
             state="finished",
             reason="",

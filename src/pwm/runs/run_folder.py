@@ -229,7 +229,8 @@ class RunFolder:
         if self.trainer.model is not None:
             networks["dynamics"] = self.trainer.model.world_model.dynamics
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-        now = manifest(self.trainer.device, counts) | {"epochs": self.config.epochs}
+        now = manifest(self.trainer.device, counts)
+        now |= {"epochs": self.config.epochs, "task": self.trainer.spec.name}
         path = self.path / "manifest.json"
         changes: list[dict[str, Any]] = []
         try:

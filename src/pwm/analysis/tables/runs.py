@@ -17,8 +17,9 @@ from typing import Any
 from pwm.analysis.tables.records import load_reference, read_evaluations
 from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.checkpoints.run_search import expand, run_folders
+from pwm.configuration.building import task_spec
 from pwm.configuration.config import ExperimentConfig, diff
-from pwm.errors import ConfigError, DataError
+from pwm.errors import ConfigError, DataError, PwmError
 from pwm.files import read_object, write_text
 from pwm.runs.provenance import read_manifest
 from pwm.runs.run_changes import NEVER, describe_changes
@@ -34,6 +35,7 @@ class Run:
 
     Attributes:
         path: the folder.
+        task: the environment's ``EnvSpec.name``.
         config: its configuration.
         state: ``running`` (or killed), ``finished``, ``preempted`` or ``failed``, as ``status.json`` says.
         reason: what ``status.json`` gives for it.
@@ -45,6 +47,7 @@ class Run:
     """
 
     path: Path
+    task: str
     config: ExperimentConfig
     state: str
     reason: str
@@ -57,7 +60,7 @@ class Run:
     @property
     def key(self) -> Key:
         """Task, algorithm and seed."""
-        return key_of(self.config)
+        return key_of(self.task, self.config)
 
     @property
     def name(self) -> str:
@@ -184,6 +187,7 @@ def read_run(folder: Path) -> Run:
     made_with = read_manifest(folder)
     return Run(
         path=folder,
+        task=task_of(made_with, config),
         config=config,
         state=state,
         reason=str(status.get("reason", "")),
@@ -204,9 +208,14 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def key_of(config: ExperimentConfig) -> Key:
-    """Task, algorithm (the run's name) and seed; the task is the environment's ``EnvSpec.name``."""
-    return config.env.task_name, config.run_name, config.general.seed
+def task_of(made_with: Mapping[str, Any], config: ExperimentConfig) -> str:
+    """Name of a run's task from its manifest; where that does not say, the environment is asked."""
+    return made_with["task"] if "task" in made_with else task_spec(config).name
+
+
+def key_of(task: str, config: ExperimentConfig) -> Key:
+    """Task, algorithm (the run's name) and seed."""
+    return task, config.run_name, config.general.seed
 
 
 def describe_key(key: Key) -> str:
@@ -251,8 +260,13 @@ def _find(paths: Iterable[str | Path]) -> tuple[list[Path], list[Problem]]:
 
 def _key_if_readable(folder: Path) -> Key | None:
     try:
-        return key_of(ExperimentConfig.load(folder / "config.yaml"))
-    except ConfigError:
+        config = ExperimentConfig.load(folder / "config.yaml")
+        try:
+            made_with = read_manifest(folder)
+        except DataError:
+            made_with = {}
+        return key_of(task_of(made_with, config), config)
+    except PwmError:
         return None
 
 
