@@ -182,7 +182,7 @@ class Physics:
         return end[:, 1 : 1 + self.nq], end[:, 1 + self.nq :]
 
     def clearance(self, qpos: Tensor) -> Tensor:
-        """Return [n], the smallest distance of the pairs ``never_touch`` in metres, negative where one touches."""
+        """Return [n], the smallest distance of the pairs ``never_touch``, m; negative where one touches."""
         if self._clearance is None:
             model = compile_model(self._recipe, distances=True)
             self._clearance = ThreadedRollout(model, self._max_rows, self._num_threads)

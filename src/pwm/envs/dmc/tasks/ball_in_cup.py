@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pwm.envs.dmc.physics import ModelRecipe, Moment, Physics, position
-from pwm.envs.dmc.tasks.common import Start, Task, at_rest, indicator, redrawn, uniform
+from pwm.envs.dmc.tasks.common import Start, Task, at_rest, drawn_apart, indicator
 
 RECIPE = ModelRecipe(
     "ball_in_cup",
@@ -21,8 +21,10 @@ RECIPE = ModelRecipe(
 # Half the size of the target minus the radius of the ball, m.
 INSIDE = 0.05 - 0.025
 SPIN_SPEED = 6.0
-# Where the ball is drawn, relative to its place in the model: (x, z), m.
+# Corners between which the ball is drawn, and the middle of the cup, relative to the ball's place in the
+# model: (x, z), m.
 LOW, HIGH = (-0.2, 0.2), (0.2, 0.5)
+MIDDLE = (0.0, 0.6 - 0.05 - 0.2)
 # Share of the episodes of ``cup-spin`` in which the ball may begin outside the cup.
 ANYWHERE = 0.1
 
@@ -50,34 +52,34 @@ def spin(moment: Moment) -> Tensor:
     return (1.0 - caught(moment)) * (far + 2.0 * fast) / 3.0
 
 
-def draw(physics: Physics, generator: torch.Generator, count: int) -> Tensor:
-    """Return qpos [count, 4]: cup at rest, ball uniform in a rectangle."""
-    low, high = torch.tensor([LOW, HIGH], dtype=torch.float64).unbind(1)
-    ball = uniform(generator, count, low, high)
-    return torch.cat((ball.new_zeros(count, physics.nq - 2), ball), dim=1)
+def drawn(physics: Physics, generator: torch.Generator, low: Tensor, high: Tensor) -> Start:
+    """Cup at rest; ball uniform between ``low`` [n, 2] and ``high`` [n, 2] where it touches nothing."""
+
+    def draw(rows: Tensor) -> Tensor:
+        unit = torch.rand(len(rows), 2, generator=generator, dtype=torch.float64)
+        ball = low[rows] + (high[rows] - low[rows]) * unit
+        return torch.cat((torch.zeros_like(ball), ball), dim=1)
+
+    return at_rest(physics, drawn_apart(physics, len(low), draw))
 
 
 def start(physics: Physics, generator: torch.Generator, count: int) -> Start:
     """Ball uniform where it touches nothing."""
-
-    def good(rows: Tensor, _numbers: Tensor) -> Tensor:
-        return physics.clearance(rows) >= 0.0
-
-    qpos = redrawn(physics, draw(physics, generator, count), lambda n: draw(physics, generator, n), good)
-    return at_rest(physics, qpos)
+    low, high = torch.tensor([LOW, HIGH], dtype=torch.float64).expand(count, -1, -1).unbind(1)
+    return drawn(physics, generator, low, high)
 
 
 def start_mostly_inside(physics: Physics, generator: torch.Generator, count: int) -> Start:
-    """Ball uniform where it touches nothing, in nine of ten episodes also inside the cup."""
-    anywhere = torch.rand(count, generator=generator, dtype=torch.float64) < ANYWHERE
+    """Ball uniform where it touches nothing, in nine of ten episodes also inside the cup.
 
-    def good(rows: Tensor, numbers: Tensor) -> Tensor:
-        still = at_rest(physics, rows)
-        inside = caught(physics.look(still.qpos, still.qvel, still.target)) > 0.0
-        return (physics.clearance(rows) >= 0.0) & (inside | anywhere[numbers])
-
-    qpos = redrawn(physics, draw(physics, generator, count), lambda n: draw(physics, generator, n), good)
-    return at_rest(physics, qpos)
+    The specification draws from the whole rectangle until the ball is inside. What it accepts is uniform
+    inside, and one draw in fifty, so it is drawn there.
+    """
+    anywhere = torch.rand(count, 1, generator=generator, dtype=torch.float64) < ANYWHERE
+    low, high, middle = torch.tensor([LOW, HIGH, MIDDLE], dtype=torch.float64)
+    low = torch.where(anywhere, low, middle - INSIDE)
+    high = torch.where(anywhere, high, middle + INSIDE)
+    return drawn(physics, generator, low, high)
 
 
 TASKS = {

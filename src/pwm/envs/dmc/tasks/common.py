@@ -20,8 +20,7 @@ from pwm.errors import EnvError
 
 # Value of a Gaussian tolerance where the distance from its bounds is the margin.
 VALUE_AT_MARGIN = 0.1
-# Draws of start states that were rejected before something must be wrong.
-MAX_REDRAWS = 10_000
+MAX_DRAWS = 1000
 
 
 class Start(NamedTuple):
@@ -118,24 +117,22 @@ def random_joints(physics: Physics, generator: torch.Generator, count: int, unli
     return uniform(generator, count, low, high)
 
 
-def redrawn(
-    physics: Physics, qpos: Tensor, draw: Callable[[int], Tensor], good: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Draw rows anew until all are good.
+def drawn_apart(physics: Physics, count: int, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return qpos [count, nq], every row drawn anew until none of the pairs ``never_touch`` touches.
 
     Args:
-        physics: the model, for messages.
-        qpos: [n, nq], first draws; written.
-        draw: count -> fresh rows [count, nq].
-        good: (rows [m, nq], their numbers [m]) -> [m] bool.
+        physics: the model.
+        count: number of rows.
+        draw: numbers of rows [m] -> fresh draws of them [m, nq].
 
     Raises:
-        EnvError: a row is still not good after ten thousand draws.
+        EnvError: a row still touches after a thousand draws, as many as the suite makes.
     """
-    waiting = torch.arange(len(qpos))
-    for _ in range(MAX_REDRAWS):
-        waiting = waiting[~good(qpos[waiting], waiting)]
+    waiting = torch.arange(count)
+    qpos = draw(waiting)
+    for _ in range(MAX_DRAWS):
+        waiting = waiting[physics.clearance(qpos[waiting]) < 0.0]
         if not len(waiting):
             return qpos
-        qpos[waiting] = draw(len(waiting))
-    raise EnvError(f"no start state of {physics.model.nq} coordinates was accepted in {MAX_REDRAWS} draws")
+        qpos[waiting] = draw(waiting)
+    raise EnvError(f"no start state without contacts was found in {MAX_DRAWS} draws")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pwm.envs.dmc.physics import ModelRecipe, Moment, Physics
-from pwm.envs.dmc.tasks.common import Start, Task, at_rest, indicator, random_joints, redrawn, uniform
+from pwm.envs.dmc.tasks.common import Start, Task, at_rest, drawn_apart, indicator, random_joints, uniform
 
 # Of all pairs of geoms that can touch, the finger's length and the hinge's place leave these.
 TOUCHING = (("fingertip", "cap1"), ("fingertip", "cap2"))
@@ -66,12 +66,7 @@ def turn(radius: float) -> Callable[[Moment], Tensor]:
 
 def start_spin(physics: Physics, generator: torch.Generator, count: int) -> Start:
     """Joints uniform (the hinge in [-pi, pi)) where finger and body do not touch."""
-    qpos = redrawn(
-        physics,
-        random_joints(physics, generator, count),
-        lambda n: random_joints(physics, generator, n),
-        lambda rows, _numbers: physics.clearance(rows) >= 0.0,
-    )
+    qpos = drawn_apart(physics, count, lambda rows: random_joints(physics, generator, len(rows)))
     return at_rest(physics, qpos)
 
 
