@@ -29,7 +29,7 @@ from pwm.envs.dmc.oracle import flat
 from pwm.envs.dmc.physics import REPEAT, Physics
 from pwm.envs.dmc.suite_tasks import load
 from pwm.envs.dmc.tasks import load_task
-from pwm.envs.task_table import task_names, task_row
+from pwm.envs.task_table import task_names
 from pwm.files import write_text
 from pwm.runs.provenance import git_commit
 
@@ -44,14 +44,7 @@ def place(suite_env: Any, task: str, qpos: np.ndarray, qvel: np.ndarray, target:
     """Begin an episode of the suite in a given state; returns its first observation [obs_dim] float64."""
     suite_env.reset()
     physics = suite_env.physics
-    domain = task_row(task).domain
-    if domain == "reacher":
-        physics.named.model.geom_pos["target", ["x", "y"]] = target
-    elif domain == "fish":
-        physics.named.model.geom_pos["target"] = target
-    elif domain == "finger" and target.size:
-        hinge = physics.named.data.xanchor["hinge", ["x", "z"]]
-        physics.named.model.site_pos["target", ["x", "z"]] = hinge + target
+    load_task(task).place_target(physics.model.ptr, target)
     with physics.reset_context():
         physics.data.qpos[:], physics.data.qvel[:] = qpos, qvel
     return flat(suite_env.task.get_observation(physics))

@@ -156,10 +156,10 @@ class DflexEnv:
             EnvError: this machine has no usable OpenGL.
         """
         # Imported here: training draws nothing.
-        from pwm.envs.engines.mujoco_camera import MujocoCamera
+        from pwm.envs.engines.mujoco_camera import CAMERA, MujocoCamera, decorated
 
         if self._camera is None:
-            self._camera = MujocoCamera(ASSETS / self.task.model_file)
+            self._camera = MujocoCamera(decorated(ASSETS / self.task.model_file), CAMERA)
 
     def render(self, index: int) -> np.ndarray:
         """Picture [480, 640, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""

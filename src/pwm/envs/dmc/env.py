@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from pwm.envs.dmc.tasks import load_task
 from pwm.envs.dmc.tasks.common import Start
 from pwm.envs.task_table import task_row
 from pwm.errors import EnvError
+
+if TYPE_CHECKING:
+    from pwm.envs.engines.mujoco_camera import MujocoCamera
 
 # What physics.step returns beyond it is taken for a blow-up.
 STATE_LIMIT = 1e6
@@ -51,6 +55,7 @@ class DmcEnv:
         self.device = device
         self.invalid_states = 0
         self.physics = Physics(self.task.recipe, num_envs, options.num_threads)
+        self._camera: MujocoCamera | None = None
         self._generator = torch.Generator()
         self.reset(seed)
 
@@ -124,9 +129,31 @@ class DmcEnv:
         restore_generator(self._generator, state["generator"])
         self.invalid_states = int(state["invalid_states"])
 
+    def start_rendering(self) -> None:
+        """Set up the camera, the first one of the model; see ``pwm.envs.base.Renderable``.
+
+        Raises:
+            EnvError: this machine has no usable OpenGL.
+        """
+        # Imported here: training draws nothing.
+        from pwm.envs.engines.mujoco_camera import MujocoCamera
+
+        if self._camera is None:
+            self._camera = MujocoCamera(self.physics.model, 0)
+
+    def render(self, index: int) -> np.ndarray:
+        """Picture [480, 640, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""
+        if self._camera is None:
+            raise EnvError(f"{self.spec.name}: call start_rendering before render")
+        self.task.place_target(self.physics.model, self._target[index].numpy())
+        return self._camera.picture(self._qpos[index].numpy())
+
     def close(self) -> None:
-        """Free threads and simulator memory."""
+        """Free threads, simulator memory and the camera."""
         self.physics.close()
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     def _restart(self, index: Tensor) -> None:
         """Start new episodes in the copies ``index`` [n] and replace their current observations."""

@@ -15,24 +15,18 @@ from pwm.envs.gym.adapter import GymEnv
 from pwm.envs.gym.options import Options as GymOptions
 from pwm.envs.task_table import task_row
 
-PICTURE = {"height": 480, "width": 640, "camera_id": 0}
-
 
 class SuiteTask(gymnasium.Env):
     """One copy of a task of dm_control as a Gymnasium environment: two control steps per step.
 
     Args:
         task: name of the table.
-        render_mode: ``rgb_array`` if it shall be drawn.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}
-
-    def __init__(self, task: str, render_mode: str | None = None) -> None:
+    def __init__(self, task: str) -> None:
         from pwm.envs.dmc.suite_tasks import load
 
         row = task_row(task)
-        self.render_mode = render_mode
         self.suite_env = load(task, seed=0)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (row.obs_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (row.action_dim,), np.float32)
@@ -52,10 +46,6 @@ class SuiteTask(gymnasium.Env):
         """Hold ``action`` for two control steps and add up their rewards."""
         steps = [self.suite_env.step(action.astype(np.float64)) for _ in range(self._repeat)]
         return flat(steps[-1].observation), float(sum(step.reward for step in steps)), False, False, {}
-
-    def render(self) -> np.ndarray:
-        """Picture [480, 640, 3] uint8 from the first camera of the model."""
-        return self.suite_env.physics.render(**PICTURE)
 
 
 def flat(observation: dict[str, Any]) -> np.ndarray:

@@ -9,7 +9,7 @@ velocities and controls is therefore a sensor, added to the model where the suit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,14 +63,14 @@ class ModelRecipe:
         control_dt: seconds of one control step of the suite.
         sensors: sensors to add, in named groups; the readings of a group are one row of numbers.
         never_touch: pairs of geoms that do not touch when an episode begins.
-        damping: damping of hinges that differs from the file's.
+        adjust: changes the compiled model as the suite does when an episode begins.
     """
 
     name: str
     control_dt: float
     sensors: Mapping[str, tuple[Sensor, ...]] = field(default_factory=dict)
     never_touch: tuple[tuple[str, str], ...] = ()
-    damping: Mapping[str, float] = field(default_factory=dict)
+    adjust: Callable[[mujoco.MjModel], None] = lambda model: None
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,7 @@ def compile_model(recipe: ModelRecipe, distances: bool = False) -> mujoco.MjMode
         model = spec.compile()
     except ValueError as error:
         raise EnvError(f"MuJoCo cannot compile the model {recipe.name!r} of dm_control: {error}") from error
-    for joint, damping in recipe.damping.items():
-        model.dof_damping[model.joint(joint).dofadr] = damping
+    recipe.adjust(model)
     return model
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,12 +41,15 @@ class Task:
         observe: moment of n copies -> [n, obs_dim].
         reward: moment of n copies -> [n], of one control step.
         start: (physics, random generator, n) -> start states of n episodes.
+        place_target: moves the target [k] of one copy to its place in a model, where it has no effect but on
+            pictures.
     """
 
     recipe: ModelRecipe
     observe: Callable[[Moment], Tensor]
     reward: Callable[[Moment], Tensor]
     start: Callable[[Physics, torch.Generator, int], Start]
+    place_target: Callable[[mujoco.MjModel, np.ndarray], None] = lambda model, target: None
 
 
 def gaussian(distance: Tensor, margin: float) -> Tensor:

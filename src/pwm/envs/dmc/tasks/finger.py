@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +20,31 @@ from pwm.envs.dmc.tasks.common import Start, Task, at_rest, drawn_apart, indicat
 
 # Of all pairs of geoms that can touch, the finger's length and the hinge's place leave these.
 TOUCHING = (("fingertip", "cap1"), ("fingertip", "cap2"))
-TURN = ModelRecipe("finger", control_dt=0.02, never_touch=TOUCHING)
-SPIN = ModelRecipe("finger", control_dt=0.02, never_touch=TOUCHING, damping={"hinge": 0.03})
 SPIN_VELOCITY = 15.0
 EASY, HARD = 0.07, 0.03
 # Distance of the target from the hinge: radius and half length of the spinner's capsules, m.
 TARGET_DISTANCE = 0.04 + 0.09
+
+
+def loosened(model: mujoco.MjModel) -> None:
+    """Let the body turn easily, without a target in the picture."""
+    model.joint("hinge").damping[:] = 0.03
+    for site in ("target", "tip"):
+        model.site(site).rgba[3] = 0.0
+
+
+def turning(radius: float) -> ModelRecipe:
+    """The model with a target of ``radius``."""
+
+    def adjust(model: mujoco.MjModel) -> None:
+        model.site("target").size[0] = radius
+
+    return ModelRecipe("finger", control_dt=0.02, never_touch=TOUCHING, adjust=adjust)
+
+
+def place_target(model: mujoco.MjModel, target: np.ndarray) -> None:
+    """Move the target to ``target`` [2], which is relative to the hinge."""
+    model.site("target").pos[::2] = model.body("spinner").pos[::2] + target
 
 
 def tip(moment: Moment) -> Tensor:
@@ -78,8 +99,9 @@ def start_turn(physics: Physics, generator: torch.Generator, count: int) -> Star
     return start_spin(physics, generator, count)._replace(target=target)
 
 
+SPIN = ModelRecipe("finger", control_dt=0.02, never_touch=TOUCHING, adjust=loosened)
 TASKS = {
     "finger-spin": Task(SPIN, observe_spin, spin, start_spin),
-    "finger-turn-easy": Task(TURN, observe_turn(EASY), turn(EASY), start_turn),
-    "finger-turn-hard": Task(TURN, observe_turn(HARD), turn(HARD), start_turn),
+    "finger-turn-easy": Task(turning(EASY), observe_turn(EASY), turn(EASY), start_turn, place_target),
+    "finger-turn-hard": Task(turning(HARD), observe_turn(HARD), turn(HARD), start_turn, place_target),
 }

@@ -6,6 +6,7 @@ Observation (24): joint angles (7), uprightness, target as the mouth sees it (3)
 from __future__ import annotations
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,4 +63,9 @@ def start(physics: Physics, generator: torch.Generator, count: int) -> Start:
     return at_rest(physics, qpos, uniform(generator, count, low, high))
 
 
-TASKS = {"fish-swim": Task(RECIPE, observe, swim, start)}
+def place_target(model: mujoco.MjModel, target: np.ndarray) -> None:
+    """Move the target to ``target`` [3]."""
+    model.geom("target").pos[:] = target
+
+
+TASKS = {"fish-swim": Task(RECIPE, observe, swim, start, place_target)}

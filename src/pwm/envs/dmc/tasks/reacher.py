@@ -8,19 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
 from pwm.envs.dmc.physics import ModelRecipe, Moment, Physics, position
 from pwm.envs.dmc.tasks.common import Start, Task, at_rest, indicator, random_joints, uniform
 
-SENSORS = {"finger": (position("finger"),)}
-TWO = ModelRecipe("reacher", control_dt=0.02, sensors=SENSORS)
-THREE = ModelRecipe("reacher_three", control_dt=0.02, sensors=SENSORS)
 FINGER_RADIUS = 0.01
 EASY, HARD = 0.05, 0.015
 # Distance of the target from the shoulder, m.
 NEAREST, FARTHEST = 0.05, 0.20
+
+
+def recipe(name: str, target_radius: float) -> ModelRecipe:
+    """The model with two or three links and a target of ``target_radius``."""
+
+    def adjust(model: mujoco.MjModel) -> None:
+        model.geom("target").size[0] = target_radius
+
+    return ModelRecipe(name, control_dt=0.02, sensors={"finger": (position("finger"),)}, adjust=adjust)
 
 
 def to_target(moment: Moment) -> Tensor:
@@ -48,9 +56,19 @@ def start(physics: Physics, generator: torch.Generator, count: int) -> Start:
     return at_rest(physics, qpos, target)
 
 
+def place_target(model: mujoco.MjModel, target: np.ndarray) -> None:
+    """Move the target to ``target`` [2]."""
+    model.geom("target").pos[:2] = target
+
+
+def task(name: str, target_radius: float) -> Task:
+    """The record of one arm and one size of the target."""
+    return Task(recipe(name, target_radius), observe, touch(target_radius), start, place_target)
+
+
 TASKS = {
-    "reacher-easy": Task(TWO, observe, touch(EASY), start),
-    "reacher-hard": Task(TWO, observe, touch(HARD), start),
-    "reacher-three-easy": Task(THREE, observe, touch(EASY), start),
-    "reacher-three-hard": Task(THREE, observe, touch(HARD), start),
+    "reacher-easy": task("reacher", EASY),
+    "reacher-hard": task("reacher", HARD),
+    "reacher-three-easy": task("reacher_three", EASY),
+    "reacher-three-hard": task("reacher_three", HARD),
 }
