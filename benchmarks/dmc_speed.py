@@ -3,11 +3,11 @@
     python benchmarks/dmc_speed.py
     python benchmarks/dmc_speed.py --tasks walker-walk cup-spin --seconds 5
 
-For every task: agent steps per second of processor time, of 64 copies together on ``mujoco.rollout`` and of one
-copy in the suite itself, both with random actions on one thread (the median of turns that alternate, so that
-other programs slow both); and the largest difference between the two in float64, over control steps from the
-same start states, actions and solver warm starts (none). Written to ``results/dmc/speed.csv`` with the commit
-and the command; the ratio is what carries over to other machines.
+For every task: agent steps per second of processor time, of 64 copies together on ``mujoco.rollout`` and of
+one copy in the suite itself, both with random actions on one thread (the median of turns that alternate, so
+that other programs slow both); and the largest difference between the two in float64, over control steps
+from the same start states, actions and solver warm starts (none). Written to ``results/dmc/speed.csv`` with
+the commit and the command; the ratio is what carries over to other machines.
 """
 
 from __future__ import annotations
