@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pwm.envs.base import EnvSpec, StepResult, check_action, restore_generator
+from pwm.envs.base import EnvSpec, StepResult, check_action, check_state, restore_generator
 from pwm.envs.dmc import Options
 from pwm.envs.dmc.physics import REPEAT, Physics
 from pwm.envs.dmc.tasks import load_task
@@ -120,10 +120,7 @@ class DmcEnv:
         Raises:
             EnvError: the state belongs to another task or another number of copies.
         """
-        if state["name"] != self.spec.name:
-            raise EnvError(f"state of {state['name']!r} cannot be loaded into {self.spec.name!r}")
-        if state["qpos"].shape != self._qpos.shape:
-            raise EnvError(f"state holds {state['qpos'].shape[0]} environments, expected {self.num_envs}")
+        check_state(state, self.spec.name, "qpos", self._qpos)
         for key in STATE:
             setattr(self, f"_{key}", state[key].to("cpu", copy=True))
         restore_generator(self._generator, state["generator"])
