@@ -150,7 +150,7 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
 
 
 def check_state(state: dict[str, Any], name: str, key: str, current: Tensor) -> None:
-    """Raise EnvError unless ``state`` is of task ``name`` and its entry ``key`` has the shape of ``current``."""
+    """Raise EnvError unless ``state`` is of task ``name``, its entry ``key`` shaped like ``current``."""
     if state["name"] != name:
         raise EnvError(f"state of {state['name']!r} cannot be loaded into {name!r}")
     if state[key].shape != current.shape:
