@@ -3,7 +3,8 @@
 The folder is the registry: a component of kind ``dynamics`` called ``flow`` is the module
 ``pwm.models.dynamics.flow``. Such a module defines an ``Options`` dataclass (its configuration,
 validated in ``__post_init__``) and ``build(options, ...)``, an integrator its ``TABLEAU``; modules of the
-folder that define nothing of the kind are shared parts. Adding a component is adding one file.
+folder that define nothing of the kind are shared parts. Adding a component is adding one file. An engine
+has no ``Options``: the environment that uses it has them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KINDS = {
     "integrator": ("pwm.models.integrators", "TABLEAU"),
     "actor": ("pwm.models.actors", "build"),
     "trainer": ("pwm.training.trainers", "build"),
+    "engine": ("pwm.envs.engines", "build"),
 }
 
 

@@ -88,7 +88,9 @@ class Feedback(NamedTuple):
     z: Tensor
 
 
-# (t, action [B, A]) -> feedback of the environment that executed the action
+# (t, action [B, A]) -> feedback of the environment that executed the action. Where real episodes end decides
+# from which latent the published rule imagines on, so its collection has to happen inside the rollout;
+# ``imagine`` knows of it no more than this.
 Interrupt = Callable[[int, Tensor], Feedback]
 
 

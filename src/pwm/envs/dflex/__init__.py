@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pwm import components
 from pwm.envs.base import VectorEnv
 from pwm.errors import ConfigError
 
@@ -33,6 +34,7 @@ class Options:
         substeps: physics steps per control step of 1/60 s, 1 to 64.
         episode_length: control steps before truncation; None takes the task's own.
         num_threads: simulator threads; 0 means all cores.
+        engine: what simulates, a module of ``pwm.envs.engines``.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -42,6 +44,7 @@ class Options:
     substeps: int = 4
     episode_length: int | None = None
     num_threads: int = 0
+    engine: str = "mujoco_cpu"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -80,13 +83,13 @@ def build(options: Options, num_envs: int, device: torch.device | str, seed: int
     """Return ``num_envs`` copies of the task, reset with ``seed``; tensors live on ``device``.
 
     Raises:
-        ConfigError: ``num_envs`` is not positive.
+        ConfigError: ``num_envs`` is not positive, or there is no such engine.
     """
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}: must be at least 1")
     from pwm.envs.dflex.env import DflexEnv
-    from pwm.envs.engines.mujoco_cpu import MujocoCpuEngine
 
     task = load_task(options.task)
-    engine = MujocoCpuEngine(ASSETS / task.model_file, num_envs, options.substeps, options.num_threads)
+    module = components.load("engine", options.engine)
+    engine = module.build(ASSETS / task.model_file, num_envs, options.substeps, options.num_threads)
     return DflexEnv(task, engine, num_envs, torch.device(device), seed, options.episode_length)

@@ -185,3 +185,8 @@ def _compile(model_path_or_xml: str | Path) -> mujoco.MjModel:
         return mujoco.MjModel.from_xml_path(text)
     except ValueError as error:
         raise EnvError(f"MuJoCo cannot compile the model: {error}") from error
+
+
+def build(model: str | Path, num_envs: int, substeps: int, num_threads: int) -> MujocoCpuEngine:
+    """Return the engine for ``num_envs`` copies of ``model``, a path of MJCF or its text."""
+    return MujocoCpuEngine(model, num_envs, substeps, num_threads)
