@@ -113,7 +113,8 @@ def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
 
 def _values(agent: Agent, obs: Tensor) -> Tensor:
     """Every critic's value [M, B] of observations [B, obs_dim], in environment reward."""
-    return agent.critic(agent.world_model.encode(obs)) * agent.reward_scale
+    values: Tensor = agent.critic(agent.world_model.encode(obs))
+    return values * agent.reward_scale
 
 
 @torch.no_grad()

@@ -266,5 +266,5 @@ def critic_loss(
     if target.shape != z.shape[:-1]:
         raise ValueError(f"targets have shape {tuple(target.shape)}, expected {tuple(z.shape[:-1])}")
     values, std = critic(z, task), critic.std if task is None else critic.std[task]
-    error = ((values - target) / std).square()
+    error: Tensor = ((values - target) / std).square()
     return error.mean() if weight is None else (weight * error).mean()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ class Updater:
             "skipped_in_row": self.skipped_in_row.clone(),
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the moments and counters of ``state``; rates and betas stay the configured ones."""
         groups = self.optimizer.param_groups
         configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]

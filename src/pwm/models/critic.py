@@ -109,4 +109,5 @@ class CriticEnsemble(nn.Module):
 
     def minimum(self, z: Tensor, task: Tensor | None = None) -> Tensor:
         """Smallest member value [...] of latents [..., latent_dim]; ``task`` as in ``forward``."""
-        return self(z, task).amin(0)
+        values: Tensor = self(z, task)
+        return values.amin(0)

@@ -24,7 +24,7 @@ class GroupTangent(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """Map [..., L] to [..., L] with zero sum in every group of ``dim`` entries."""
-        groups = v.unflatten(-1, (-1, self.dim))
+        groups: Tensor = v.unflatten(-1, (-1, self.dim))
         return (groups - groups.mean(-1, keepdim=True)).flatten(-2)
 
 

@@ -39,6 +39,7 @@ class _Mish(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        derivative: Tensor
         (derivative,) = ctx.saved_tensors
         return grad * derivative
 
@@ -48,7 +49,8 @@ def mish(x: Tensor) -> Tensor:
     if torch._C._are_functorch_transforms_active():
         # torch.func cannot look into ``_Mish``, and its vmap cannot batch the derivative of F.mish.
         return x * torch.tanh(F.softplus(x))
-    return F.mish(x) if x.is_cuda else _Mish.apply(x)
+    y: Tensor = F.mish(x) if x.is_cuda else _Mish.apply(x)  # type: ignore[no-untyped-call]
+    return y
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

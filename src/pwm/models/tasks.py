@@ -65,7 +65,8 @@ class TaskCritic:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return values [M, ..., B] of latents z [..., B, L]."""
-        return self.critic(concat_inputs(z, self.inputs.embedding), self.inputs.task)
+        values: Tensor = self.critic(concat_inputs(z, self.inputs.embedding), self.inputs.task)
+        return values
 
     def minimum(self, z: Tensor) -> Tensor:
         """Return the smallest member value [..., B] of latents z [..., B, L]."""

@@ -119,7 +119,8 @@ class WorldModel(nn.Module):
             return None
         if task is None:
             raise ValueError("this world model is multi-task: pass task (an int, or int64 [B])")
-        return self.task_embedding(task)
+        e: Tensor = self.task_embedding(task)
+        return e
 
     def encode(self, obs: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
@@ -129,7 +130,8 @@ class WorldModel(nn.Module):
         if e is not None and not self.dynamics.space.learned:
             # Observations that are the latents themselves leave no room for an embedding.
             e = None
-        return self.encoder(concat_inputs(obs, _like(e, obs)))
+        z: Tensor = self.encoder(concat_inputs(obs, _like(e, obs)))
+        return z
 
     def next(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L] and actions [..., A]."""
@@ -137,13 +139,15 @@ class WorldModel(nn.Module):
 
     def reward(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Raw output [..., K] of the reward network; ``reward_head.decode`` turns it into a reward."""
-        return self.reward_net(concat_inputs(z, a, _like(self.embed(task), z)))
+        raw: Tensor = self.reward_net(concat_inputs(z, a, _like(self.embed(task), z)))
+        return raw
 
     def termination(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> Tensor | None:
         """Logit [...] that the episode terminates in this transition; None without a predictor."""
         if self.termination_net is None:
             return None
-        return self.termination_net(concat_inputs(z, a, _like(self.embed(task), z))).squeeze(-1)
+        logit: Tensor = self.termination_net(concat_inputs(z, a, _like(self.embed(task), z)))
+        return logit.squeeze(-1)
 
     def step(self, z: Tensor, a: Tensor, task: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(next(z, a, task), reward(z, a, task))``."""

@@ -162,7 +162,8 @@ class TrainingLoop:
         # An epoch that was interrupted has lost its beginning, and with it its duration.
         if whole:
             record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)
-        return record | hooks.timer.flush()
+        phases: dict[str, float] = hooks.timer.flush()
+        return record | phases
 
     def _evaluate_if_due(self) -> dict[str, float]:
         epoch, plan = self.trainer.epoch, self.plan

@@ -37,7 +37,8 @@ class MLPDynamics(Dynamics):
 
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Next latents; on simplices every group keeps its sum."""
-        return self.net(concat_inputs(z, a, e))
+        z_next: Tensor = self.net(concat_inputs(z, a, e))
+        return z_next
 
     def loss(
         self,

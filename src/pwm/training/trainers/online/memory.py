@@ -60,7 +60,7 @@ def available_memory(device: torch.device) -> int:
     """Bytes that can still be taken on ``device``, for a CPU within the limits of its control groups."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min([psutil.virtual_memory().available, *_left_in_groups()])
+    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
 
 
 def _left_in_groups() -> Iterator[int]:
@@ -96,5 +96,5 @@ def _size(count: float) -> str:
 
 def _rounded_down(count: int) -> int:
     """The two leading digits, then zeros."""
-    unit = 10 ** max(len(str(count)) - 2, 0)
+    unit: int = 10 ** max(len(str(count)) - 2, 0)
     return count // unit * unit
