@@ -174,7 +174,8 @@ class Recorder:
             self._best, self.best_policy = found.mean, self.agent.policy.actor_state
         end = clocks()
         self._measuring += end - start
-        wall_time, train_time = (end - self._started)[0], self.training()[1]
+        wall_time = (end - self._started)[0]
+        train_time = (end - self._started - self._measuring)[1]
         self.records.append(
             {
                 "env_steps": float(steps),

@@ -257,7 +257,7 @@ def test_padding_is_not_in_the_average() -> None:
     agent, env = small_agent("dynamics=residual", "alg.dynamics.units=[16]")
     env.close()
     whole = batch()
-    short = Batch(whole.obs[:3], *(x[:2] for x in whole[1:]))
+    short = Batch(whole.obs[:3], *(x[:2] for x in whole[1:5]))
     valid = torch.ones(H, B, dtype=torch.bool)
     valid[2:] = False
     padded, _ = world_model_loss(agent.world_model, batch(valid))

@@ -234,8 +234,9 @@ def test_batch_has_documented_shapes_and_types() -> None:
     buffer = _buffer(naive)
     _run(naive, buffer, 15, 1e9, seed=0)
     batch = buffer.sample(7, torch.Generator().manual_seed(0))
-    assert [tuple(t.shape) for t in batch] == [(5, 7, OBS_DIM), (4, 7, ACT_DIM), (4, 7), (4, 7), (4, 7)]
-    assert [t.dtype for t in batch] == [torch.float32] * 3 + [torch.bool] * 2
+    assert [tuple(t.shape) for t in batch[:5]] == [(5, 7, OBS_DIM), (4, 7, ACT_DIM), (4, 7), (4, 7), (4, 7)]
+    assert [t.dtype for t in batch[:5]] == [torch.float32] * 3 + [torch.bool] * 2
+    assert batch.task is None
 
 
 def test_values_are_copied_in_and_out_without_gradients() -> None:
@@ -303,7 +304,7 @@ def test_same_generator_state_gives_same_samples() -> None:
     buffer = _buffer(naive)
     _run(naive, buffer, 30, 8.0, seed=1)
     first, second = (buffer.sample(64, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:5], second[:5], strict=True))
 
 
 @settings(max_examples=60, deadline=None)
@@ -331,7 +332,7 @@ def test_restored_buffer_samples_and_evolves_identically(
         assert restored.total_added == buffer.total_added
         if len(buffer):
             draws = [b.sample(32, torch.Generator().manual_seed(seed)) for b in (buffer, restored)]
-            assert all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+            assert all(torch.equal(a, b) for a, b in zip(*(d[:5] for d in draws), strict=True))
         step = naive.advance(_kinds(generator, naive.num_envs, mean_length))
         buffer.add(**step)
         restored.add(**step)
