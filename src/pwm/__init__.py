@@ -15,9 +15,9 @@ __version__ = "0.1.0"
 _HOME = {
     "WorldModel": "pwm.models.world_model",
     "FlowWorldModel": "pwm.models.flow_world_model",
-    "euler_step": "pwm.models.integrators",
-    "heun_step": "pwm.models.integrators",
-    "rk4_step": "pwm.models.integrators",
+    "euler_step": "pwm.models.integrators.euler",
+    "heun_step": "pwm.models.integrators.heun",
+    "rk4_step": "pwm.models.integrators.rk4",
     "compute_flow_matching_loss": "pwm.models.dynamics.flow",
     "load_world_model": "pwm.interop.importers",
     "set_seed": "pwm.training.seeding",

@@ -13,7 +13,7 @@ from torchdiffeq import odeint
 from pwm import components
 from pwm.models.dynamics.flow import Options
 from pwm.models.flow_world_model import FlowWorldModel
-from pwm.models.integrators import Tableau, integrate
+from pwm.models.integrators.explicit_rk import Tableau, integrate
 from pwm.models.world_model import Options as WorldModelOptions
 from pwm.models.world_model import build_world_model
 

@@ -19,7 +19,7 @@ from pwm.models.dynamics import flow, mlp, residual
 from pwm.models.dynamics.base import unroll
 from pwm.models.dynamics.flow import compute_flow_matching_loss
 from pwm.models.encoder import build_encoder
-from pwm.models.integrators import euler_step
+from pwm.models.integrators.euler import euler_step
 from pwm.models.latent_space import Simplices
 from pwm.models.layers import SimNorm, concat_inputs
 from pwm.models.scalar_heads import RegressionHead, ScalarHead, TwoHotHead, symexp, symlog

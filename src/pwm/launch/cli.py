@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import sys
 import warnings
@@ -11,9 +12,10 @@ from collections.abc import Sequence
 
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
-from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
 from pwm.launch.arguments import add_parser, typed_path
 
+# Modules of this room that add commands of their own, in the order of the help.
+COMMANDS = ("evaluate", "experiment", "compare", "inspection", "diagnose", "parity", "convert")
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141
 INTERRUPTED = 130
@@ -32,8 +34,11 @@ without quotes around it. Lists and mappings: alg.encoder_units=[256,256], 'env.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The argument parser with all subcommands."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the argument parser with all subcommands, or with ``train`` alone where that is the command.
+
+    Training thus reads no module that it does not use.
+    """
     parser = argparse.ArgumentParser(prog="pwm", description="Policy learning with world models.")
     parser.add_argument("--version", action="version", version=f"flow-pwm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -44,13 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
 
-    evaluate.add_command(commands)
-    experiment.add_command(commands)
-    compare.add_command(commands)
-    inspection.add_commands(commands)
-    diagnose.add_command(commands)
-    parity.add_command(commands)
-    convert.add_command(commands)
+    if command == "train":
+        return parser
+    for name in COMMANDS:
+        importlib.import_module(f"pwm.launch.{name}").add_commands(commands)
 
     bench = add_parser(commands, "bench", run_bench, "measure speed on this machine")
     bench.add_argument(
@@ -68,8 +70,6 @@ def run_train(args: argparse.Namespace) -> int:
     if args.print_config:
         print(config.to_yaml(), end="")
         return 0
-    from pwm.analysis.plots.visualization import TrainingVisualizer
-    from pwm.numbers import readable
     from pwm.runs import preemption
     from pwm.runs.run import train
 
@@ -79,6 +79,9 @@ def run_train(args: argparse.Namespace) -> int:
         return preemption.EXIT_CODE
     if result.outcome == "already finished":
         print(f"{result.folder} is already finished; raise general.epochs to train it further")
+    from pwm.analysis.plots.visualization import TrainingVisualizer
+    from pwm.numbers import readable
+
     TrainingVisualizer(result.folder).generate_all_plots()
     print(
         f"best evaluated return {readable(result.best_return)} at epoch {result.best_epoch}: {result.folder}"
@@ -99,7 +102,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: an override is written as an option.
     """
-    parser = build_parser()
+    parser = build_parser(argv[0] if argv else None)
     args, rest = parser.parse_known_args(argv)
     if not rest:
         return args

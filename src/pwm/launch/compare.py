@@ -27,7 +27,7 @@ results differs beyond what is declared, and it is named. Unfinished runs are na
 MEASURES = ("final", "last10", "best", "auc")
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``compare`` to the parser's subcommands."""
     compare = add_parser(
         commands, "compare", run_compare, "compare runs of two or more algorithms", COMPARE_HELP

@@ -16,7 +16,7 @@ Import a world model of another project. Nothing in its file is run. For example
 """
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``convert`` to the parser's subcommands."""
     convert = add_parser(commands, "convert", run, "import a world model of another code base", HELP)
     convert.add_argument("src", type=typed_path, metavar="SRC")

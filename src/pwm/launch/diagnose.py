@@ -19,7 +19,7 @@ docs/diagnosis.md says what every figure means.
 """
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``diagnose`` to the parser's subcommands."""
     diagnose = add_parser(
         commands,

@@ -25,7 +25,7 @@ The results of each policy are stored beside it as evaluation_<policy>.json.
 DEFAULT_ROOT = Path("logs")
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``evaluate`` to the parser's subcommands."""
     evaluate = add_parser(
         commands,

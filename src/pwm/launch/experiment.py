@@ -43,7 +43,7 @@ Exit code 0: all done; 1: a run failed (the report says which); 2: an error, not
 """
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``experiment`` to the parser's subcommands."""
     folder = Path(__file__).parents[1] / "configs" / "experiment"
     names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))

@@ -20,7 +20,7 @@ Exit code 0: PASS; 1: FAIL; 2: an error.
 """
 
 
-def add_command(commands: Commands) -> None:
+def add_commands(commands: Commands) -> None:
     """Add ``parity`` to the parser's subcommands."""
     parity = add_parser(commands, "parity", run_parity, "compare the sizes of two world models", PARITY_HELP)
     for side in ("baseline", "candidate"):

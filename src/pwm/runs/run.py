@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from pwm.checkpoints.starting_point import start_from
 from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
@@ -60,6 +59,8 @@ def train(config: ExperimentConfig) -> RunResult:
             # A run that continues has long left what it started from.
             start = config.general.checkpoint
             if start is not None and not StateStore(run_path(config, trainer.spec.name)).exists:
+                from pwm.checkpoints.starting_point import start_from
+
                 start_from(trainer, Path(start), config)
             folder = RunFolder(config, trainer)
             with folder.locked():

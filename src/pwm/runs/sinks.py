@@ -11,7 +11,6 @@ from typing import Any
 from pwm.configuration.config import ExperimentConfig
 from pwm.files import read_object
 from pwm.logging.loggers import JSONLLogger, export_csv, read_metrics
-from pwm.logging.tensorboard_logger import TensorBoardLogger, load_tensorboard
 from pwm.logging.wandb_logger import WandBLogger, load_wandb
 from pwm.runs.status import ending
 from pwm.training.hooks import MetricSink
@@ -33,6 +32,8 @@ def require_services(config: ExperimentConfig) -> None:
     if wandb_wanted(config):
         load_wandb()
     if config.general.tensorboard:
+        from pwm.logging.tensorboard_logger import load_tensorboard
+
         load_tensorboard()
 
 
@@ -68,6 +69,8 @@ def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: 
         written = trainer.epoch if state.pending is None else trainer.epoch - 1
         sinks: list[MetricSink] = [stack.enter_context(contextlib.closing(JSONLLogger(metrics, written)))]
         if config.general.tensorboard:
+            from pwm.logging.tensorboard_logger import TensorBoardLogger
+
             done = max((int(record["env_steps"]) for record in read_metrics(metrics)), default=-1)
             board = TensorBoardLogger(folder, done, trainer.networks)
             sinks.append(stack.enter_context(contextlib.closing(board)))
