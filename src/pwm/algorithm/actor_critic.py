@@ -36,7 +36,7 @@ TEMPERATURE_BETAS = (0.9, 0.999)
 
 @dataclass
 class Options:
-    """How actor and critics are trained.
+    """Training of actor and critics.
 
     Attributes:
         lam: TD(lambda) trace decay.
@@ -181,7 +181,7 @@ class ActorCritic(nn.Module):
 
     @property
     def policy(self) -> Actor:
-        """What training is for: the actor, or its average."""
+        """The policy that is evaluated and kept: the actor, or its average."""
         return self.actor if self.averaged_actor is None else self.averaged_actor
 
     def explore(self, z: Tensor, inputs: TaskInputs | None = None) -> Tensor:

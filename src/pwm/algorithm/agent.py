@@ -78,7 +78,7 @@ class Agent:
 
     @property
     def world_model(self) -> WorldModel:
-        """What the actor imagines in."""
+        """The model in which the actor imagines."""
         return self.model.world_model
 
     @property
@@ -88,7 +88,7 @@ class Agent:
 
     @property
     def policy(self) -> Actor:
-        """What training is for: the actor, or its average."""
+        """The policy that is evaluated and kept: the actor, or its average."""
         return self.actor_critic.policy
 
     @property
@@ -115,7 +115,7 @@ class Agent:
 
     @property
     def reward_scale(self) -> Tensor:
-        """What one unit of the model's reward is worth in environment reward, shape [1]."""
+        """Environment reward that one unit of the model's reward is worth, shape [1]."""
         return self.model.reward_scale
 
     def check_finite(self) -> None:

@@ -82,7 +82,7 @@ def _discounted(recorded: Recorded, gamma: float, after: Tensor) -> Tensor:
 
 @torch.no_grad()
 def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:
-    """What the critic expects from recorded states, and what was then earned.
+    """Compare what the critic expects from recorded states with what was then earned.
 
     What a cut episode would have earned after its end is not known; the critic's value of its last
     observation, discounted, stands in for it. Both sides share this part, so of an over-estimate that is
@@ -145,7 +145,7 @@ def imagination_gap(agent: Agent, recorded: Recorded) -> dict[str, float]:
 
 
 def realised_rewards(recorded: Recorded, horizon: int) -> tuple[Tensor, Tensor]:
-    """What the next ``horizon`` >= 1 steps really earned, and where that is known.
+    """Return what the next ``horizon`` >= 1 steps really earned, and where that is known.
 
     Known are states whose next steps were all recorded, or that terminated for good within them and earned
     nothing afterwards.

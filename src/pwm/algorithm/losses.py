@@ -75,7 +75,7 @@ def world_model_loss(
 
 
 class Feedback(NamedTuple):
-    """What a real environment says about one imagined step (lockstep collection).
+    """Answer of a real environment to one imagined step (lockstep collection).
 
     Attributes:
         ends: [B] bool, the episode ended, for whatever reason.

@@ -25,7 +25,7 @@ BETAS = (0.9, 0.999)
 
 @dataclass
 class Options:
-    """How a world model is trained.
+    """Training of a world model.
 
     Attributes:
         model_lr: initial learning rate.
@@ -96,7 +96,7 @@ class ModelLearner(nn.Module):
 
     @property
     def reward_scale(self) -> Tensor:
-        """What one unit of the model's reward is worth in environment reward, shape [1], or [n_tasks]."""
+        """Environment reward that one unit of the model's reward is worth, shape [1], or [n_tasks]."""
         if not self.options.rew_rms:
             return torch.ones_like(self.reward_rms.var)
         return self.reward_rms.relative_std(CONSTANT_REWARD)

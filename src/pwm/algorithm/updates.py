@@ -28,7 +28,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass
 class Options:
-    """What all optimisers share.
+    """Settings that all optimisers share.
 
     Attributes:
         lr_schedule: ``linear`` or ``cosine`` decay that reaches ``lr_final`` as the last epoch ends, or

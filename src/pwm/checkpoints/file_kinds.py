@@ -47,7 +47,7 @@ TEXTS: tuple[tuple[str, str], ...] = (
 
 
 def describe_file(path: Path) -> str:
-    """What ``path`` is, as a phrase that completes "it is ...".
+    """Describe ``path`` by a phrase that completes "it is ...".
 
     Raises:
         OSError: it cannot be read.
@@ -72,7 +72,7 @@ def describe_file(path: Path) -> str:
 
 
 def describe_damage(path: Path, error: Exception) -> str:
-    """What a file is that ``zipfile`` could not open, or read completely, because of ``error``."""
+    """Describe a file that ``zipfile`` could not open, or read completely, because of ``error``."""
     try:
         with path.open("rb") as file:
             begin = file.read(2)

@@ -79,7 +79,7 @@ def policy_digest(path: Path) -> str:
 
 
 def results_path(policy: Path) -> Path:
-    """Where ``evaluate_policies`` puts the results of a policy file."""
+    """Return the file into which ``evaluate_policies`` puts the results of a policy file."""
     return policy.with_name(f"evaluation_{policy.stem}.json")
 
 

@@ -33,7 +33,7 @@ def find_policy(run: Path, which: str) -> Path:
 
 
 def checkpoint_name(policy: Path) -> str:
-    """What a policy file is of its run, in words: ``best``, ``final``, ``epoch 100``, or the file's name."""
+    """Return a policy file's part in its run: ``best``, ``final``, ``epoch 100``, or its name."""
     if policy.stem.removesuffix("_policy") in CHECKPOINTS:
         return policy.stem.removesuffix("_policy")
     kept = EPOCH.fullmatch(policy.stem)

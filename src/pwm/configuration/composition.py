@@ -271,7 +271,7 @@ def _owners(kind: str, option: str) -> list[str]:
 
 
 def _exclude(a: Path, value: Any, b: Path, other: Any) -> bool:
-    """Whether ``value`` at ``a`` leaves no room for ``other`` at ``b``: another value, or a key below one."""
+    """True if ``value`` at ``a`` leaves no room for ``other`` at ``b``: another value, or a key below one."""
     if a == b:
         # By their text, because 1 == True.
         return repr(value) != repr(other)
@@ -281,7 +281,7 @@ def _exclude(a: Path, value: Any, b: Path, other: Any) -> bool:
 
 
 def _several(key: str) -> str:
-    """What to do about a key that was given several values."""
+    """Return advice about a key that was given several values."""
     if key == "general.seed":
         how = SEEDS
     elif key == "env":

@@ -69,7 +69,7 @@ def members(hint: Any) -> tuple[Any, ...]:
 
 
 def looks_like_sweep(text: str, hint: Any) -> bool:
-    """Whether ``text`` gives several values to an option of type ``hint``, which takes a single one."""
+    """True if ``text`` gives several values to an option of type ``hint``, which takes a single one."""
     return set(members(hint)) <= {*PLAIN, NOTHING} and SWEEP.fullmatch(text) is not None
 
 
@@ -130,7 +130,7 @@ def _mapping(text: str, hint: Any) -> dict[str, Any]:
 
 
 def _entries(text: str, opening: str) -> list[str]:
-    """What stands between the brackets of ``text``."""
+    """Return the text between the brackets of ``text``."""
     closing = CLOSING[opening]
     if len(text) < 2 or text[0] != opening or text[-1] != closing:
         inner = "" if text.lower() in ("", "null", "none") else text.strip(opening + closing)
@@ -148,7 +148,7 @@ def _entries(text: str, opening: str) -> list[str]:
 
 
 def _pair(text: str) -> str:
-    """How ``text``, which may be ``key=value``, is written as a mapping."""
+    """Return ``text``, which may be ``key=value``, written as a mapping."""
     if ":" in text:
         return f"{{{text}}}"
     key, _, value = (part.strip() for part in text.partition("="))
@@ -156,7 +156,7 @@ def _pair(text: str) -> str:
 
 
 def _closes_at_end(text: str, opening: str) -> bool:
-    """Whether ``text`` is one list or mapping from its first to its last character."""
+    """True if ``text`` is one list or mapping from its first to its last character."""
     if len(text) < 2 or not text.startswith(opening) or not text.endswith(CLOSING[opening]):
         return False
     try:

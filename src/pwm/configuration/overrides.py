@@ -123,7 +123,7 @@ def preset_names(group: str) -> list[str]:
 
 
 def option_advice(option: str, following: Sequence[str] = ()) -> str:
-    """What to write instead of ``option``, which begins with ``-`` and is none of the command's own.
+    """Return advice on ``option``, which begins with ``-`` and is none of the command's own.
 
     Args:
         option: as typed.

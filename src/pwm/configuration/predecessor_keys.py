@@ -121,11 +121,11 @@ HYDRA = {
 
 
 def successor(key: str) -> str | None:
-    """What takes the place of ``key`` of the predecessors' configurations; None for any other key."""
+    """Return the successor of ``key`` of the predecessors' configurations; None for any other key."""
     return next((advice for pattern, advice in SUCCESSORS.items() if fnmatchcase(key, pattern)), None)
 
 
 def hydra_advice(key: str) -> str:
-    """What to use instead of Hydra's setting ``key``."""
+    """Return advice on what to use instead of Hydra's setting ``key``."""
     advice = next(advice for pattern, advice in HYDRA.items() if fnmatchcase(key, pattern))
     return f"Hydra's own settings have no effect here; {advice}"

@@ -30,7 +30,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """What a manifest says of one file.
+    """Entry of a manifest for one file.
 
     Attributes:
         size: in bytes.
@@ -78,7 +78,7 @@ class DatasetVerifier:
         return hashlib.sha256(self._read()[0]).hexdigest()
 
     def entries(self) -> dict[str, Entry]:
-        """What the manifest says, by name relative to the folder.
+        """Return the entries of the manifest by name relative to the folder.
 
         Raises:
             DataError: the manifest is missing or damaged.
@@ -217,7 +217,7 @@ def parse(content: bytes) -> dict[str, Entry]:
 
 
 def _difference(expected: Entry | None, size: int | None) -> str:
-    """What is wrong with a file whose size (None: not there) is known; empty if nothing is."""
+    """Return the faults of a file whose size (None: not there) is known; empty if there is none."""
     if expected is None:
         return "is not listed"
     if size is None:

@@ -1,4 +1,4 @@
-"""Whether saved replay states fit a buffer and each other, checked before anything is overwritten."""
+"""True if saved replay states fit a buffer and each other, checked before anything is overwritten."""
 
 from __future__ import annotations
 

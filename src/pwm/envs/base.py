@@ -42,7 +42,7 @@ class EnvSpec:
 
 
 class StepResult(NamedTuple):
-    """What one control step of N environments returns.
+    """Result of one control step of N environments.
 
     Attributes:
         obs: [N, obs_dim] float32, observation to act on next (after auto-reset where finished).
@@ -104,7 +104,7 @@ class VectorEnv(Protocol):
 
 @runtime_checkable
 class Renderable(Protocol):
-    """What an environment that can be drawn provides besides ``VectorEnv``; it is optional.
+    """Optional contract of an environment that can be drawn, besides ``VectorEnv``.
 
     Drawing changes nothing that ``step`` returns, and costs nothing until ``start_rendering``.
     """

@@ -90,7 +90,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]] | None:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Whether two leaves are the same plain value, or tensors of the same values."""
+    """True if two leaves are the same plain value, or tensors of the same values."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         same = a.shape == b.shape and a.device == b.device
         return same and (a.is_meta or torch.equal(a, b))
@@ -157,7 +157,7 @@ def _found(kinds: Mapping[str, Kind]) -> str:
 
 
 def describe(content: Any, leaves: Mapping[str, Any] | None = None) -> str:
-    """What a value read from a file is, as a phrase that completes "it is ..."."""
+    """Describe a value read from a file by a phrase that completes "it is ..."."""
     if isinstance(content, Tensor):
         return f"a single tensor of shape {list(content.shape)}"
     if isinstance(content, Record):

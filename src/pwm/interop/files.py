@@ -64,5 +64,5 @@ def _no_data(*place: Any) -> Tensor:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file begins with the length of a JSON header and the header itself."""
+    """True if a file begins with the length of a JSON header and the header itself."""
     return head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < max(size, 100_000_000)

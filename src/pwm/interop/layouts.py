@@ -22,7 +22,7 @@ ACTION_MASKS = "_action_masks"
 
 @dataclass(frozen=True)
 class Source:
-    """What differs between the projects.
+    """Layout of one project: everything in which it differs from the others.
 
     Attributes:
         encoder, dynamics: prefixes of the keys of these networks.
@@ -73,7 +73,7 @@ REASONS = (
 
 
 def reason(part: str) -> str:
-    """Why the entry called ``part`` is no part of what is imported."""
+    """Return the reason why the entry ``part`` is left out of an import."""
     return next((why for pattern, why in REASONS if re.fullmatch(pattern, part)), "no part of a world model")
 
 
@@ -115,6 +115,6 @@ def _name(place: tuple[str, tuple[int, ...]]) -> str:
 
 
 def _follows(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether nothing stands between two entries of nested lists of layers; ``before`` may lie deeper."""
+    """True if nothing stands between two entries of nested lists of layers; ``before`` may lie deeper."""
     level = len(after) - 1
     return len(before) > level and before[:level] == after[:level] and before[level] + 1 == after[level]

@@ -19,7 +19,7 @@ from pwm.models.world_model import Options
 
 
 class KnownSizes(NamedTuple):
-    """What no shape shows: group size of SimNorm, and the range of the reward bins."""
+    """Sizes that no shape shows: group size of SimNorm, and the range of the reward bins."""
 
     simnorm_dim: int
     vmin: float | None
@@ -87,12 +87,12 @@ def translate(names: Mapping[str, Any], source: str, given: KnownSizes) -> tuple
 
 
 def is_metadata(name: str, value: Any) -> bool:
-    """Whether a leaf among weights is none of them: a plain value whose name has no leading underscore."""
+    """True if a leaf among weights is none of them: a plain value whose name has no leading underscore."""
     return not name.startswith("_") and not (isinstance(value, Tensor) and value.ndim)
 
 
 def _weights(names: Mapping[str, Any], layout: Source, problems: list[str]) -> dict[str, Tensor]:
-    """Those of ``names`` that can be weights of the world model."""
+    """Return those of ``names`` that can be weights of the world model."""
     state = {}
     for key, value in names.items():
         if (layout.unused is not None and layout.unused.fullmatch(key)) or is_metadata(key, value):
@@ -142,7 +142,7 @@ def _network(state: Mapping[str, Tensor], prefix: str, normed: bool | None, prob
 
 
 def _disagreements(layout: Source, task_dim: int, networks: Iterable[Network]) -> list[str]:
-    """What the widths of the networks contradict each other in, as far as they are known."""
+    """Return the contradictions between the known widths of the networks, one sentence each."""
     encoder, dynamics, reward = networks
     ends = (encoder.widths[0], encoder.widths[-1], dynamics.widths[0], dynamics.widths[-1], reward.widths[0])
     if 0 in ends:

@@ -134,7 +134,7 @@ class Reader(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for ``module.name``; nothing outside this file ever does, except the containers."""
+        """Return the stand-in for ``module.name``: nothing outside this file, except the containers."""
         path = f"{module}.{name}"
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]

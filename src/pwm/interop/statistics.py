@@ -18,7 +18,7 @@ NAMES = {"mean": ("mean", "running_mean"), "var": ("var", "running_var"), "count
 
 
 def is_statistic(name: str) -> bool:
-    """Whether the leaf called ``name`` belongs to running statistics of observations, rewards or returns."""
+    """True if the leaf called ``name`` belongs to running statistics of observations, rewards or returns."""
     return name.split(".")[0] in (OBSERVATIONS, REWARDS, RETURNS)
 
 

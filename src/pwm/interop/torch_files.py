@@ -19,7 +19,7 @@ MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 
 def is_old_format(head: bytes) -> bool:
-    """Whether a file whose first bytes are ``head`` is one of the plain kind."""
+    """True if a file whose first bytes are ``head`` is one of the plain kind."""
     return MAGIC in head[:32]
 
 

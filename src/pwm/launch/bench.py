@@ -114,7 +114,7 @@ def row(name: str, figure: dict[str, Any]) -> str:
 
 
 def machine_info() -> dict[str, Any]:
-    """What the figures were measured on; the load shows what else was running."""
+    """Return what the figures were measured on; the load shows what else was running."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

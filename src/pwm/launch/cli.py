@@ -97,7 +97,7 @@ def run_bench(args: argparse.Namespace) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """What was typed; overrides may stand before, between and after options.
+    """Return what was typed; overrides may stand before, between and after options.
 
     Raises:
         ConfigError: an override is written as an option.

@@ -153,7 +153,7 @@ class RunJob:
                 yield ["evaluate", str(run.folder), *(word for pair in options.items() for word in pair)]
 
     def done(self) -> bool:
-        """Whether nothing is left to do."""
+        """True if nothing is left to do."""
         try:
             return next(self.commands(), None) is None
         except PwmError:
@@ -170,7 +170,7 @@ class RunJob:
         return RunProgress(metrics, self.run.config.epochs, self.run.title, self._show)
 
     def result(self) -> str:
-        """What its policies scored on held-out episodes, in words."""
+        """Return the held-out scores of its policies in words."""
         from pwm.checkpoints.policy_evaluation import held_out_returns
         from pwm.checkpoints.policy_files import CHECKPOINTS
         from pwm.numbers import readable
@@ -240,7 +240,7 @@ def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args:
 
 
 def _commands(plan: ExperimentPlan, args: argparse.Namespace) -> list[str]:
-    """How to do it again: the experiment as a whole, and step by step."""
+    """Return the commands that do it again: the experiment as a whole, and step by step."""
     from pwm.checkpoints.policy_files import CHECKPOINTS
 
     episodes = [] if args.episodes == EPISODES else ["--episodes", str(args.episodes)]

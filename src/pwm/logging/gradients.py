@@ -32,7 +32,7 @@ class Histogram(NamedTuple):
 
 
 def histograms_due(epoch: int) -> bool:
-    """Whether the gradients of ``epoch`` are to be stored."""
+    """True if the gradients of ``epoch`` are to be stored."""
     return epoch == 1 or (epoch > 0 and epoch % HISTOGRAM_EPOCHS == 0)
 
 

@@ -163,7 +163,7 @@ class TrainingMonitor:
             self._enabled = False
 
     def _figures(self) -> dict[str, str]:
-        """What is shown behind the epoch, by its label."""
+        """Return the figures that are shown behind the epoch, by label."""
         known = dict(self._latest)
         if "train/episode_return" in known:
             known.pop("train/reward", None)

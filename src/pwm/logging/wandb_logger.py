@@ -30,7 +30,7 @@ FINISH_TIMEOUT = 8.0
 
 @dataclass
 class Options:
-    """Where a run appears on Weights & Biases; ``general.run_wandb`` switches it on.
+    """Place of a run on Weights & Biases; ``general.run_wandb`` switches it on.
 
     Attributes:
         project: project the run belongs to.

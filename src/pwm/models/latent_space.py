@@ -72,7 +72,7 @@ class LatentSpace(nn.Module, ABC):
 
 
 class Simplices(LatentSpace):
-    """What a learned encoder makes: groups of positive entries with a common sum (SimNorm)."""
+    """Latents of a learned encoder: groups of positive entries with a common sum (SimNorm)."""
 
     def __init__(self, dim: int, simnorm: SimNorm) -> None:
         super().__init__(dim)

@@ -40,7 +40,7 @@ def git_commit(folder: Path = Path(__file__).parents[1]) -> str | None:
 
 
 def names_code(commit: str) -> bool:
-    """Whether a name that ``git_commit`` gave tells which code it was.
+    """True if a name that ``git_commit`` gave tells which code it was.
 
     Runs of earlier releases append ``-dirty`` alone, which may stand for any change.
     """
@@ -65,7 +65,7 @@ def device_name(device: torch.device) -> str:
 
 
 def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
-    """What a run was made with: versions, commit, command, device, threads, parameter counts."""
+    """Return what a run is made with: versions, commit, command, device, threads, parameter counts."""
     versions: dict[str, str | None] = {}
     for library in LIBRARIES:
         try:

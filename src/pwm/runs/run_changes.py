@@ -48,14 +48,14 @@ class Change:
         return " and ".join(parts)
 
     def decides(self, optimisation: Options) -> bool:
-        """Whether the epochs before it were trained otherwise than the last configuration says."""
+        """True if the epochs before it were trained otherwise than the last configuration says."""
         plans = self.epochs_before, self.epochs_after
         rates = [[optimisation.decay(epoch, epochs) for epoch in range(self.epoch)] for epochs in plans]
         return bool(self.settings) or rates[0] != rates[1]
 
 
 def find_change(before: ExperimentConfig, now: ExperimentConfig, epoch: int) -> Change | None:
-    """What a sitting that begins after ``epoch`` epochs changes; None for nothing, or before the first."""
+    """Return the change that a sitting after ``epoch`` epochs makes; None for none, or before the first."""
     lines = diff(before.identity(), now.identity())
     settings = tuple(line for line in lines if not line.startswith((*EXTENDS, "alg.max_epochs:")))
     if not epoch or (before.epochs == now.epochs and not settings):

@@ -17,7 +17,7 @@ COMPARED = ("git_commit", "python", "versions", "device", "machine", "threads", 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a run folder, or a configuration alone, says of a run.
+    """Description of a run by its folder, or by a configuration alone.
 
     Attributes:
         path: as given by the user.

@@ -19,7 +19,7 @@ from pwm.training.trainer import Trainer
 
 
 def wandb_wanted(config: ExperimentConfig) -> bool:
-    """Whether the run is to appear on Weights & Biases."""
+    """True if the run is to appear on Weights & Biases."""
     return config.general.run_wandb and config.wandb.mode != "disabled"
 
 
@@ -51,7 +51,7 @@ class Sinks:
 
 @contextlib.contextmanager
 def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: LoopState) -> Iterator[Sinks]:
-    """Where the records of the run in ``folder`` go: ``metrics.jsonl`` first, then the services switched on.
+    """Open the sinks of the run in ``folder``: ``metrics.jsonl`` first, then the services switched on.
 
     However the block ends, ``metrics.csv`` is written and the services are closed; they are told how it
     ended.
@@ -88,7 +88,7 @@ def open_sinks(folder: Path, config: ExperimentConfig, trainer: Trainer, state: 
 
 
 class RunEnding:
-    """How a run ended, for its summary.
+    """End of a run, for its summary.
 
     Args:
         state: progress of the loop.

@@ -46,12 +46,12 @@ class StateStore:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a state to continue from."""
+        """True if there is a state to continue from."""
         return self.latest.exists() or self.previous.exists()
 
     @property
     def lost(self) -> bool:
-        """Whether there was a state and is none any more: replay data of a second save are left."""
+        """True if there was a state and is none any more: replay data of a second save are left."""
         return not self.exists and any(p.name > FIRST_SEGMENT for p in self.replay_folder.glob("*.pt"))
 
     def clear(self) -> None:

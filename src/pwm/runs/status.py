@@ -54,7 +54,7 @@ class StatusFile:
         self.path = folder / "status.json"
 
     def read(self) -> dict[str, Any]:
-        """What the file says; empty if it is missing or damaged, in which case it will be written anew."""
+        """Return the content of the file; empty if it is missing, or damaged and to be written anew."""
         with contextlib.suppress(DataError):
             return read_object(self.path)
         return {}

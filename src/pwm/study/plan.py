@@ -81,7 +81,7 @@ class Cell:
 
 
 class RunState(NamedTuple):
-    """What a run folder says.
+    """State of a run folder.
 
     Attributes:
         state: ``new``, ``unfinished`` or ``finished``.
@@ -142,7 +142,7 @@ class PlannedRun:
         return [line for line in lines if not line.startswith(EXTENDS)]
 
     def state(self) -> RunState:
-        """What its folder says now; of a damaged status the run itself says what is wrong, or mends it."""
+        """Return the state of its folder; of a damaged status the run itself says what is wrong."""
         status = StatusFile(self.folder)
         if not status.path.exists():
             return RunState(NEW, 0)

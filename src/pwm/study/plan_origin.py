@@ -1,4 +1,4 @@
-"""Whether what an experiment has still to train will be made with the same as the runs already there."""
+"""True if what an experiment has still to train will be made with the same as the runs already there."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ LONG_EPOCH = 3e11
 
 @dataclass(frozen=True)
 class Duration:
-    """How long a run of a cell takes.
+    """Duration of a run of a cell.
 
     Attributes:
         seconds: of the whole run.
@@ -129,7 +129,7 @@ def _parity_line(plan: ExperimentPlan) -> str:
 
 
 def _matched_lines(plan: ExperimentPlan) -> list[str]:
-    """What is left between arms that were matched in computation; only whole updates can be added."""
+    """Return the difference between arms that were matched in computation by whole updates."""
     return [
         f"{cell.task}: an epoch of {cell.arm} costs {cell.matched.mismatch:+.2%} against "
         f"{plan.experiment.compute_matched[cell.arm]}"

@@ -45,7 +45,7 @@ class Job(Protocol):
         ...
 
     def progress(self, command: Sequence[str]) -> RunProgress | None:
-        """What to show while ``command`` runs."""
+        """Return the text that is shown while ``command`` runs."""
         ...
 
 
@@ -54,7 +54,7 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a job ended.
+    """End of a job.
 
     Attributes:
         state: ``finished``, ``failed``, ``preempted`` (the same work continues next time) or ``not started``.
@@ -151,7 +151,7 @@ class Worker:
         return self._outcome(FAILED, killed or self._last_words() or f"exit code {code}")
 
     def _last_words(self) -> str:
-        """What the last command gave as its reason: the message of ``pwm``, else its last line."""
+        """Return the reason that the last command gave: the message of ``pwm``, else its last line."""
         with self.job.log.open("rb") as file:
             file.seek(self._written)
             lines = file.read().decode(errors="replace").strip().splitlines()

@@ -62,7 +62,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train and how often to look.
+    """Length of a run and the intervals of evaluation and saving.
 
     Attributes:
         epochs: epochs of the whole run.
@@ -81,7 +81,7 @@ class Plan:
     esnr_every: int = 0
 
     def fulfilled(self, epoch: int, state: LoopState) -> bool:
-        """Whether nothing is left to do after ``epoch`` epochs."""
+        """True if nothing is left to do after ``epoch`` epochs."""
         stopped_early = self.patience is not None and state.evaluations_since_best >= self.patience
         return state.pending is None and (epoch >= self.epochs or stopped_early)
 

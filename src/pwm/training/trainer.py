@@ -77,7 +77,7 @@ class Trainer(ABC):
     @property
     @abstractmethod
     def learner(self) -> Learner:
-        """What is trained; its state is what a file of the trained networks holds."""
+        """The object that is trained; its state is what a file of the trained networks holds."""
 
     @property
     def model(self) -> ModelLearner | None:
@@ -165,7 +165,7 @@ def average(parts: Sequence[Metrics]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a trainer is built from.
+    """Everything that a trainer is built from.
 
     Attributes:
         options: its own ``Options``.
@@ -185,7 +185,7 @@ class Setting:
 
 
 class TrainerComponent(Protocol):
-    """What a module of ``pwm.training.trainers`` defines.
+    """Contract of a module of ``pwm.training.trainers``.
 
     Attributes:
         Options: dataclass of its configuration; parts (``pwm.parts``) share the group of keys ``alg``.

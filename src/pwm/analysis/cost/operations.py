@@ -67,7 +67,7 @@ class ComputeMatch:
 
     @property
     def overrides(self) -> list[str]:
-        """What to add to the baseline."""
+        """Overrides to add to the baseline."""
         return [f"alg.wm_iterations={self.wm_iterations}", f"alg.warmup_updates={self.warmup_updates}"]
 
 
@@ -205,7 +205,7 @@ def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> float:
 
 
 def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> VelocityEvals:
-    """How often the velocity network is evaluated.
+    """Return the number of evaluations of the velocity network.
 
     Raises:
         ConfigError: a width is smaller than 1.
@@ -222,7 +222,7 @@ def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Velo
 def match_compute(
     baseline: ExperimentConfig, candidate: ExperimentConfig, obs_dim: int, act_dim: int
 ) -> ComputeMatch:
-    """How many world-model updates, per epoch and in warm-up, make the baseline as costly as the candidate.
+    """Return the world-model updates, per epoch and in warm-up, that make the arms equally costly.
 
     At least one iteration per epoch stays, so a candidate that is much cheaper than the baseline leaves a
     mismatch.

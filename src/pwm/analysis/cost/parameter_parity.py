@@ -1,4 +1,4 @@
-"""Whether two world models are the same size, and the velocity-network width that makes them so.
+"""True if two world models are the same size, and the velocity-network width that makes them so.
 
 A comparison of dynamics is fair at |P_candidate - P_baseline| / P_baseline <= 2 % over the world model, when
 nothing but the width of the candidate's dynamics network was changed to get there.
@@ -61,7 +61,7 @@ class Parity:
 
     @property
     def override(self) -> str | None:
-        """What to add to the candidate so that the pair passes."""
+        """Overrides that make the pair pass when added to the candidate."""
         return None if self.units is None else f"alg.dynamics.units=[{','.join(map(str, self.units))}]"
 
     def report(self) -> str:

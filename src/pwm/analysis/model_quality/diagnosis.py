@@ -39,7 +39,7 @@ STATES = 128
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged.
+    """Run whose policy, model and critic are judged.
 
     Attributes:
         agent: the policy with its world model and critics.

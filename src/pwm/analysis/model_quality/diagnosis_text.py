@@ -128,7 +128,7 @@ def _actor_gradient(found: Numbers) -> list[str]:
 
 
 class DiagnosisPart(NamedTuple):
-    """How a section is told: ``title``, what writes its ``lines``, and why it may be ``missing``."""
+    """Text of a section: ``title``, what writes its ``lines``, and why it may be ``missing``."""
 
     title: str
     lines: Callable[[Numbers], list[str]]

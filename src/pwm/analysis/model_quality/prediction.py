@@ -68,7 +68,7 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
 
 
 def group_sums(latents: Tensor, dim: int, scale: float) -> dict[str, Any]:
-    """Whether imagined latents [K+1, B, L] stay where encoded ones are: positive groups of sum ``scale``.
+    """True if imagined latents [K+1, B, L] stay where encoded ones are: positive groups of sum ``scale``.
 
     Returns:
         Lists over k: ``mean``, ``min`` and ``max`` of the sums of all groups as a share of ``scale`` (1 for
@@ -85,7 +85,7 @@ def group_sums(latents: Tensor, dim: int, scale: float) -> dict[str, Any]:
 
 @torch.no_grad()
 def return_gap(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | None:
-    """What the deterministic policy earns in imagination, and what it really earned from the same states.
+    """Compare what the deterministic policy earns in imagination with what it earned from the same states.
 
     Returns:
         ``rewards``: sums over the next k = 1..K steps, ``imagined`` and ``realised``, means over ``states``

@@ -125,7 +125,7 @@ def smoothness(agent: Agent, batch: Batch, generator: torch.Generator) -> dict[s
 def _composed(
     rollout: Callable[[Tensor, int], Tensor], z: Tensor, horizon: int, generator: torch.Generator
 ) -> dict[str, Any]:
-    """How the product Jacobian dz_k/dz_0 of a rollout [k, B, L] grows with k.
+    """Measure the growth of the product Jacobian dz_k/dz_0 of a rollout [k, B, L] with k.
 
     Returns:
         ``gain``: its root mean square singular value after k = 1..H steps (median, 95 % quantile and maximum

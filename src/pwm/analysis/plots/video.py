@@ -40,7 +40,7 @@ Append = Callable[[np.ndarray], None]
 
 @dataclass(frozen=True)
 class Film:
-    """What ``film_run`` has written.
+    """Files that ``film_run`` has written.
 
     Attributes:
         path: the file.

@@ -129,7 +129,7 @@ def normalise(
 
 
 def limits(n: int, m: int, tasks: int = 1) -> list[str]:
-    """What results of n seeds against m seeds on so many tasks can and cannot show, in sentences."""
+    """Return what n seeds against m seeds on so many tasks can and cannot show, in sentences."""
     seeds = f"{n} against {m} seeds"
     if min(n, m) < 2:
         return [f"{seeds}: one run has no spread, so no test, no interval and no claim is possible."]

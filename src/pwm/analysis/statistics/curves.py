@@ -38,7 +38,7 @@ def smooth(values: ArrayLike, weight: float) -> Array:
 
 
 def common_grid(xs: Sequence[ArrayLike]) -> Array:
-    """Where runs can be averaged: from the latest first to the earliest last point, empty if there is none.
+    """Return the common range of runs: from the latest first to the earliest last point, or nothing.
 
     Args:
         xs: increasing positions [points] of every run, at least one point each.

@@ -76,7 +76,7 @@ class Summary:
     std: float
 
     def above(self, floor: float) -> bool:
-        """Whether the mean is shown to be above ``floor``: the lower end of its interval is.
+        """True if the mean is shown to be above ``floor``: the lower end of its interval is.
 
         One seed has no interval; its score decides.
         """
@@ -98,7 +98,7 @@ class DifferenceTest:
 
 @dataclass(frozen=True)
 class Power:
-    """What a two-sided t-test at the 5 % level can detect.
+    """Effect that a two-sided t-test at the 5 % level can detect.
 
     Attributes:
         effect: observed difference over the pooled standard deviation (Cohen's d); NaN where undefined.
@@ -321,7 +321,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(x: ArrayLike, y: ArrayLike) -> Power:
-    """What t-tests between x [seeds] and y [seeds] can detect, and how many seeds the observed effect needs.
+    """Return what t-tests between x [seeds] and y [seeds] can detect, and the seeds that the effect needs.
 
     Cohen 1988. The observed effect of few seeds is itself uncertain, so ``seeds_needed`` is a rough guide
     for the next experiment and says nothing about whether this one's result is real (Hoenig and Heisey 2001).

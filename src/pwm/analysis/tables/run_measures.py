@@ -55,7 +55,7 @@ def share_of_peak(value: float, peak: float, floor: float) -> float | None:
 def measures(
     evaluations: Sequence[EvaluationRecord], reference: Mapping[str, float], threshold: float | None
 ) -> dict[str, float | None]:
-    """What a run achieved; None where a figure is undefined.
+    """Return the achievements of a run; None where a figure is undefined.
 
     Args:
         evaluations: at least one, in the order of training.

@@ -96,7 +96,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class RunTable:
-    """What a set of run folders holds.
+    """Content of a set of run folders.
 
     Attributes:
         runs: those used, one per task, algorithm and seed, in this order.
@@ -119,7 +119,7 @@ class RunTable:
         ]
 
     def report(self) -> str:
-        """How many runs there are, then one line per problem."""
+        """Return the number of runs, then one line per problem."""
         count = f"{len(self.runs)} runs used, {len(self.problems)} problems"
         return "\n".join([count, *(f"  {problem}" for problem in self.problems)])
 

@@ -21,7 +21,7 @@ STATE_LIMIT = 1e6
 
 
 class Engine(Protocol):
-    """What the environment needs from a physics engine."""
+    """Contract of a physics engine."""
 
     device: torch.device
 

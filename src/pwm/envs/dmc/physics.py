@@ -56,7 +56,7 @@ def z_axis(name: str, of: mujoco.mjtObj = mujoco.mjtObj.mjOBJ_XBODY) -> Sensor:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """How the model of a task is made.
+    """Recipe of a task's model.
 
     Attributes:
         name: a model of the suite, for example ``walker``, or ``reacher_three``.
@@ -75,7 +75,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class Moment:
-    """What a task reads of n copies at one moment; all float64.
+    """Readings of n copies at one moment; all float64.
 
     Attributes:
         qpos, qvel: [n, nq], [n, nv], MuJoCo coordinates.

@@ -74,7 +74,7 @@ def cheetah_backwards(physics: Any) -> float:
 
 
 def high(z: float) -> float:
-    """How close ``z`` is to a height of 1.2 m."""
+    """Return the closeness in [0, 1] of ``z`` to a height of 1.2 m."""
     return tolerance(z, bounds=(1.2, math.inf), margin=0.6)
 
 

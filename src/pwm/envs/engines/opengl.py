@@ -46,7 +46,7 @@ def choose_backend() -> None:
 
 @cache
 def works(backend: str) -> bool:
-    """Whether ``backend`` draws. A process of its own tries it: a failed attempt leaves OpenGL unusable."""
+    """True if ``backend`` draws. A process of its own tries it: a failed attempt leaves OpenGL unusable."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE],

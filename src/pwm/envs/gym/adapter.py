@@ -204,7 +204,7 @@ def _copies(options: Options, seeds: list[int]) -> Copies | Processes:
 
 
 def _picture(found: Any) -> np.ndarray:
-    """What ``render`` of an environment returned, [height, width, 3] uint8.
+    """Return the picture that ``render`` of an environment gave, [height, width, 3] uint8.
 
     Raises:
         WrongReturn: it is no picture; as one it would be black, torn or refused by whatever stores it.

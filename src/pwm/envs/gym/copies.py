@@ -22,7 +22,7 @@ from pwm.errors import EnvError
 
 @dataclass(frozen=True)
 class Facts:
-    """What the copies of an environment have in common.
+    """Facts that all copies of an environment share.
 
     Attributes:
         action_space: Gymnasium's space of one action.

@@ -159,7 +159,7 @@ def _successor(name: str) -> str | None:
 
 
 def _pip(error: BaseException | None) -> str:
-    """How to install what ``error`` misses."""
+    """Return the command that installs what ``error`` misses."""
     missing = (getattr(error, "name", None) or "").split(".")[0]
     if not missing:
         return INSTALL_HINT

@@ -1,4 +1,4 @@
-"""Whether observations survive the way to float32, which has 24 bits for the digits of a number."""
+"""True if observations survive the way to float32, which has 24 bits for the digits of a number."""
 
 from __future__ import annotations
 

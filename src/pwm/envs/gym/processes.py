@@ -28,7 +28,7 @@ PATIENCE = 5.0
 
 
 class Processes:
-    """What ``Copies`` does, spread over processes; each steps its share one after the other.
+    """The work of ``Copies`` spread over processes; each steps its share one after the other.
 
     Args:
         options: what to make.

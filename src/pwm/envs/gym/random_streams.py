@@ -30,7 +30,7 @@ _SEED = random.Random.seed
 
 
 def _seed_python(generator: random.Random, a: Any = None, version: int = 2) -> None:
-    """What ``random.Random.seed`` does, but without a seed it takes one from Python's global generator."""
+    """Seed like ``random.Random.seed``, but without a seed take one from Python's global generator."""
     _SEED(generator, random.getrandbits(32) if a is None else a, version)
 
 
@@ -68,7 +68,7 @@ class CopyStream:
         torch.default_generator.manual_seed(key)
 
     def state(self) -> str:
-        """Where the stream is; text, because its 128-bit integers exceed what tensors hold."""
+        """Return the position of the stream; text, because its 128-bit integers exceed what tensors hold."""
         return json.dumps(self._keys.state)
 
     def load(self, state: str) -> None:
@@ -99,7 +99,7 @@ def borrowed_globals() -> Iterator[None]:
 
 
 def may_draw_from_globals(env: Any) -> bool:
-    """Whether any layer of ``env`` is not Gymnasium's own, which draw from generators of their own only."""
+    """True if any layer of ``env`` is not Gymnasium's own, which draw from generators of their own only."""
     layer = env
     while type(layer).__module__.startswith("gymnasium."):
         if layer is env.unwrapped:

@@ -133,7 +133,7 @@ class ObservationLayout:
 
 
 def _can_be_flattened(space: Any) -> bool:
-    """Whether Gymnasium makes a Box of ``space``, which may be of a kind that it does not know."""
+    """True if Gymnasium makes a Box of ``space``, which may be of a kind that it does not know."""
     if isinstance(space, spaces.Dict):
         return all(map(_can_be_flattened, space.spaces.values()))
     if isinstance(space, (spaces.Tuple, spaces.OneOf)):

@@ -16,7 +16,7 @@ from pwm.models.layers import mlp
 
 
 class Decision(NamedTuple):
-    """What a policy decides at latents [..., L].
+    """Decision of a policy at latents [..., L].
 
     Attributes:
         action: [..., act_dim] in [-1, 1].
@@ -99,7 +99,7 @@ class Actor(nn.Module, ABC):
 
 
 class ActorComponent(Protocol):
-    """What a module of this folder defines.
+    """Contract of a module of this folder.
 
     Attributes:
         Options: dataclass of the policy's configuration, checked in ``__post_init__``; its ``name`` is the

@@ -74,7 +74,7 @@ class Dynamics(nn.Module, ABC):
 
 
 class DynamicsComponent(Protocol):
-    """What a module of this folder defines.
+    """Contract of a module of this folder.
 
     Attributes:
         Options: dataclass of the model's configuration, checked in ``__post_init__``; its ``name`` is the

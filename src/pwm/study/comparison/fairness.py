@@ -101,12 +101,12 @@ def find_differences(arms: Sequence[Arm], declared: Sequence[str]) -> list[Diffe
 
 
 def between(differences: Iterable[Difference], baseline: Arm, candidate: Arm) -> list[Difference]:
-    """Those of ``differences`` that concern these two arms: between them, and between seeds of either."""
+    """Return those of ``differences`` between these two arms, and between seeds of either."""
     return [d for d in differences if d.arm in (baseline.label, candidate.label)]
 
 
 def is_declared(key: str, declared: Iterable[str]) -> bool:
-    """Whether a pattern names ``key``, a group it belongs to, or an alias of either."""
+    """True if a pattern names ``key``, a group it belongs to, or an alias of either."""
     names = [key]
     for alias, target in ALIASES.items():
         place = target.rpartition("@")[2]
@@ -116,7 +116,7 @@ def is_declared(key: str, declared: Iterable[str]) -> bool:
 
 
 def stated_origin(folder: Path) -> dict[str, str]:
-    """What ``manifest.json`` says a run was made with, flattened; of several sittings every value, in order.
+    """Return what a run was made with, flattened; of several sittings every value, in order.
 
     Empty without that file.
 
@@ -182,7 +182,7 @@ def _decides(pairs: Iterable[tuple[Run, Run]], key: str) -> bool:
 
 
 def _between_seeds(arm: Arm) -> Iterator[Difference]:
-    """What decides results and is not the same for all seeds of a task: they are no repetitions."""
+    """Return what decides results and differs between seeds of a task: they are no repetitions."""
     for task in arm.tasks:
         first, *others = arm.runs(task)
         for run in others:

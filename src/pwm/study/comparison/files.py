@@ -84,7 +84,7 @@ def write_comparison(
 
 
 def _efficiency_text(study: StudyComparison, thresholds: Mapping[str, float]) -> str:
-    """How many seeds reach each threshold, and after how many steps and minutes; empty without thresholds."""
+    """Return how many seeds reach each threshold, after how many steps and minutes."""
     lines = []
     for task, threshold in sorted(thresholds.items()):
         lines += ["", f"{task}: first evaluation that returns {threshold:g} or more"]

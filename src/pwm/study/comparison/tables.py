@@ -155,7 +155,7 @@ def _fairness(pair: ArmComparison, declared: Sequence[str]) -> list[str]:
 
 
 def _notes(study: StudyComparison) -> Iterator[str]:
-    """What holds for all comparisons."""
+    """Return the remarks that hold for all comparisons."""
     if study.candidates:
         yield scale_in_words(study.scale, study.tasks)
     if len(study.candidates) > 1:

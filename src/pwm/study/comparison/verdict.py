@@ -125,7 +125,7 @@ def _difference(difference: Estimate, pair: ArmComparison) -> str:
 
 
 def _why_none(pair: ArmComparison) -> str:
-    """Why no task counts."""
+    """Return the reason why no task counts."""
     if any(run.reference for arm in (pair.baseline, pair.candidate) for run in arm.table.runs):
         return (
             "on no task is an arm's final policy shown to score above the floor, that is above doing nothing "
@@ -232,7 +232,7 @@ def _kept(
     over_seeds: Callable[[Sequence[float]], float],
     least: float,
 ) -> tuple[bool, str]:
-    """Whether at least so much of the peak is left on every task, and the numbers.
+    """True if at least so much of the peak is left on every task, and the numbers.
 
     A run that was never above the floor has no peak, and nothing says that it would have kept one: it is
     named, and the answer is no. This holds for tasks on which nobody learned, too, for they may be the ones

@@ -83,7 +83,7 @@ def minutes(seconds: Sequence[float]) -> str:
 
 
 def scale_in_words(scale: Mapping[str, tuple[float, float]], tasks: Collection[str]) -> str:
-    """What the common scale of the tasks is, see ``StudyComparison.scale``, and which tasks it leaves out."""
+    """Describe the common scale of the tasks (``StudyComparison.scale``) and the tasks it leaves out."""
     if not scale:
         return (
             "There is no common scale: no arm is shown to be above the floor on any task, or none is known."

@@ -190,12 +190,12 @@ def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Secti
 
 
 def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
-    """What is amiss with the runs of every arm, one sentence each."""
+    """Return the problems of the runs of every arm, one sentence each."""
     return [f"{arm.label}: {paths.clean(str(problem))}" for arm in arms for problem in arm.table.problems]
 
 
 def environment(study: StudyComparison) -> Section:
-    """What the runs were made with, as their manifests say."""
+    """Return what the runs were made with, by their manifests."""
     made = {(arm.label, run.key): stated_origin(run.path) for arm in study.arms for run in arm.table.runs}
     rows: list[Row] = []
     for key in dict.fromkeys(key for facts in made.values() for key in facts):
@@ -264,7 +264,7 @@ def _operations(study: StudyComparison, spent: Spent, task: str, label: str) -> 
 
 
 def _left_by_matching(spent: Spent, compute_matched: Mapping[str, str]) -> Iterator[str]:
-    """What whole updates leave between arms that were matched in computation, task by task."""
+    """Return the difference that whole updates leave between matched arms, task by task."""
     for matched, other in compute_matched.items():
         for task in sorted(task for task, label in spent if label == matched and (task, other) in spent):
             both = [spent[task, label] for label in (matched, other)]

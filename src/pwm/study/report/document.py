@@ -87,7 +87,7 @@ class Table:
 
     @property
     def cells(self) -> list[list[TableCell]]:
-        """What is below them, row by row."""
+        """Cells below the titles, row by row."""
         return [[cell for _, cell in row] for row in self.rows]
 
 

@@ -116,7 +116,7 @@ def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Se
 
 
 def limits(study: StudyComparison) -> Section:
-    """What so few seeds can and cannot show."""
+    """Return what so few seeds can and cannot show."""
     several = len(study.candidates) > 1
     lines = [
         f"{pair.candidate.label}: {note}" if several and note.partition(":")[0] in study.tasks else note

@@ -64,7 +64,7 @@ def available_memory(device: torch.device) -> int:
 
 
 def _left_in_groups() -> Iterator[int]:
-    """What each control group of this process leaves; containers and batch systems set their limits there."""
+    """Yield the bytes that each control group of this process leaves, where containers set limits."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
