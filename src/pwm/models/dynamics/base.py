@@ -51,7 +51,6 @@ class Dynamics(nn.Module, ABC):
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E]."""
 
-    @abstractmethod
     def loss(
         self,
         z: Tensor,
@@ -61,7 +60,10 @@ class Dynamics(nn.Module, ABC):
         e: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> DynamicsLoss:
-        """Training loss over H transitions.
+        """Return the training loss over H transitions.
+
+        Unless a model has a loss of its own, this is the mean of w_t |z_{t+1} - target_t|^2 along its own
+        rollout (TD-MPC2 consistency loss), with errors in the units of ``space``.
 
         Args:
             z: [1, B, L], or [H, B, L] if ``teacher_forced``: encoded source observations, with gradient.
@@ -71,6 +73,9 @@ class Dynamics(nn.Module, ABC):
             e: [B, E] task embedding.
             generator: source of any random draw.
         """
+        latents = unroll(self, z[0], action, e)
+        error = self.space.relative(latents[1:] - target).square().mean(-1)
+        return DynamicsLoss((weights * error).mean(), latents[:-1])
 
 
 class DynamicsComponent(Protocol):
@@ -124,15 +129,3 @@ def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = Non
     for a in action.unbind(0):
         latents.append(dynamics.next(latents[-1], a, e))
     return torch.stack(latents)
-
-
-def rollout_regression_loss(
-    dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, weights: Tensor, e: Tensor | None
-) -> DynamicsLoss:
-    """Mean of w_t |z_{t+1} - target_t|^2 along the model's own rollout (TD-MPC2 consistency loss).
-
-    Errors count in the units of ``dynamics.space``.
-    """
-    latents = unroll(dynamics, z[0], action, e)
-    error = dynamics.space.relative(latents[1:] - target).square().mean(-1)
-    return DynamicsLoss((weights * error).mean(), latents[:-1])
