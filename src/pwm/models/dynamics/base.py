@@ -126,13 +126,19 @@ def unroll(dynamics: Dynamics, z: Tensor, action: Tensor, e: Tensor | None = Non
     return torch.stack(latents)
 
 
-def rollout_regression_loss(
-    dynamics: Dynamics, z: Tensor, action: Tensor, target: Tensor, weights: Tensor, e: Tensor | None
-) -> DynamicsLoss:
-    """Mean of w_t |z_{t+1} - target_t|^2 along the model's own rollout (TD-MPC2 consistency loss).
+class RolloutRegression(Dynamics):
+    """Dynamics that learn by squared error along their own rollout (TD-MPC2 consistency loss)."""
 
-    Errors count in the units of ``dynamics.space``.
-    """
-    latents = unroll(dynamics, z[0], action, e)
-    error = dynamics.space.relative(latents[1:] - target).square().mean(-1)
-    return DynamicsLoss((weights * error).mean(), latents[:-1])
+    def loss(
+        self,
+        z: Tensor,
+        action: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        e: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DynamicsLoss:
+        """Mean of w_t |z_{t+1} - target_t|^2; errors count in the units of ``space``."""
+        latents = unroll(self, z[0], action, e)
+        error = self.space.relative(latents[1:] - target).square().mean(-1)
+        return DynamicsLoss((weights * error).mean(), latents[:-1])

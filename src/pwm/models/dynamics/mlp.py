@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from pwm.models.dynamics.base import Dynamics, DynamicsLoss, rollout_regression_loss
+from pwm.models.dynamics.base import RolloutRegression
 from pwm.models.latent_space import LatentSpace
 from pwm.models.layers import check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
@@ -26,7 +25,7 @@ class Options:
         check_units("alg.dynamics.units", self.units)
 
 
-class MLPDynamics(Dynamics):
+class MLPDynamics(RolloutRegression):
     """z' = head(h(z, a, e)); on simplices the head is SimNorm(LayerNorm(W h))."""
 
     def __init__(self, options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> None:
@@ -39,18 +38,6 @@ class MLPDynamics(Dynamics):
         """Next latents; on simplices every group keeps its sum."""
         z_next: Tensor = self.net(concat_inputs(z, a, e))
         return z_next
-
-    def loss(
-        self,
-        z: Tensor,
-        action: Tensor,
-        target: Tensor,
-        weights: Tensor,
-        e: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> DynamicsLoss:
-        """Squared error along the model's own rollout."""
-        return rollout_regression_loss(self, z, action, target, weights, e)
 
 
 def build(options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> MLPDynamics:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pwm.models.dynamics.base import Dynamics, DynamicsLoss, rollout_regression_loss
+from pwm.models.dynamics.base import RolloutRegression
 from pwm.models.latent_space import LatentSpace
 from pwm.models.layers import check_gain, check_units, concat_inputs, init_weights, mlp
 from pwm.models.world_model import WorldModel
@@ -37,8 +37,8 @@ class Options:
         check_gain(self.output_gain)
 
 
-class ResidualDynamics(Dynamics):
-    """z' = z + P f(z, a, e), trained by squared error along its own rollout like the MLP."""
+class ResidualDynamics(RolloutRegression):
+    """z' = z + P f(z, a, e)."""
 
     def __init__(self, options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> None:
         super().__init__(space)
@@ -52,18 +52,6 @@ class ResidualDynamics(Dynamics):
         """Next latents; on simplices every group keeps its sum."""
         change = self.project(self.space.change(self.net(concat_inputs(z, a, e))))
         return torch.add(z, change, alpha=self.output_gain)
-
-    def loss(
-        self,
-        z: Tensor,
-        action: Tensor,
-        target: Tensor,
-        weights: Tensor,
-        e: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> DynamicsLoss:
-        """Squared error along the model's own rollout."""
-        return rollout_regression_loss(self, z, action, target, weights, e)
 
 
 def build(options: Options, space: LatentSpace, act_dim: int, task_dim: int) -> ResidualDynamics:
