@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import imagination_gap, open_loop_error, value_calibration
 from pwm.algorithm.rollouts import whole_windows, windows
-from pwm.analysis.model_quality.diagnosis import diagnose, strict
+from pwm.analysis.model_quality.diagnosis import diagnose
 from pwm.analysis.model_quality.prediction import (
     BINS,
     binned,
@@ -28,6 +28,7 @@ from pwm.configuration.config import compose_config
 from pwm.data.batch import Recorded
 from pwm.envs.analytic import LQR_ACTION_COST, LQR_BONUS, LQR_STATE_COST, LqrEnv
 from pwm.envs.analytic import Options as AnalyticOptions
+from pwm.files import strict
 from pwm.models.scalar_heads import RegressionHead
 from pwm.models.world_model import WorldModel
 from pwm.training.evaluation import Recording, evaluate

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from pwm.checkpoints.policy_files import find_policy
 from pwm.configuration.building import pick_device
 from pwm.data.batch import Batch, Recorded
 from pwm.errors import ConfigError
-from pwm.files import check_writable, write_text
+from pwm.files import check_writable, strict, write_json, write_text
 
 # The furthest open-loop horizon.
 STEPS = 64
@@ -173,7 +171,7 @@ def diagnose_run(
     draw_model(numbers, folder / "diagnosis_model.png")
     draw_smoothness(numbers, folder / "diagnosis_smoothness.png")
     write_text(folder / "diagnosis.txt", text + "\n")
-    write_text(folder / "diagnosis.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_json(folder / "diagnosis.json", numbers)
     return text
 
 
@@ -192,12 +190,3 @@ def diagnose(
         generator = torch.Generator(agent.generator.device).manual_seed(seed)
         found[section] = measure(Subject(agent, recorded, steps, starts_per_gradient, generator))
     return found
-
-
-def strict(value: Any) -> Any:
-    """``value`` with None for every number that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from pwm.checkpoints.policy_files import find_policy
 from pwm.configuration.building import pick_device
 from pwm.data.batch import Recorded
 from pwm.errors import ConfigError
-from pwm.files import check_writable, write_text
+from pwm.files import check_writable, strict, write_json
 
 # Shares of the starts between which the band of the picture lies.
 BAND = (0.1, 0.9)
@@ -83,8 +81,8 @@ class Imagination:
             "latent_error": {
                 "windows": self.error.shape[1],
                 "band": list(BAND),
-                **{name: _finite(self.curve(name)) for name in CURVES},
-                "over_variance": _finite(self.over_variance),
+                **{name: self.curve(name).tolist() for name in CURVES},
+                "over_variance": self.over_variance.tolist(),
                 "first_step_above_1": {name: self.horizon(name) for name in ("mean", "median")},
             },
             "shown": {
@@ -147,9 +145,9 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
         "episodes": episodes,
         "control_dt": spec.control_dt,
     }
-    numbers = {**about, **found.summary()}
+    numbers = strict({**about, **found.summary()})
     draw(numbers, output)
-    write_text(output.with_suffix(".json"), json.dumps(numbers) + "\n")
+    write_json(output.with_suffix(".json"), numbers)
     return imagination_in_words(output, found)
 
 
@@ -207,8 +205,3 @@ def typical(error: Tensor, change: Tensor) -> int:
     candidates = (moved >= (1.0 - 1e-6) * moved.mean()).nonzero().squeeze(1)
     order = error.sum(0)[candidates].argsort()
     return int(candidates[order[(len(order) - 1) // 2]])
-
-
-def _finite(values: Tensor) -> list[float | None]:
-    """Numbers for JSON, which knows no infinity."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
