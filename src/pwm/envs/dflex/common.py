@@ -55,7 +55,7 @@ def never(obs: Tensor) -> Tensor:
 def reset_upright(noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return qpos [n, 2] within +-pi/2 (metres and rad alike) and qvel [n, 2] within +-0.25 per second.
 
-    ``noise`` is [n, 4], uniform in [-1, 1]; both coordinates of a cart-pole or double pendulum are drawn alike.
+    ``noise`` is [n, 4], uniform in [-1, 1]. Cart-pole and double pendulum start alike.
     """
     return math.pi / 2 * noise[:, :2], 0.25 * noise[:, 2:]
 
