@@ -221,7 +221,7 @@ def test_an_unequal_pair_is_refused_before_anything_is_trained(
 def test_what_the_report_needs_is_looked_for_first(
     tmp_path: Path, starts: Starts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pwm.study.report.packages.PACKAGES", ("jinja2", "no_such_package"))
+    monkeypatch.setattr("pwm.packages.REPORT", ("jinja2", "no_such_package"))
     assert experiment(tmp_path, "seeds=[1]") == 2
     shown = capsys.readouterr().err
     assert shown == 'pwm: comparing runs needs no_such_package: pip install "flow-pwm[report]"\n'

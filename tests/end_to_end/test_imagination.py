@@ -12,15 +12,14 @@ import torch
 from PIL import Image
 from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, trained
 
-from pwm.algorithm.diagnostics import open_loop_error, whole_windows, windows
+from pwm.algorithm.diagnostics import open_loop_error
+from pwm.algorithm.rollouts import whole_windows, windows
 from pwm.analysis.model_quality.imagination import compare, typical
 from pwm.analysis.model_quality.readout import fit_readout
 from pwm.checkpoints.policies import load_policy
-from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
-from pwm.configuration.building import build_env
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, record_episodes
 from pwm.data.batch import Recorded
 from pwm.launch.cli import main
-from pwm.training.evaluation import Recording, evaluate
 
 EPISODES = 6
 RUNS = {
@@ -39,11 +38,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def recorded_episodes(run: Path) -> tuple[Any, Recorded]:
     """Agent and the episodes that ``pwm imagine`` records."""
     agent, config, _, _ = load_policy(run / "best_policy.pt", torch.device("cpu"))
-    env = build_env(config, EPISODES, HELD_OUT_SEED, torch.device("cpu"))
-    recording = Recording()
-    evaluate(env, lambda obs: agent.act(obs, deterministic=True), EPISODES, HELD_OUT_SEED, recording)
-    env.close()
-    return agent, recording.stacked()
+    return agent, record_episodes(agent, config, EPISODES, HELD_OUT_SEED)[0]
 
 
 def test_picture_and_numbers(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,18 +8,9 @@ from tests.end_to_end.tiny import NETWORKS
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import (
-    SAMPLES,
-    imagination_gap,
-    open_loop_error,
-    realised_rewards,
-    returns_to_go,
-    spread_out,
-    value_calibration,
-    whole_windows,
-    windows,
-)
+from pwm.algorithm.diagnostics import imagination_gap, open_loop_error, value_calibration
 from pwm.algorithm.losses import Coefs, world_model_loss
+from pwm.algorithm.rollouts import SAMPLES, realised_rewards, spread_out, whole_windows, windows
 from pwm.configuration.building import build_agent
 from pwm.configuration.config import compose_config
 from pwm.data.batch import Batch, Recorded
@@ -63,16 +54,6 @@ def small_agent(*overrides: str):
     return build_agent(config, env.spec, torch.device("cpu")), env
 
 
-def test_returns_to_go_stop_at_the_end_and_are_known_where_nothing_is_missing(recorded: Recorded) -> None:
-    gamma = 0.1
-    returns, known = returns_to_go(recorded, gamma)
-    assert torch.allclose(returns[:4, 0], torch.tensor([1.234, 2.34, 3.4, 4.0]))
-    assert torch.allclose(returns[0, 1], torch.tensor(1.23456))
-    # gamma^k <= 0.05 from two steps before the cut on.
-    assert known[:, 0].tolist() == [True] * 4 + [False] * 2
-    assert known[:, 1].tolist() == [True] * 5 + [False]
-
-
 def test_rewards_of_the_next_steps_are_known_if_recorded_or_after_the_end(recorded: Recorded) -> None:
     # Row 0 of each copy is flat index 0 and 1, row 1 is 2 and 3, and so on.
     chosen, rewards = realised_rewards(recorded, 3)
@@ -86,11 +67,6 @@ def test_rewards_of_the_next_steps_are_known_if_recorded_or_after_the_end(record
         assert not len(realised_rewards(recorded, horizon)[0])
     # Of six steps only the first is followed by five more.
     assert realised_rewards(recorded, 5)[0].tolist() == [0, 1]
-
-
-def test_nothing_is_known_of_episodes_cut_too_early(recorded: Recorded) -> None:
-    cut = recorded._replace(terminated=torch.zeros_like(recorded.terminated))
-    assert not returns_to_go(cut, 0.99)[1].any()
 
 
 def agent_with_values(*values: float, gamma: float) -> Agent:

@@ -10,13 +10,23 @@ from typing import Any
 import torch
 
 from pwm import files
+from pwm.algorithm.agent import Agent
 from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_files import checkpoint_name, find_policy
 from pwm.configuration.building import build_env, pick_device
+from pwm.configuration.config import ExperimentConfig
+from pwm.data.batch import Recorded
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.numbers import aligned, readable
-from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED, evaluate, reference_scores
+from pwm.training.evaluation import (
+    EVAL_ENVS,
+    EVALUATION_SEED,
+    Evaluation,
+    Recording,
+    evaluate,
+    reference_scores,
+)
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED
@@ -70,6 +80,19 @@ def evaluate_policy(
         "reference": reference,
         **result.summary(),
     }
+
+
+def record_episodes(
+    agent: Agent, config: ExperimentConfig, episodes: int, seed: int
+) -> tuple[Recorded, Evaluation]:
+    """Whole real episodes of the deterministic policy, on the agent's device, and their returns."""
+    env = build_env(config, episodes, seed, agent.generator.device)
+    recording = Recording()
+    try:
+        result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed, recording)
+    finally:
+        env.close()
+    return recording.stacked(), result
 
 
 def policy_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pwm import packages
 from pwm.errors import ConfigError, DataError
 from pwm.launch.arguments import Commands, add_parser, typed_path
 
@@ -79,9 +80,8 @@ def add_commands(commands: Commands) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """``pwm compare``."""
-    from pwm.study.report.packages import require_packages
+    packages.require(packages.REPORT, "comparing runs", "report")
 
-    require_packages()
     from pwm.study.comparison.fairness import DECLARED
     from pwm.study.comparison.files import write_comparison
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pwm import files
+from pwm import files, packages
 from pwm.errors import ConfigError, DataError, PwmError
 from pwm.launch.arguments import Commands, add_parser
 
@@ -86,7 +86,6 @@ def run_experiment(args: argparse.Namespace) -> int:
     from pwm.study.plan import make_plan, require_own_folders, require_parity
     from pwm.study.plan_origin import origin_warnings
     from pwm.study.plan_table import estimate_by_measuring, estimate_from_runs, plan_in_words, total
-    from pwm.study.report.packages import require_packages
 
     check_episodes(args.episodes)
     plan = make_plan(load_experiment(args.overrides))
@@ -105,7 +104,7 @@ def run_experiment(args: argparse.Namespace) -> int:
         require_parity(plan)
         return 0
     require_parity(plan)
-    require_packages()
+    packages.require(packages.REPORT, "comparing runs", "report")
     for cell in plan.cells:
         require_services(cell.config)
     shown = [plan.experiment.title, total(part, estimates, at_a_time), *origin_warnings(plan)]

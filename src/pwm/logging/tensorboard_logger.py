@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pwm.errors import ConfigError
+from pwm import packages
 from pwm.logging.gradients import Histogram, gradient_histograms, histograms_due
 from pwm.logging.loggers import Fuse
 
@@ -22,15 +22,11 @@ def load_tensorboard() -> tuple[Any, Any]:
     Raises:
         ConfigError: TensorBoard is not installed.
     """
-    try:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            f"general.tensorboard=true needs the package tensorboard ({error}): "
-            'pip install "flow-pwm[tensorboard]"'
-        ) from error
-    return SummaryWriter, Summary
+    messages, writers = (
+        packages.optional(module, "general.tensorboard=true", "tensorboard")
+        for module in ("tensorboard.compat.proto.summary_pb2", "torch.utils.tensorboard")
+    )
+    return writers.SummaryWriter, messages.Summary
 
 
 class TensorBoardLogger:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from pwm import packages
 from pwm.errors import ConfigError
 from pwm.files import write_text
 from pwm.logging.gradients import gradient_histograms, histograms_due
@@ -60,14 +61,9 @@ def load_wandb() -> Any:
     Raises:
         ConfigError: it is not installed.
     """
-    try:
-        # A folder called wandb in the working directory can be imported too, but it has no such module.
-        importlib.import_module("wandb.sdk")
-        return importlib.import_module("wandb")
-    except ImportError as error:
-        raise ConfigError(
-            f'general.run_wandb=true needs the package wandb ({error}): pip install "flow-pwm[wandb]"'
-        ) from error
+    # A folder called wandb in the working directory can be imported too, but it has no such module.
+    packages.optional("wandb.sdk", "general.run_wandb=true", "wandb")
+    return importlib.import_module("wandb")
 
 
 class WandBLogger:

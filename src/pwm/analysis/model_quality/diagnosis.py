@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +11,21 @@ from typing import Any
 import torch
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import whole_windows, windows
 from pwm.algorithm.gradient_quality import actor_gradient_bias
+from pwm.algorithm.rollouts import evenly, whole_windows, windows
 from pwm.analysis.cost.operations import start_states
 from pwm.analysis.model_quality.diagnosis_plots import draw_model, draw_smoothness
 from pwm.analysis.model_quality.diagnosis_text import diagnosis_in_words
 from pwm.analysis.model_quality.integration import integration_error
-from pwm.analysis.model_quality.prediction import open_loop, return_gap, value_calibration
+from pwm.analysis.model_quality.prediction import calibration, open_loop, return_gap
 from pwm.analysis.model_quality.smoothness import smoothness
 from pwm.checkpoints.policies import load_policy
-from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, check_episodes
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, check_episodes, record_episodes
 from pwm.checkpoints.policy_files import find_policy
-from pwm.configuration.building import build_env, pick_device
-from pwm.configuration.config import ExperimentConfig
+from pwm.configuration.building import pick_device
 from pwm.data.batch import Batch, Recorded
 from pwm.errors import ConfigError
-from pwm.files import check_writable, write_text
-from pwm.training.evaluation import Evaluation, Recording, evaluate
+from pwm.files import check_writable, strict, write_json, write_text
 
 # The furthest open-loop horizon.
 STEPS = 64
@@ -57,11 +53,8 @@ class Subject:
 
     def starts(self, steps: int) -> Batch | None:
         """At most ``STATES`` evenly spaced windows of ``steps`` transitions; None if there are none."""
-        found = whole_windows(self.recorded, steps)
-        if not len(found):
-            return None
-        chosen = torch.linspace(0, len(found) - 1, min(STATES, len(found)), device=found.device).long()
-        return windows(self.recorded, found[chosen], steps)
+        found = evenly(whole_windows(self.recorded, steps), STATES)
+        return windows(self.recorded, found, steps) if len(found) else None
 
 
 def _smoothness(subject: Subject) -> dict[str, Any] | None:
@@ -85,8 +78,8 @@ def _return_gap(subject: Subject) -> dict[str, Any] | None:
     return return_gap(subject.agent, subject.recorded, subject.steps) if subject.steps else None
 
 
-def _value_calibration(subject: Subject) -> dict[str, Any] | None:
-    return value_calibration(subject.agent, subject.recorded)
+def _value_calibration(subject: Subject) -> dict[str, Any]:
+    return calibration(subject.agent, subject.recorded)
 
 
 def _actor_gradient(subject: Subject) -> dict[str, Any]:
@@ -157,7 +150,7 @@ def diagnose_run(
     agent, config, spec, progress = load_policy(path, device)
     folder = path.parent if output is None else output
     check_writable(folder)
-    recorded, result = record(agent, config, episodes, seed)
+    recorded, result = record_episodes(agent, config, episodes, seed)
     numbers = {
         "policy": str(path),
         "task": spec.name,
@@ -178,19 +171,8 @@ def diagnose_run(
     draw_model(numbers, folder / "diagnosis_model.png")
     draw_smoothness(numbers, folder / "diagnosis_smoothness.png")
     write_text(folder / "diagnosis.txt", text + "\n")
-    write_text(folder / "diagnosis.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    write_json(folder / "diagnosis.json", numbers)
     return text
-
-
-def record(agent: Agent, config: ExperimentConfig, episodes: int, seed: int) -> tuple[Recorded, Evaluation]:
-    """Whole real episodes of the deterministic policy, on the agent's device."""
-    env = build_env(config, episodes, seed, agent.generator.device)
-    recording = Recording()
-    try:
-        result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed, recording)
-    finally:
-        env.close()
-    return recording.stacked(), result
 
 
 @torch.no_grad()
@@ -208,12 +190,3 @@ def diagnose(
         generator = torch.Generator(agent.generator.device).manual_seed(seed)
         found[section] = measure(Subject(agent, recorded, steps, starts_per_gradient, generator))
     return found
-
-
-def strict(value: Any) -> Any:
-    """``value`` with None for every number that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: strict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,7 +30,7 @@ def draw_model(numbers: Numbers, path: Path) -> Path:
         ("predicted and realised, means over states", "means", _means),
         ("value calibration", "value_calibration", _calibration),
     ]
-    return _draw({**numbers, "means": _known_means(numbers)}, path, panels, columns=3)
+    return _draw({**numbers, "means": _compared(numbers)}, path, panels, columns=3)
 
 
 def draw_smoothness(numbers: Numbers, path: Path) -> Path:
@@ -54,8 +54,7 @@ def _draw(numbers: Numbers, path: Path, panels: Sequence[Panel], columns: int) -
     figure, places = style.panel_grid(len(panels), columns, (4.8, 3.7), title)
     for axes, (name, section, draw) in zip(places, panels, strict=True):
         if (found := numbers[section]) is None:
-            # What is missing where no means are known is the comparison of returns.
-            style.note(axes, SECTIONS["return_gap" if section == "means" else section].missing)
+            style.note(axes, SECTIONS[section].missing)
             style.dress(axes, name)
         else:
             style.dress(axes, name, **draw(axes, found))
@@ -90,15 +89,15 @@ def _rewards(axes: Axes, found: Numbers) -> dict[str, Any]:
     return {"x": "steps"}
 
 
-def _known_means(numbers: Numbers) -> Numbers | None:
-    """Predicted and realised means of everything that was compared, by name; None if nothing was."""
+def _compared(numbers: Numbers) -> Numbers:
+    """Everything whose predicted and realised means are known, by name."""
     gap = numbers["return_gap"] or {}
     pairs = {
         "H rewards": gap.get("horizon"),
         "objective": gap.get("objective"),
         "value": numbers["value_calibration"],
     }
-    return {name: pair for name, pair in pairs.items() if pair is not None} or None
+    return {name: pair for name, pair in pairs.items() if pair is not None}
 
 
 def _means(axes: Axes, found: Numbers) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +10,16 @@ import torch
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import error_and_change, whole_windows, windows
+from pwm.algorithm.rollouts import along_actions, observations, whole_windows, windows
 from pwm.analysis.model_quality.imagination_strip import draw
 from pwm.analysis.model_quality.readout import Readout, fit_readout
 from pwm.checkpoints.policies import load_policy
-from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED
+from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, record_episodes
 from pwm.checkpoints.policy_files import find_policy
-from pwm.configuration.building import build_env, pick_device
+from pwm.configuration.building import pick_device
 from pwm.data.batch import Recorded
 from pwm.errors import ConfigError
-from pwm.files import check_writable, write_text
-from pwm.models.dynamics.base import unroll
-from pwm.training.evaluation import Recording, evaluate
+from pwm.files import check_writable, strict, write_json
 
 # Shares of the starts between which the band of the picture lies.
 BAND = (0.1, 0.9)
@@ -85,8 +81,8 @@ class Imagination:
             "latent_error": {
                 "windows": self.error.shape[1],
                 "band": list(BAND),
-                **{name: _finite(self.curve(name)) for name in CURVES},
-                "over_variance": _finite(self.over_variance),
+                **{name: self.curve(name).tolist() for name in CURVES},
+                "over_variance": self.over_variance.tolist(),
                 "first_step_above_1": {name: self.horizon(name) for name in ("mean", "median")},
             },
             "shown": {
@@ -137,13 +133,8 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
     output = path.with_name("imagination.png") if output is None else output
     agent, config, spec, progress = load_policy(path, pick_device("cpu"))
     check_writable(output.parent)
-    env = build_env(config, episodes, HELD_OUT_SEED, torch.device("cpu"))
-    recording = Recording()
-    try:
-        evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, HELD_OUT_SEED, recording)
-    finally:
-        env.close()
-    found = compare(agent, recording.stacked(), steps)
+    recorded, _ = record_episodes(agent, config, episodes, HELD_OUT_SEED)
+    found = compare(agent, recorded, steps)
     about = {
         "policy": str(path),
         "task": spec.name,
@@ -154,9 +145,9 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
         "episodes": episodes,
         "control_dt": spec.control_dt,
     }
-    numbers = {**about, **found.summary()}
+    numbers = strict({**about, **found.summary()})
     draw(numbers, output)
-    write_text(output.with_suffix(".json"), json.dumps(numbers) + "\n")
+    write_json(output.with_suffix(".json"), numbers)
     return imagination_in_words(output, found)
 
 
@@ -179,41 +170,32 @@ def compare(agent: Agent, recorded: Recorded, steps: int) -> Imagination:
     """
     model = agent.world_model
     shown = Recorded(*(column[:, ::2] for column in recorded))
-    other = states(Recorded(*(column[:, 1::2] for column in recorded)))
+    other = observations(Recorded(*(column[:, 1::2] for column in recorded)))
     steps = min(steps, int(shown.running.sum(0).median()))
     readout = fit_readout(model.encode(other), other)
-    seen = states(shown)
-    r2, r2_channels = readout.r_squared(model.encode(seen), seen)
+    seen = observations(shown)
+    latents = model.encode(seen)
+    r2, r2_channels = readout.r_squared(latents, seen)
 
     starts = whole_windows(shown, steps)
     batch = windows(shown, starts, steps)
-    latents = model.encode(batch.obs)
-    predicted = unroll(model.dynamics, latents[0], batch.action)
-    rewards = model.reward_head.decode(model.reward(predicted[:-1], batch.action)) * agent.reward_scale
-    error, change = error_and_change(latents, predicted)
-    variance = model.encode(seen).var(0, correction=0).sum()
-    b = typical(error, change)
+    rollout = along_actions(model, batch)
+    b = typical(rollout.error, rollout.change)
     start, column = divmod(int(starts[b]), shown.running.shape[1])
     return Imagination(
         episode=2 * column,
         start=start,
         real=batch.obs[:, b],
-        encoded=readout(latents[:, b]),
-        predicted=readout(predicted[:, b]),
+        encoded=readout(rollout.encoded[:, b]),
+        predicted=readout(rollout.imagined[:, b]),
         real_reward=batch.reward[:, b],
-        predicted_reward=rewards[:, b],
-        error=error[1:] / change[1:].mean(1, keepdim=True),
-        over_variance=error[1:].mean(1) / variance,
+        predicted_reward=rollout.rewards(agent)[:, b],
+        error=rollout.relative,
+        over_variance=rollout.error.mean(1) / latents.var(0, correction=0).sum(),
         readout=readout,
         r2=r2,
         r2_channels=r2_channels,
     )
-
-
-def states(recorded: Recorded) -> Tensor:
-    """All observations [n, obs_dim] of the recorded episodes, the last one of each included."""
-    after = torch.cat([torch.ones_like(recorded.running[:1]), recorded.running])
-    return recorded.obs[after]
 
 
 def typical(error: Tensor, change: Tensor) -> int:
@@ -223,8 +205,3 @@ def typical(error: Tensor, change: Tensor) -> int:
     candidates = (moved >= (1.0 - 1e-6) * moved.mean()).nonzero().squeeze(1)
     order = error.sum(0)[candidates].argsort()
     return int(candidates[order[(len(order) - 1) // 2]])
-
-
-def _finite(values: Tensor) -> list[float | None]:
-    """Numbers for JSON, which knows no infinity."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import (
-    error_and_change,
-    realised_rewards,
-    returns_to_go,
-    spread_out,
+from pwm.algorithm.losses import actor_loss, imagine
+from pwm.algorithm.rollouts import (
+    Valued,
+    along_actions,
+    observations,
+    rewards_ahead,
+    values_and_returns,
     whole_windows,
     windows,
 )
-from pwm.algorithm.losses import actor_loss, imagine, reach_weights
 from pwm.data.batch import Recorded
-from pwm.models.dynamics.base import unroll
 from pwm.models.latent_space import Simplices
 
 BINS = 10
@@ -43,25 +43,22 @@ def open_loop(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] | 
         return None
     model = agent.world_model
     space = model.dynamics.space
-    # The first transition only tells the last reward before the start.
-    batch = windows(recorded, starts, steps + 1)
-    action, reward, last = batch.action[1:], batch.reward[1:], batch.reward[0]
-    latents = model.encode(batch.obs[1:])
-    predicted = unroll(model.dynamics, latents[0], action)
-    error, change = (total[1:].mean(1) for total in error_and_change(latents, predicted))
-    variance = model.encode(recorded.obs[:-1][recorded.running]).var(0, correction=0).sum()
-    imagined = model.reward_head.decode(model.reward(predicted[:-1], action)) * agent.reward_scale
-    reward_error = (imagined - reward).square().mean(1)
+    # The first step of every window only tells the last reward before imagination starts.
+    last = recorded.reward.flatten()[starts]
+    batch = windows(recorded, starts + recorded.running.shape[1], steps)
+    rollout = along_actions(model, batch)
+    variance = model.encode(observations(recorded)).var(0, correction=0).sum()
+    reward_error = (rollout.rewards(agent) - batch.reward).square().mean(1)
     reward_variance = recorded.reward[recorded.running].var(correction=0)
     return {
         "steps": steps,
         "windows": len(starts),
         "share": float(recorded.running[steps:].sum() / recorded.running.sum()),
-        "latent_error": (error / change).tolist(),
-        "latent_over_variance": (error / variance).tolist(),
-        "reward_error": (reward_error / (reward - last).square().mean(1)).tolist(),
+        "latent_error": rollout.relative.mean(1).tolist(),
+        "latent_over_variance": (rollout.error.mean(1) / variance).tolist(),
+        "reward_error": (reward_error / (batch.reward - last).square().mean(1)).tolist(),
         "reward_over_variance": (reward_error / reward_variance).tolist(),
-        "groups": group_sums(predicted, space.simnorm.dim, space.simnorm.scale)
+        "groups": group_sums(rollout.imagined, space.simnorm.dim, space.simnorm.scale)
         if isinstance(space, Simplices)
         else None,
     }
@@ -89,63 +86,42 @@ def return_gap(agent: Agent, recorded: Recorded, steps: int) -> dict[str, Any] |
 
     Returns:
         ``rewards``: sums over the next k = 1..K steps, ``imagined`` and ``realised``, means over ``states``
-        states; see ``imagination_gap``. ``horizon``: ``compared`` sums over the H (at most K) ``steps`` the
+        states; see ``rewards_ahead``. ``horizon``: ``compared`` sums over the H (at most K) ``steps`` the
         actor is trained on. ``objective``: ``compared`` actor objectives, H discounted imagined rewards plus
-        gamma^H times the value, with the discounted return; None where no return is known. None if nothing is
-        known of K steps.
+        gamma^H times the value, with the returns of ``values_and_returns``. None if nothing is known of K
+        steps.
     """
-    imagined, realised = _reward_sums(agent, recorded, steps)
+    imagined, realised = (rewards.cumsum(0) for rewards in rewards_ahead(agent, recorded, steps))
     if not realised.numel():
         return None
     horizon = min(agent.objective.horizon, steps)
-    ends = (sums[-1] for sums in _reward_sums(agent, recorded, horizon))
+    ends = (rewards.sum(0) for rewards in rewards_ahead(agent, recorded, horizon))
     return {
         "states": realised.shape[1],
         "rewards": {"imagined": imagined.mean(1).tolist(), "realised": realised.mean(1).tolist()},
         "horizon": {"steps": horizon, **compared(*ends)},
-        "objective": _objective(agent, recorded),
+        "objective": _objective(agent, values_and_returns(agent, recorded)),
     }
 
 
-def _reward_sums(agent: Agent, recorded: Recorded, steps: int) -> tuple[Tensor, Tensor]:
-    """Imagined and real reward over the next 1..K steps, both [K, B], from the same B states."""
-    chosen, rewards = realised_rewards(recorded, steps)
-    z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(agent.world_model, agent.policy, z, None, steps)
-    imagined = (reach_weights(rollout) * rollout.rewards).cumsum(0) * agent.reward_scale
-    return imagined, rewards.T.cumsum(0)
-
-
-def _objective(agent: Agent, recorded: Recorded) -> dict[str, Any] | None:
-    returns, known = returns_to_go(recorded, agent.objective.gamma)
-    chosen = spread_out(known)
-    if not len(chosen):
-        return None
-    z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    rollout = imagine(agent.world_model, agent.policy, z, None, agent.objective.horizon)
+def _objective(agent: Agent, valued: Valued) -> dict[str, Any]:
+    rollout = imagine(agent.world_model, agent.policy, valued.latents, None, agent.objective.horizon)
     loss = actor_loss(rollout, agent.actor_critic.target_critic, agent.objective.gamma).per_entry
-    return compared(-loss * agent.reward_scale, returns.flatten()[chosen])
+    return compared(-loss * agent.reward_scale, valued.returns)
 
 
-@torch.no_grad()
-def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, Any] | None:
-    """The critics' smallest value of recorded states beside the discounted return that followed.
+def calibration(agent: Agent, recorded: Recorded) -> dict[str, Any]:
+    """The critics' smallest value of recorded states beside the return; see ``values_and_returns``.
 
     Returns:
         ``compared`` values, ``bins`` as ``binned`` gives them, and ``critic_spread``, the mean standard
-        deviation over the ensemble. None if no return is known.
+        deviation over the ensemble.
     """
-    returns, known = returns_to_go(recorded, agent.objective.gamma)
-    chosen = spread_out(known)
-    if not len(chosen):
-        return None
-    z = agent.world_model.encode(recorded.obs.flatten(0, 1)[chosen])
-    values = agent.critic(z) * agent.reward_scale
-    predicted, realised = values.amin(0), returns.flatten()[chosen]
+    found = values_and_returns(agent, recorded)
     return {
-        **compared(predicted, realised),
-        "critic_spread": float(values.std(0, correction=0).mean()),
-        "bins": binned(predicted, realised, BINS),
+        **compared(found.value, found.returns),
+        "critic_spread": found.spread,
+        "bins": binned(found.value, found.returns, BINS),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pwm import packages
 from pwm.algorithm.agent import Agent
 from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_evaluation import HELD_OUT_SEED, check_episodes, check_task
@@ -71,12 +71,8 @@ def check_request(output: Path, runs: int) -> None:
         raise ConfigError(f"--video {output}: the name must end in {' or '.join(SUFFIXES)}")
     if output.is_dir():
         raise ConfigError(f"--video {output} is a folder; name a file")
-    missing = [name for name in ("imageio", "imageio_ffmpeg") if importlib.util.find_spec(name) is None]
-    if output.suffix.lower() == ".mp4" and missing:
-        raise ConfigError(
-            f'--video {output} needs {" and ".join(missing)}: pip install "flow-pwm[video]" '
-            "(a .gif needs nothing more)"
-        )
+    if output.suffix.lower() == ".mp4":
+        packages.require(("imageio", "imageio_ffmpeg"), f"--video {output}, unlike a .gif,", "video")
 
 
 def frame_rate(control_dt: float) -> tuple[int, float]:

@@ -12,7 +12,6 @@ Sources:
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from pwm.errors import ConfigError, DataError
+from pwm import packages
+from pwm.errors import DataError
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -373,10 +373,7 @@ def _bootstrap(
 
 
 def _require(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f'statistics need {module} ({error}): pip install "flow-pwm[report]"') from error
+    return packages.optional(module, "a comparison of runs", "report")
 
 
 def _scores(values: ArrayLike, dimensions: int, least: int) -> Array:

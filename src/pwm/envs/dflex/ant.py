@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pwm.envs.dflex.common import Task, free_root_noise_dim, observe_free_root, reset_free_root
+from pwm.envs.dflex.common import free_root_task
 
 TERMINATION_HEIGHT = 0.27
-START_HEIGHT = 0.75
-START_JOINTS = (0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0)
-TARGET_X = 10000.0
-
-
-def observe(qpos: Tensor, qvel: Tensor, last_action: Tensor) -> Tensor:
-    """Return [N, 37]."""
-    return observe_free_root(qpos, qvel, last_action, TARGET_X)
 
 
 def reward(obs: Tensor, action: Tensor) -> Tensor:
@@ -26,25 +18,10 @@ def reward(obs: Tensor, action: Tensor) -> Tensor:
     return obs[:, 5] + 0.1 * obs[:, 27] + obs[:, 28] + (obs[:, 0] - TERMINATION_HEIGHT)
 
 
-def terminated(obs: Tensor) -> Tensor:
-    """Return [N] bool: torso centre below 0.27 m."""
-    return obs[:, 0] < TERMINATION_HEIGHT
-
-
-def sample_reset(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return qpos [n, 15], qvel [n, 14] from uniform noise [n, 29]."""
-    return reset_free_root(noise, START_HEIGHT, START_JOINTS)
-
-
-TASK = Task(
-    name="ant",
-    model_file="ant.xml",
-    obs_dim=37,
-    act_dim=8,
-    episode_length=1000,
-    noise_dim=free_root_noise_dim(8),
-    observe=observe,
-    reward=reward,
-    terminated=terminated,
-    sample_reset=sample_reset,
+TASK = free_root_task(
+    "ant",
+    reward,
+    TERMINATION_HEIGHT,
+    start_height=0.75,
+    start_joints=(0.0, 1.0, 0.0, -1.0, 0.0, -1.0, 0.0, 1.0),
 )

@@ -9,17 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pwm.envs.dflex.common import Task, free_root_noise_dim, observe_free_root, reset_free_root
+from pwm.envs.dflex.common import free_root_task
 
 TERMINATION_HEIGHT = 0.25
-START_HEIGHT = 0.55
-START_JOINTS = (0.03, 0.4, -0.8, -0.03, 0.4, -0.8, 0.03, -0.4, 0.8, -0.03, -0.4, 0.8)
-TARGET_X = 10000.0
-
-
-def observe(qpos: Tensor, qvel: Tensor, last_action: Tensor) -> Tensor:
-    """Return [N, 49]."""
-    return observe_free_root(qpos, qvel, last_action, TARGET_X)
 
 
 def reward(obs: Tensor, action: Tensor) -> Tensor:
@@ -28,25 +20,10 @@ def reward(obs: Tensor, action: Tensor) -> Tensor:
     return obs[:, 5] + posture - 0.005 * action.square().sum(1)
 
 
-def terminated(obs: Tensor) -> Tensor:
-    """Return [N] bool: base below 0.25 m."""
-    return obs[:, 0] < TERMINATION_HEIGHT
-
-
-def sample_reset(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return qpos [n, 19], qvel [n, 18] from uniform noise [n, 37]."""
-    return reset_free_root(noise, START_HEIGHT, START_JOINTS)
-
-
-TASK = Task(
-    name="anymal",
-    model_file="anymal.xml",
-    obs_dim=49,
-    act_dim=12,
-    episode_length=1000,
-    noise_dim=free_root_noise_dim(12),
-    observe=observe,
-    reward=reward,
-    terminated=terminated,
-    sample_reset=sample_reset,
+TASK = free_root_task(
+    "anymal",
+    reward,
+    TERMINATION_HEIGHT,
+    start_height=0.55,
+    start_joints=(0.03, 0.4, -0.8, -0.03, 0.4, -0.8, 0.03, -0.4, 0.8, -0.03, -0.4, 0.8),
 )

@@ -6,15 +6,10 @@ Action (1): force 1000 N x a on the cart.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from pwm.envs.dflex.common import Task, never
-
-RESET_RANGE = math.pi / 2
-RESET_VELOCITY = 0.25
+from pwm.envs.dflex.common import Task, never, reset_upright
 
 
 def observe(qpos: Tensor, qvel: Tensor, last_action: Tensor) -> Tensor:
@@ -30,11 +25,6 @@ def reward(obs: Tensor, action: Tensor) -> Tensor:
     return -angle.square() - 0.1 * obs[:, 4].square() - cart
 
 
-def sample_reset(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return qpos [n, 2] within +-pi/2 (metres and rad alike) and qvel [n, 2] within +-0.25."""
-    return RESET_RANGE * noise[:, :2], RESET_VELOCITY * noise[:, 2:]
-
-
 TASK = Task(
     name="cartpole",
     model_file="cartpole.xml",
@@ -45,5 +35,5 @@ TASK = Task(
     observe=observe,
     reward=reward,
     terminated=never,
-    sample_reset=sample_reset,
+    sample_reset=reset_upright,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -50,6 +50,14 @@ class Task:
 def never(obs: Tensor) -> Tensor:
     """Return [N] bool, all false: the task has no terminal states."""
     return torch.zeros(obs.shape[0], dtype=torch.bool, device=obs.device)
+
+
+def reset_upright(noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return qpos [n, 2] within +-pi/2 (metres and rad alike) and qvel [n, 2] within +-0.25 per second.
+
+    ``noise`` is [n, 4], uniform in [-1, 1]. Cart-pole and double pendulum start alike.
+    """
+    return math.pi / 2 * noise[:, :2], 0.25 * noise[:, 2:]
 
 
 @cache
@@ -133,11 +141,6 @@ def observe_free_root(qpos: Tensor, qvel: Tensor, last_action: Tensor, target_x:
     )
 
 
-def free_root_noise_dim(joints: int) -> int:
-    """Return how many uniform numbers ``reset_free_root`` takes for a robot with ``joints`` hinges."""
-    return 3 + 1 + 3 + joints + 6 + joints
-
-
 def reset_free_root(noise: Tensor, height: float, joints: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Return start states of a free-root robot (sections 2 and 2.4).
 
@@ -181,3 +184,41 @@ def _start(
         torch.tensor(joints, dtype=dtype, device=device),
         torch.tensor((1.0, -1.0, -1.0, -1.0), dtype=dtype, device=device),
     )
+
+
+def free_root_task(
+    name: str,
+    reward: Callable[[Tensor, Tensor], Tensor],
+    termination_height: float,
+    start_height: float,
+    start_joints: tuple[float, ...],
+    target_x: float = 10000.0,
+) -> Task:
+    """Return the task of a robot with a free root and J motors, one per hinge.
+
+    Args:
+        name: of the task and of its model file.
+        reward: see ``Task``.
+        termination_height: root height in metres below which the episode terminates.
+        start_height: nominal root height in metres after a reset.
+        start_joints: nominal joint angles in rad after a reset, length J.
+        target_x: see ``observe_free_root``.
+    """
+    joints = len(start_joints)
+    return Task(
+        name=name,
+        model_file=f"{name}.xml",
+        obs_dim=13 + 3 * joints,
+        act_dim=joints,
+        episode_length=1000,
+        noise_dim=13 + 2 * joints,
+        observe=partial(observe_free_root, target_x=target_x),
+        reward=reward,
+        terminated=partial(_lies_below, height=termination_height),
+        sample_reset=partial(reset_free_root, height=start_height, joints=start_joints),
+    )
+
+
+def _lies_below(obs: Tensor, height: float) -> Tensor:
+    """Return [N] bool: the root is lower than ``height``."""
+    return obs[:, 0] < height

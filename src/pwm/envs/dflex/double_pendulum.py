@@ -6,15 +6,10 @@ Action (1): torque 1000 N m x a on the second joint only.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from pwm.envs.dflex.common import Task, never
-
-RESET_RANGE = math.pi / 2
-RESET_VELOCITY = 0.25
+from pwm.envs.dflex.common import Task, never, reset_upright
 
 
 def observe(qpos: Tensor, qvel: Tensor, last_action: Tensor) -> Tensor:
@@ -29,11 +24,6 @@ def reward(obs: Tensor, action: Tensor) -> Tensor:
     return -angles.square().sum(1) - 0.1 * obs[:, 4:6].square().sum(1)
 
 
-def sample_reset(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return qpos [n, 2] within +-pi/2 rad and qvel [n, 2] within +-0.25 rad/s."""
-    return RESET_RANGE * noise[:, :2], RESET_VELOCITY * noise[:, 2:]
-
-
 TASK = Task(
     name="double_pendulum",
     model_file="double_pendulum.xml",
@@ -44,5 +34,5 @@ TASK = Task(
     observe=observe,
     reward=reward,
     terminated=never,
-    sample_reset=sample_reset,
+    sample_reset=reset_upright,
 )

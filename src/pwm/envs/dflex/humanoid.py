@@ -9,19 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pwm.envs.dflex.common import Task, free_root_noise_dim, observe_free_root, reset_free_root
+from pwm.envs.dflex.common import free_root_task
 
 TERMINATION_HEIGHT = 0.74
 HEIGHT_TOLERANCE = 0.1
-START_HEIGHT = 1.35
-JOINTS = 21
-# Unlike the other robots' target, this one comes near: heading changes as it is approached.
-TARGET_X = 200.0
-
-
-def observe(qpos: Tensor, qvel: Tensor, last_action: Tensor) -> Tensor:
-    """Return [N, 76]."""
-    return observe_free_root(qpos, qvel, last_action, TARGET_X)
 
 
 def reward(obs: Tensor, action: Tensor) -> Tensor:
@@ -31,25 +22,12 @@ def reward(obs: Tensor, action: Tensor) -> Tensor:
     return obs[:, 5] + 0.1 * obs[:, 53] + obs[:, 54] + height - 0.002 * action.square().sum(1)
 
 
-def terminated(obs: Tensor) -> Tensor:
-    """Return [N] bool: torso below 0.74 m."""
-    return obs[:, 0] < TERMINATION_HEIGHT
-
-
-def sample_reset(noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return qpos [n, 28], qvel [n, 27] from uniform noise [n, 55]."""
-    return reset_free_root(noise, START_HEIGHT, (0.0,) * JOINTS)
-
-
-TASK = Task(
-    name="humanoid",
-    model_file="humanoid.xml",
-    obs_dim=76,
-    act_dim=JOINTS,
-    episode_length=1000,
-    noise_dim=free_root_noise_dim(JOINTS),
-    observe=observe,
-    reward=reward,
-    terminated=terminated,
-    sample_reset=sample_reset,
+# Unlike the other robots' target, this one comes near: heading changes as it is approached.
+TASK = free_root_task(
+    "humanoid",
+    reward,
+    TERMINATION_HEIGHT,
+    start_height=1.35,
+    start_joints=(0.0,) * 21,
+    target_x=200.0,
 )

@@ -7,13 +7,12 @@ means something in HTML or Markdown is escaped.
 from __future__ import annotations
 
 import base64
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from pwm.errors import ConfigError
+from pwm import packages
 
 TEMPLATE = "report.html.j2"
 # Beside the Markdown file.
@@ -172,10 +171,7 @@ def to_html(document: Document) -> str:
     Raises:
         ConfigError: Jinja is not installed.
     """
-    try:
-        jinja = importlib.import_module("jinja2")
-    except ImportError as error:
-        raise ConfigError(f'reports need jinja2 ({error}): pip install "flow-pwm[report]"') from error
+    jinja = packages.optional("jinja2", "a report", "report")
     source = resources.files("pwm.study.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja.Environment(
         autoescape=True, undefined=jinja.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import checked_steps, imagination_gap, open_loop_error, value_calibration
+from pwm.algorithm.diagnostics import imagination_gap, latent_errors, value_calibration
 from pwm.algorithm.gradient_moments import GradientMoments
 from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
 from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
@@ -157,9 +157,8 @@ class OnlineTrainer(Trainer):
             # Sampled apart from the training stream, so that diagnostics never change a run.
             generator = torch.Generator(self.device).manual_seed(self.epoch)
             batch = self.replay.sample(self.options.model_learning.wm_batch_size, generator)
-            steps = checked_steps(self.horizon)
-            errors = open_loop_error(self.agent.world_model, batch, steps)
-            record |= {f"wm/latent_error_k{k}": float(v) for k, v in zip(steps, errors, strict=True)}
+            errors = latent_errors(self.agent.world_model, batch)
+            record |= {f"wm/{name}": value for name, value in errors.items()}
         return record
 
     def gradient_quality(self, safe_point: SafePoint = go_on) -> dict[str, float]:
