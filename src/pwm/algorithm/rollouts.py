@@ -108,7 +108,7 @@ def along_actions(model: WorldModel, batch: Batch) -> OpenLoop:
 
 @torch.no_grad()
 def rewards_ahead(agent: Agent, recorded: Recorded, steps: int) -> tuple[Tensor, Tensor]:
-    """What the deterministic policy earns in imagination and really earned in the next steps.
+    """Compare what the deterministic policy earns in imagination and in reality in the next steps.
 
     Episodes that end within them earn nothing afterwards, in reality; in imagination later rewards count by
     the predicted probability of getting there.
@@ -124,7 +124,7 @@ def rewards_ahead(agent: Agent, recorded: Recorded, steps: int) -> tuple[Tensor,
 
 
 def realised_rewards(recorded: Recorded, horizon: int) -> tuple[Tensor, Tensor]:
-    """What the next ``horizon`` >= 1 steps really earned, and where that is known.
+    """Return what the next ``horizon`` >= 1 steps really earned, and where that is known.
 
     Known are states whose next steps were all recorded, or that terminated for good within them and earned
     nothing afterwards.
@@ -142,7 +142,7 @@ def realised_rewards(recorded: Recorded, horizon: int) -> tuple[Tensor, Tensor]:
 
 
 class Valued(NamedTuple):
-    """What the critics expect from B recorded states, and what was then earned, in environment reward.
+    """Values that the critics expect of B recorded states and the returns that followed, in environment reward.
 
     Attributes:
         latents: [B, L], the states.
