@@ -142,7 +142,7 @@ def realised_rewards(recorded: Recorded, horizon: int) -> tuple[Tensor, Tensor]:
 
 
 class Valued(NamedTuple):
-    """Values that the critics expect of B recorded states, and the returns that followed (environment reward).
+    """Values that the critics expect of B recorded states, and the returns that followed (environment units).
 
     Attributes:
         latents: [B, L], the states.
