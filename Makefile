@@ -83,7 +83,7 @@ test-newest: ## run the tests that depend on MuJoCo with its newest release, in 
 	@rm -rf $(NEWEST)
 	$(call begin,$(NEWEST))
 	@grep -v '^mujoco==' constraints.txt > $(NEWEST)/constraints.txt
-	$(call install,$(NEWEST),-e '.[video]' mujoco pytest pytest-timeout pytest-xdist,$(NEWEST)/constraints.txt)
+	$(call install,$(NEWEST),-e '.[video]' mujoco dm_control pytest pytest-timeout pytest-xdist,$(NEWEST)/constraints.txt)
 	@$(NEWEST)/bin/python -c 'import mujoco; print("MuJoCo", mujoco.__version__)'
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(JOBS) $(NEWEST_TESTS) $(ARGS)
 

@@ -1,6 +1,8 @@
 """Measure the zero-action and random-action returns of the shipped tasks and store them with the package.
 
 python benchmarks/reference_scores.py
+
+The tasks of dm_control need the extra ``dmc``.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 
 from pwm.configuration.building import build_env
 from pwm.configuration.config import compose_config
+from pwm.envs.task_table import task_names
 from pwm.runs.reference import env_options
 from pwm.training.evaluation import EVALUATION_SEED, evaluate, random_policy, zero_policy
 
@@ -20,6 +23,7 @@ TABLE = Path(__file__).parents[1] / "src" / "pwm" / "envs" / "reference_scores.j
 OVERRIDES = (
     *(f"env=dflex_{task}" for task in ("cartpole", "double_pendulum", "hopper", "ant", "anymal", "humanoid")),
     "env=gym env.id=Pendulum-v1",
+    *(f"env=dmc env.task={task}" for task in task_names("dm_control")),
 )
 
 

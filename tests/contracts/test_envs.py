@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,14 @@ def same(first: tuple[torch.Tensor, ...], second: tuple[torch.Tensor, ...]) -> b
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.fixture(params=sorted(CASES))
+WITHOUT_SUITE = pytest.mark.skipif(
+    importlib.util.find_spec("dm_control") is None, reason="needs the extra 'dmc'"
+)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=WITHOUT_SUITE if name == "dmc" else ()) for name in sorted(CASES)]
+)
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -185,7 +193,7 @@ def test_no_environments_is_an_error(case: str) -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(UnknownComponentError, match=r"analytic.*dflex.*gym"):
+    with pytest.raises(UnknownComponentError, match=r"analytic.*dflex.*dmc.*gym"):
         components.load("env", "dflexx")
     with pytest.raises(ConfigError, match=r"did you mean 'hopper'.*cartpole.*humanoid"):
         make("dflex_hopper", task="hoper")
@@ -204,6 +212,11 @@ def test_unknown_names_list_the_choices() -> None:
         ("counting", {"obs_dim": 2}, "env.obs_dim=2"),
         ("counting", {"ends": ["crash"]}, "terminated / truncated"),
         ("counting", {"episode_lengths": [3, 0]}, "positive"),
+        ("dmc", {"task": "walker-wlak"}, "did you mean 'walker-walk'.*pendulum-spin"),
+        ("dmc", {"task": "mw-push"}, "env.task='mw-push'"),
+        ("dmc", {"engine": "mjx"}, "rollout, dm_control"),
+        ("dmc", {"num_threads": -1}, "env.num_threads=-1"),
+        ("dmc", {"episode_length": 0}, "env.episode_length=0"),
         ("gym", {"vectorization": "threads"}, "sync, async"),
         ("gym", {"id": ""}, "Gymnasium id"),
     ],

@@ -38,6 +38,7 @@ REFUSED = {
     "experiment": (["experiment", "experiment=flow_vs_mlp", "env=dflex_hopper", "seeds=[1]"], "report"),
     "mp4": (["evaluate", RUN, "--video", "film.mp4"], "video"),
     "wandb": (["train", *overrides(Path("logs"), "general.run_wandb=true")], "wandb"),
+    "dmc": (["train", *overrides(Path("logs"), "env=dmc")], "dmc"),
     "tensorboard": (["train", *overrides(Path("logs"), "general.tensorboard=true")], "tensorboard"),
 }
 CHILD = """

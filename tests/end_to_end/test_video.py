@@ -18,7 +18,7 @@ from PIL import Image
 from tests.end_to_end.tiny import ANALYTIC, HOPPER, trained
 
 from pwm.analysis.plots.video import DEFAULT_FPS, MAX_FPS, captioned, encoder, film_run, frame_rate
-from pwm.envs import dflex, gym
+from pwm.envs import dflex, dmc, gym
 from pwm.envs.base import Renderable, VectorEnv
 from pwm.envs.engines.opengl import PACKAGES, choose_backend
 from pwm.errors import EnvError
@@ -26,6 +26,8 @@ from pwm.launch.cli import main
 
 PENDULUM = ["env=gym", "env.id=Pendulum-v1"]
 EPISODES = 3
+# One for every kind of target.
+DMC = ["walker-walk", "reacher-easy", "finger-turn-easy", "fish-swim"]
 
 
 @pytest.fixture
@@ -208,6 +210,8 @@ def renderable(name: str, num_envs: int = 2) -> VectorEnv:
     """A task by name; small."""
     if name == "pendulum":
         return gym.build(gym.Options("Pendulum-v1", episode_length=20), num_envs, "cpu", 0)
+    if name in DMC:
+        return dmc.build(dmc.Options(name, num_threads=1, episode_length=20), num_envs, "cpu", 0)
     return dflex.build(dflex.Options(name, num_threads=1, episode_length=20), num_envs, "cpu", 0)
 
 
@@ -216,8 +220,10 @@ def draw(env: Any, index: int) -> np.ndarray:
     return env.render(index)
 
 
-@pytest.mark.parametrize("name", [*dflex.TASKS, "pendulum"])
+@pytest.mark.parametrize("name", [*dflex.TASKS, *DMC, "pendulum"])
 def test_drawing_shows_the_copy_and_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    if name in DMC:
+        pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
     if name != "pendulum":
         request.getfixturevalue("opengl")
     drawn, plain = renderable(name), renderable(name)
@@ -282,6 +288,20 @@ def test_other_processes_are_replaced_by_copies_that_can_be_drawn() -> None:
     assert draw(env, 1).shape == (500, 500, 3)
     env.close()
     plain.close()
+
+
+def test_targets_are_drawn_where_they_are(opengl: None) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    env: Any = renderable("reacher-easy")
+    env.start_rendering()
+    env.load_state_dict({**env.state_dict(), "qpos": torch.zeros(2, 2, dtype=torch.float64)})
+    moved = env.state_dict()
+    first, second = draw(env, 0), draw(env, 1)
+    assert not np.array_equal(first, second)
+    moved["target"][1] = moved["target"][0]
+    env.load_state_dict(moved)
+    assert np.array_equal(draw(env, 1), first)
+    env.close()
 
 
 def test_training_loads_nothing_that_draws() -> None:

@@ -1,1 +1,1 @@
-"""Batched environments. Every module of this folder except ``base`` is one environment family."""
+"""Batched environments. All modules here but ``base`` and ``task_table`` are environment families."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pwm.envs.base import EnvSpec, StepResult, VectorEnv, check_action, restore_generator
-from pwm.errors import ConfigError, EnvError
+from pwm.envs.base import EnvSpec, StepResult, VectorEnv, check_action, check_state, restore_generator
+from pwm.errors import ConfigError
 
 TASKS = ("lqr", "counting")
 ENDS = ("terminated", "truncated")
@@ -175,7 +175,7 @@ class LqrEnv:
         Raises:
             EnvError: the state belongs to another task or other sizes.
         """
-        _check_state(state, self.spec.name, "state", self._state)
+        check_state(state, self.spec.name, "state", self._state)
         self._state = state["state"].to(self.device, copy=True)
         self._steps = state["steps"].to(self.device, copy=True)
         restore_generator(self._generator, state["generator"])
@@ -275,7 +275,7 @@ class CountingEnv:
         Raises:
             EnvError: the state belongs to another task or other sizes.
         """
-        _check_state(state, self.spec.name, "steps", self._steps)
+        check_state(state, self.spec.name, "steps", self._steps)
         self._steps = state["steps"].to(self.device, copy=True)
         self._episodes = state["episodes"].to(self.device, copy=True)
 
@@ -286,13 +286,6 @@ class CountingEnv:
         obs = torch.zeros(self.num_envs, self.spec.obs_dim, device=self.device)
         obs[:, 0], obs[:, 1], obs[:, 2] = self._ids, self._steps, self._episodes
         return obs
-
-
-def _check_state(state: dict[str, Any], name: str, key: str, current: Tensor) -> None:
-    if state["name"] != name:
-        raise EnvError(f"state of {state['name']!r} cannot be loaded into {name!r}")
-    if state[key].shape != current.shape:
-        raise EnvError(f"state has shape {tuple(state[key].shape)}, expected {tuple(current.shape)}")
 
 
 def build(options: Options, num_envs: int, device: torch.device | str, seed: int) -> VectorEnv:

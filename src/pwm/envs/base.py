@@ -149,6 +149,15 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     )
 
 
+def check_state(state: dict[str, Any], name: str, key: str, current: Tensor) -> None:
+    """Raise EnvError unless ``state`` is of task ``name``, its entry ``key`` shaped like ``current``."""
+    if state["name"] != name:
+        raise EnvError(f"state of {state['name']!r} cannot be loaded into {name!r}")
+    if state[key].shape != current.shape:
+        there, here = tuple(state[key].shape), tuple(current.shape)
+        raise EnvError(f"the {key} of the saved state has shape {there}, expected {here}")
+
+
 def check_action(action: Tensor, num_envs: int, act_dim: int) -> None:
     """Raise ActionError unless ``action`` is a finite float tensor of shape [num_envs, act_dim]."""
     if tuple(action.shape) != (num_envs, act_dim):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pwm.envs.base import EnvSpec, StepResult, check_action, restore_generator
+from pwm.envs.base import EnvSpec, StepResult, check_action, check_state, restore_generator
 from pwm.envs.dflex import ASSETS
 from pwm.envs.dflex.common import Task
 from pwm.errors import EnvError
@@ -136,10 +136,7 @@ class DflexEnv:
         Raises:
             EnvError: the state belongs to another task or another number of copies.
         """
-        if state["name"] != self.spec.name:
-            raise EnvError(f"state of {state['name']!r} cannot be loaded into {self.spec.name!r}")
-        if state["qpos"].shape != self._qpos.shape:
-            raise EnvError(f"state holds {state['qpos'].shape[0]} environments, expected {self.num_envs}")
+        check_state(state, self.spec.name, "qpos", self._qpos)
         where = self.engine.device
         self._qpos = state["qpos"].to(where, copy=True)
         self._qvel = state["qvel"].to(where, copy=True)
@@ -156,10 +153,10 @@ class DflexEnv:
             EnvError: this machine has no usable OpenGL.
         """
         # Imported here: training draws nothing.
-        from pwm.envs.engines.mujoco_camera import MujocoCamera
+        from pwm.envs.engines.mujoco_camera import CAMERA, MujocoCamera, decorated
 
         if self._camera is None:
-            self._camera = MujocoCamera(ASSETS / self.task.model_file)
+            self._camera = MujocoCamera(decorated(ASSETS / self.task.model_file), CAMERA)
 
     def render(self, index: int) -> np.ndarray:
         """Picture [480, 640, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""

@@ -36,20 +36,21 @@ DECORATION = f"""
 
 
 class MujocoCamera:
-    """Draws one model from its camera ``track``, on a checkered floor (its geom ``floor``).
+    """Draws one model from one of its cameras.
 
     Args:
-        model_path: MJCF file without meshes.
+        model: the compiled model; what is changed in it later is drawn.
+        camera: name or number of the camera.
 
     Raises:
         EnvError: this machine has no usable OpenGL.
     """
 
-    def __init__(self, model_path: Path) -> None:
+    def __init__(self, model: mujoco.MjModel, camera: str | int) -> None:
         choose_backend()
-        self._model = mujoco.MjModel.from_xml_string(decorated(model_path))
-        self._data = mujoco.MjData(self._model)
-        self._renderer = mujoco.Renderer(self._model, HEIGHT, WIDTH)
+        self._model, self._camera = model, camera
+        self._data = mujoco.MjData(model)
+        self._renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
 
     def picture(self, qpos: np.ndarray) -> np.ndarray:
         """Picture [480, 640, 3] uint8 of the model in the positions ``qpos`` [nq]."""
@@ -57,7 +58,7 @@ class MujocoCamera:
         mujoco.mj_forward(self._model, self._data)
         # The endless floor is centred where the camera was at the last update, hence two of them.
         for _ in range(2):
-            self._renderer.update_scene(self._data, CAMERA)
+            self._renderer.update_scene(self._data, self._camera)
         return self._renderer.render()
 
     def close(self) -> None:
@@ -65,8 +66,8 @@ class MujocoCamera:
         self._renderer.close()
 
 
-def decorated(model_path: Path) -> str:
-    """MJCF text of the model with sky, light and a checkered floor."""
+def decorated(model_path: Path) -> mujoco.MjModel:
+    """The model of an MJCF file without meshes with sky, light and a checkered floor (its geom ``floor``)."""
     root = ElementTree.parse(model_path).getroot()
     root.extend(ElementTree.fromstring(DECORATION))
     for floor in root.iterfind(".//geom[@name='floor']"):
@@ -80,4 +81,4 @@ def decorated(model_path: Path) -> str:
         # Shadows reach only a few metres around their light, so it goes where the camera goes.
         light.set("mode", "trackcom")
     place.append(light)
-    return ElementTree.tostring(root, encoding="unicode")
+    return mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))

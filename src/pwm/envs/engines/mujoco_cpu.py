@@ -23,12 +23,85 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+class ThreadedRollout:
+    """``mujoco.rollout`` of many rows of one model on a pool of threads.
+
+    The result depends on nothing but the arguments of a call: every row starts from a zero solver warm
+    start, so neither the thread count nor earlier calls change a single bit. MuJoCo's habit of silently
+    restoring the default pose after a numerical blow-up is switched off in the model.
+
+    Attributes:
+        model: the compiled MuJoCo model.
+        num_threads: threads in use.
+        state_size: width of a state: time, qpos [nq], qvel [nv].
+    """
+
+    def __init__(self, model: mujoco.MjModel, max_rows: int, num_threads: int = 0) -> None:
+        """Start the thread pool.
+
+        Args:
+            model: a model without activations.
+            max_rows: largest number of rows of a call.
+            num_threads: worker threads; 0 means all cores this process may use.
+
+        Raises:
+            EnvError: the model has other state than time, qpos and qvel.
+        """
+        self.model = model
+        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        self.num_threads = min(num_threads or usable_cores(), max_rows)
+        full = int(mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        self.state_size = int(mujoco.mj_stateSize(model, full))
+        if self.state_size != 1 + model.nq + model.nv:
+            raise EnvError("the model has activations or other state beyond time, qpos and qvel")
+        self._warmstart = np.zeros((max_rows, model.nv))
+        # Without a pool (one thread) rollouts run on the calling thread, which saves the hand-over.
+        pool = self.num_threads if self.num_threads > 1 else 0
+        self._rollout = rollout.Rollout(nthread=pool)
+        self._models = [model] * max_rows
+        self._data = [mujoco.MjData(model) for _ in range(self.num_threads)]
+
+    def run(self, start: Tensor, ctrl: Tensor, path: Tensor, sensors: Tensor | None = None) -> None:
+        """Fill ``path`` with the states after each physics step.
+
+        Args:
+            start: [n, state_size] float64, n at most ``max_rows``.
+            ctrl: [n, steps, nu] float64.
+            path: [n, steps, state_size] float64, written. Entries may be non-finite after a blow-up.
+            sensors: [n, steps, nsensordata] float64, written if given: readings at the state *before* each
+                step, those of forces under the control of that step.
+
+        Raises:
+            EnvError: it was closed.
+        """
+        if self._rollout is None:
+            raise EnvError("the physics engine was closed; build a new environment")
+        rows, steps = path.shape[:2]
+        # Tensors; MuJoCo reads and writes the same memory through numpy views.
+        self._rollout.rollout(
+            self._models[:rows],
+            self._data,
+            start.numpy(),
+            ctrl.numpy(),
+            skip_checks=True,
+            nstep=steps,
+            initial_warmstart=self._warmstart[:rows],
+            state=path.numpy(),
+            sensordata=None if sensors is None else sensors.numpy(),
+        )
+
+    def close(self) -> None:
+        """Stop the threads and free the simulator memory; calling it twice is fine."""
+        if self._rollout is not None:
+            self._rollout.close()
+        self._rollout = None
+        self._data = []
+
+
 class MujocoCpuEngine:
     """Steps ``num_envs`` copies of one model through one control step of 1/60 s.
 
-    The result depends on nothing but ``(qpos, qvel, ctrl)``: every call starts from a zero solver
-    warm start, so neither the thread count nor earlier calls change a single bit. MuJoCo's habit of
-    silently restoring the default pose after a numerical blow-up is switched off; a blown-up copy
+    The result depends on nothing but ``(qpos, qvel, ctrl)``; see ``ThreadedRollout``. A blown-up copy
     returns its non-finite or huge state.
 
     Attributes:
@@ -60,24 +133,13 @@ class MujocoCpuEngine:
             )
         self.model = _compile(model_path_or_xml)
         self.model.opt.timestep = (1.0 / CONTROL_HZ) / substeps
-        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self.nq, self.nv, self.nu = int(self.model.nq), int(self.model.nv), int(self.model.nu)
         self.num_envs, self.substeps = num_envs, substeps
-        self.num_threads = min(num_threads or usable_cores(), num_envs)
-        full = int(mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        state_size = int(mujoco.mj_stateSize(self.model, full))
-        if state_size != 1 + self.nq + self.nv:
-            raise EnvError("the model has activations or other state beyond time, qpos and qvel")
-        # Buffers are torch tensors; MuJoCo reads and writes the same memory through numpy views.
+        self._rollout = ThreadedRollout(self.model, num_envs, num_threads)
+        state_size = self._rollout.state_size
         self._start = torch.zeros(num_envs, state_size, dtype=torch.float64)
         self._ctrl = torch.zeros(num_envs, substeps, self.nu, dtype=torch.float64)
         self._path = torch.zeros(num_envs, substeps, state_size, dtype=torch.float64)
-        self._warmstart = np.zeros((num_envs, self.nv))
-        # Without a pool (one thread) rollouts run on the calling thread, which saves the hand-over.
-        pool = self.num_threads if self.num_threads > 1 else 0
-        self._rollout = rollout.Rollout(nthread=pool)
-        self._models = [self.model] * num_envs
-        self._data = [mujoco.MjData(self.model) for _ in range(self.num_threads)]
 
     def step(self, qpos: Tensor, qvel: Tensor, ctrl: Tensor) -> tuple[Tensor, Tensor]:
         """Hold ``ctrl`` for one control step.
@@ -108,25 +170,11 @@ class MujocoCpuEngine:
         Raises:
             EnvError: the engine was closed.
         """
-        if self._rollout is None:
-            raise EnvError("the physics engine was closed; build a new environment")
-        self._rollout.rollout(
-            self._models,
-            self._data,
-            self._start.numpy(),
-            self._ctrl.numpy(),
-            skip_checks=True,
-            nstep=self.substeps,
-            initial_warmstart=self._warmstart,
-            state=self._path.numpy(),
-        )
+        self._rollout.run(self._start, self._ctrl, self._path)
 
     def close(self) -> None:
         """Stop the threads and free the simulator memory; calling it twice is fine."""
-        if self._rollout is not None:
-            self._rollout.close()
-        self._rollout = None
-        self._data = []
+        self._rollout.close()
 
 
 def _compile(model_path_or_xml: str | Path) -> mujoco.MjModel:
