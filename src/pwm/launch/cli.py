@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
-from pwm.launch import compare, convert, diagnose, evaluate, experiment, inspection, parity
+from pwm.launch import compare, convert, data, diagnose, evaluate, experiment, inspection, parity
 from pwm.launch.arguments import add_parser, typed_path
 
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     experiment.add_command(commands)
     compare.add_command(commands)
     inspection.add_commands(commands)
+    data.add_commands(commands)
     diagnose.add_command(commands)
     parity.add_command(commands)
     convert.add_command(commands)

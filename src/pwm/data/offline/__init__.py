@@ -1,1 +1,1 @@
-"""Offline data in a folder of memory-mapped shards: the format, writing, checking, and sampling of windows."""
+"""Offline data in a folder of mapped shards: the format, writing, checking, sampling of windows."""

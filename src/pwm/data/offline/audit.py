@@ -12,7 +12,7 @@ from pwm.errors import DataError
 ROUNDING = 1e-5
 
 
-def check_block(layout: Layout, block: Block, where: str) -> None:
+def check_block(layout: Layout, block: Block, where: str, first: int = 0) -> None:
     """See that every number of ``block`` can be what it is said to be.
 
     Observations, actions and rewards are finite and in range, padding and END rows are zero, and only the
@@ -22,6 +22,7 @@ def check_block(layout: Layout, block: Block, where: str) -> None:
         layout: of the data set.
         block: segments.
         where: begins the message.
+        first: number of the first segment, for the message.
 
     Raises:
         DataError: names the first segment that is wrong, its task and what is wrong with it.
@@ -41,7 +42,7 @@ def check_block(layout: Layout, block: Block, where: str) -> None:
             segment = int(np.searchsorted(np.cumsum(rows), row, side="right"))
             step, name = row - int(segments["start"][segment]), layout.tasks[task[row]].name
             found = np.array2string(np.asarray(values[row]), threshold=8, precision=4)
-            raise DataError(f"{where}: segment {segment} ({name}), step {step}: {what}: {found}")
+            raise DataError(f"{where}: segment {first + segment} ({name}), step {step}: {what}: {found}")
 
     for key in ("obs", "action", "reward"):
         finite = np.isfinite(steps[key])

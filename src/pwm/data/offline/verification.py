@@ -42,12 +42,16 @@ def verify_store(folder: Path, quick: bool = False, jobs: int | None = None) -> 
             continue
         place = files.folder / shard["name"]
         segments = read_segments(place / SEGMENTS)
+        checked = 0
         for block in _blocks(place, files.layout, segments):
-            check_block(files.layout, block, str(place))
+            check_block(files.layout, block, str(place), checked)
             used.add(block)
+            checked += len(block.segments)
         counts.append({"counts": count_segments(files.layout, segments)})
         if counts[-1]["counts"] != shard["counts"]:
-            raise DataError(f"{place}: the manifest counts {shard['counts']}, it holds {counts[-1]['counts']}")
+            raise DataError(
+                f"{place}: the manifest counts {shard['counts']}, it holds {counts[-1]['counts']}"
+            )
     used.check(str(folder))
     found = total_counts(counts)
     if found != files.content["counts"]:

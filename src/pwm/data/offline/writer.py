@@ -1,4 +1,4 @@
-"""Writing a data set: every shard is complete or not there, and an interrupted command goes on where it was."""
+"""Writing a data set: every shard is complete or not there, and an interrupted command continues."""
 
 from __future__ import annotations
 
@@ -93,8 +93,13 @@ class StoreWriter:
             if folder.is_dir() and folder.name not in known:
                 shutil.rmtree(folder)
 
-    def write(self, part: int, blocks: Iterable[Block]) -> None:
-        """Write the shard of a part of the plan; ``blocks`` are taken one by one, and may be none at all.
+    def write(self, part: int, blocks: Iterable[Block], origin: str) -> None:
+        """Write the shard of a part of the plan.
+
+        Args:
+            part: its place in the plan.
+            blocks: taken one by one; there may be none at all.
+            origin: where they come from, for messages.
 
         Raises:
             DataError: a block cannot be what it is said to be; the shard is then not written.
@@ -104,7 +109,7 @@ class StoreWriter:
         unfinished = self._folder / f"{name}{UNFINISHED}"
         unfinished.mkdir()
         try:
-            segments = self._write_steps(unfinished / STEPS, blocks)
+            segments = self._write_steps(unfinished / STEPS, blocks, origin)
             if len(segments):
                 with (unfinished / SEGMENTS).open("wb") as file:
                     npy.write_array(file, segments, allow_pickle=False)
@@ -129,21 +134,20 @@ class StoreWriter:
         self._save()
         self.missing.remove(part)
 
-    def _write_steps(self, path: Path, blocks: Iterable[Block]) -> np.ndarray:
+    def _write_steps(self, path: Path, blocks: Iterable[Block], origin: str) -> np.ndarray:
         """Write the rows of all blocks; return their segments, counted from the first row of the file."""
-        used, segments, rows = UsedColumns(self._layout), [], 0
+        used, segments, rows, count = UsedColumns(self._layout), [], 0, 0
         with path.open("wb") as file:
             header = write_header(file, self._layout.step, 0)
             for block in blocks:
-                where = f"part {path.parent.stem}, rows from {rows}"
-                check_block(self._layout, block, where)
+                check_block(self._layout, block, origin, count)
                 used.add(block)
                 file.write(np.ascontiguousarray(block.steps).view(np.uint8).data)
                 moved = block.segments.copy()
                 moved["start"] += rows
                 segments.append(moved)
-                rows += len(block.steps)
-            used.check(f"part {path.parent.stem}")
+                rows, count = rows + len(block.steps), count + len(moved)
+            used.check(origin)
             assert write_header(file, self._layout.step, rows) == header, "the header must not grow"
             _sync(file)
         return np.concatenate(segments) if segments else np.zeros(0, SEGMENT)
