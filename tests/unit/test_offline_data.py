@@ -171,15 +171,15 @@ def test_sampling_a_store_larger_than_its_bound_keeps_memory_flat(
 ) -> None:
     bound = 4 << 20
     monkeypatch.setattr(dataset, "RESIDENT_BYTES", bound)
-    one = block(0, 200, 500)
+    one = block(0, 120, 500)
     folder = write_store(tmp_path / "d", *[[one] for _ in range(8)])
     size = sum(path.stat().st_size for path in folder.rglob("*.npy"))
-    assert size > 20 * bound
+    assert size > 14 * bound
     data, generator, process = OfflineData(folder, 3), torch.Generator().manual_seed(0), psutil.Process()
     data.sample(256, generator)
     before = process.memory_info().rss
     most = 0
-    for _ in range(150):
+    for _ in range(80):
         data.sample(256, generator)
         most = max(most, process.memory_info().rss - before)
     # A draw of 256 windows alone may touch 32 MiB of pages; all together would be the whole store.
@@ -232,7 +232,7 @@ def test_single_numbers_that_cannot_be_right_are_refused(tmp_path: Path) -> None
     def walker(steps, segments):
         segments["task"] = 1
 
-    assert "called walker-walk are 3 wide, like those of pendulum-s" in refusal(walker)
+    assert "(walker-walk): its observations are 3 wide, like those of pendulum-s" in refusal(walker)
 
 
 def test_the_description_counts_what_is_there(tmp_path: Path) -> None:

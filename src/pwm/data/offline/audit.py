@@ -15,8 +15,8 @@ ROUNDING = 1e-5
 def check_block(layout: Layout, block: Block, where: str, first: int = 0) -> None:
     """See that every number of ``block`` can be what it is said to be.
 
-    Observations, actions and rewards are finite and in range, padding and END rows are zero, and only the
-    last transition of a segment terminates.
+    Observations, actions and rewards are finite and in range, padding and END rows are zero, only the last
+    transition of a segment terminates, and the observations of a dm_control task are as wide as they should.
 
     Args:
         layout: of the data set.
@@ -59,6 +59,7 @@ def check_block(layout: Layout, block: Block, where: str, first: int = 0) -> Non
     refuse(end & filled, "the END row holds a transition", steps)
     odd = (steps["terminated"] != 0) & ((steps["terminated"] != 1) | ~before_end)
     refuse(odd, "terminated is neither 0 nor 1, or set before the last transition", steps["terminated"])
+    _check_used(layout, block, where, first)
 
 
 def _check_segments(layout: Layout, block: Block, where: str) -> None:
@@ -85,34 +86,22 @@ def _widths(layout: Layout) -> dict[str, np.ndarray]:
     }
 
 
-class UsedColumns:
-    """Which columns of the observations of every task were ever anything but zero.
+def _check_used(layout: Layout, block: Block, where: str, first: int) -> None:
+    """Refuse a segment of dm_control that only uses the observations of a narrower task.
 
-    Data of one task under the name of a wider one leave the same columns empty throughout.
-
-    Args:
-        layout: of the data set.
+    Data of one task under the name of a wider one leave the same columns empty from beginning to end.
     """
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._last = np.zeros(len(layout.tasks), np.int64)
-
-    def add(self, block: Block) -> None:
-        """Look at more segments."""
-        rows = block.segments["transitions"].astype(np.int64) + 1
-        task = np.repeat(block.segments["task"], rows)
-        obs = block.steps["obs"]
-        last = ((obs != 0) * np.arange(1, obs.shape[1] + 1)).max(1)
-        np.maximum.at(self._last, task, last)
-
-    def check(self, where: str) -> None:
-        """Raise DataError, which begins with ``where``, if a task only used the width of another one."""
-        table = {row.name: row for row in all_tasks() if row.suite == "dm_control"}
-        widths = {row.obs_dim: row.name for row in table.values()}
-        for task, used in zip(self._layout.tasks, self._last.tolist(), strict=True):
-            if task.name in table and 0 < used < task.obs_dim and used in widths:
-                raise DataError(
-                    f"{where}: the observations called {task.name} are {used} wide, like those of "
-                    f"{widths[used]}, and not {task.obs_dim}"
-                )
+    steps, segments = block
+    table = {row.name: row for row in all_tasks() if row.suite == "dm_control"}
+    owner = {row.obs_dim: row.name for row in table.values()}
+    width = np.array([t.obs_dim if t.name in table else 0 for t in layout.tasks])[segments["task"]]
+    filled = ((steps["obs"] != 0) * np.arange(1, layout.obs_dim + 1)).max(1)
+    used = np.maximum.reduceat(filled, segments["start"])
+    wrong = (used < width) & np.isin(used, list(owner))
+    if wrong.any():
+        index = int(wrong.argmax())
+        name = layout.tasks[segments["task"][index]].name
+        raise DataError(
+            f"{where}: segment {first + index} ({name}): its observations are {used[index]} wide, like those of "
+            f"{owner[int(used[index])]}, and not {width[index]}"
+        )

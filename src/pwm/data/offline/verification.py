@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pwm.data.offline.arrays import read_header, read_segments
-from pwm.data.offline.audit import UsedColumns, check_block
+from pwm.data.offline.audit import check_block
 from pwm.data.offline.layout import SEGMENTS, STEPS, Block, Layout
 from pwm.data.offline.manifest import StoreFiles, total_counts
 from pwm.data.offline.writer import count_segments
@@ -36,7 +36,7 @@ def verify_store(folder: Path, quick: bool = False, jobs: int | None = None) -> 
     files.verify(quick)
     if quick:
         return files
-    counts, used = [], UsedColumns(files.layout)
+    counts = []
     for shard in files.content["shards"]:
         if not shard["files"]:
             continue
@@ -45,14 +45,12 @@ def verify_store(folder: Path, quick: bool = False, jobs: int | None = None) -> 
         checked = 0
         for block in _blocks(place, files.layout, segments):
             check_block(files.layout, block, str(place), checked)
-            used.add(block)
             checked += len(block.segments)
         counts.append({"counts": count_segments(files.layout, segments)})
         if counts[-1]["counts"] != shard["counts"]:
             raise DataError(
                 f"{place}: the manifest counts {shard['counts']}, it holds {counts[-1]['counts']}"
             )
-    used.check(str(folder))
     found = total_counts(counts)
     if found != files.content["counts"]:
         raise DataError(f"{files.manifest} counts {files.content['counts']}, the shards hold {found}")

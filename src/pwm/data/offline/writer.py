@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pwm.data.offline.arrays import write_header
-from pwm.data.offline.audit import UsedColumns, check_block
+from pwm.data.offline.audit import check_block
 from pwm.data.offline.layout import FORMAT, MANIFEST, SEGMENT, SEGMENTS, STEPS, VERSION, Block, Layout
 from pwm.data.offline.manifest import LOCK, is_store, parse_manifest, total_counts
 from pwm.errors import ConfigError, DataError
@@ -136,18 +136,16 @@ class StoreWriter:
 
     def _write_steps(self, path: Path, blocks: Iterable[Block], origin: str) -> np.ndarray:
         """Write the rows of all blocks; return their segments, counted from the first row of the file."""
-        used, segments, rows, count = UsedColumns(self._layout), [], 0, 0
+        segments, rows, count = [], 0, 0
         with path.open("wb") as file:
             header = write_header(file, self._layout.step, 0)
             for block in blocks:
                 check_block(self._layout, block, origin, count)
-                used.add(block)
                 file.write(np.ascontiguousarray(block.steps).view(np.uint8).data)
                 moved = block.segments.copy()
                 moved["start"] += rows
                 segments.append(moved)
                 rows, count = rows + len(block.steps), count + len(moved)
-            used.check(origin)
             assert write_header(file, self._layout.step, rows) == header, "the header must not grow"
             _sync(file)
         return np.concatenate(segments) if segments else np.zeros(0, SEGMENT)
