@@ -15,7 +15,7 @@ MT30, MT80 = set_layout("mt30"), set_layout("mt80")
 
 
 def published_row(layout: Layout, task: int, row: int, length: int) -> dict[str, Tensor]:
-    """One row in the published layout; obs[t, c] = row + t/1000 + c/100 and so on, filler that nobody may use."""
+    """One row in the published layout; obs[t, c] = row + 1 + t/1000 + c/100, filler nobody may use."""
     own = layout.tasks[task]
     t = torch.arange(length, dtype=torch.float64)
     obs, action = torch.zeros(length, layout.obs_dim), torch.zeros(length, layout.action_dim)

@@ -130,9 +130,7 @@ def test_padding_is_masked_only_when_asked(tmp_path: Path) -> None:
     chunk = published([PENDULUM])
     chunk["action"][0, 7, 3] = 0.25
     source = write_chunks(tmp_path / "s", chunk)
-    with pytest.raises(
-        DataError, match=r"chunk_0\.pt: segment 0 \(pendulum-swingup\), step 6: action is not"
-    ):
+    with pytest.raises(DataError, match=r"chunk_0\.pt: segment 0 \(pendulum.*, step 6: action is not"):
         convert([source], tmp_path / "d", say=quiet)
     convert([source], tmp_path / "e", mask_padding=True, say=quiet)
     assert not OfflineData(tmp_path / "e", 500).gather(torch.tensor([0])).action[..., 1:].any()
@@ -292,14 +290,14 @@ def test_a_hundred_files_are_refused_and_none_is_run(tmp_path: Path) -> None:
     for name, content in [*structure(), *numbers(), *bytes_damaged(), *executable(marker)]:
         path = tmp_path / "chunk_0.pt"
         path.write_bytes(content)
+        problem = "it was taken"
         try:
             convert([path], tmp_path / "d", say=quiet)
         except PwmError as error:
-            # The file and, behind it, a reason.
-            assert str(path) in str(error), f"{name}: {error}"
-            assert len(str(error)) > len(str(path)) + 10, f"{name}: {error}"
-        else:
-            pytest.fail(f"{name} was taken")
+            problem = str(error)
+        # The file and, behind it, a reason.
+        assert str(path) in problem, f"{name}: {problem}"
+        assert len(problem) > len(str(path)) + 10, f"{name}: {problem}"
         kinds.append(name)
         assert not marker.exists(), f"{name} was executed"
         shutil.rmtree(tmp_path / "d", ignore_errors=True)

@@ -102,6 +102,6 @@ def _check_used(layout: Layout, block: Block, where: str, first: int) -> None:
         index = int(wrong.argmax())
         name = layout.tasks[segments["task"][index]].name
         raise DataError(
-            f"{where}: segment {first + index} ({name}): its observations are {used[index]} wide, like those of "
-            f"{owner[int(used[index])]}, and not {width[index]}"
+            f"{where}: segment {first + index} ({name}): its observations are {used[index]} wide, "
+            f"like those of {owner[int(used[index])]}, and not {width[index]}"
         )
