@@ -6,8 +6,8 @@
 Writes a data set of random numbers in the layout of MT30 (ten tasks, 501 rows per segment) and draws batches
 of 256 windows from it on one thread with a warm cache of files: valid transitions per second of processor
 time, so that other programs count little, the best of several turns; and how far the resident set rose above
-what the process took before. ``memory`` reads all rows into one array first, as TD-MPC2 and PWM do. Written to
-``results/data/speed.csv`` with the commit and the command.
+what the process took before. ``memory`` reads all rows into one array first, as TD-MPC2 and PWM do. Written
+to ``results/data/speed.csv`` with the commit and the command.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def from_store(folder: Path, horizon: int, balanced: bool) -> Callable[[torch.Ge
 
 
 def measure(make: Callable[[], Callable[[torch.Generator], int]]) -> dict[str, str]:
-    """Transitions per processor second of the best turn, and the rise of the resident set, in a process of its own."""
+    """Transitions per processor second of the best turn, and the resident set's rise, in an own process."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         process = psutil.Process()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def collect(
 
 
 @contextlib.contextmanager
-def _published(folder: Path, plan: list[dict[str, Any]]) -> Any:
+def _published(folder: Path, plan: list[dict[str, Any]]) -> Iterator[list[tuple[int, Path]]]:
     """Lock ``folder`` and yield the numbers and paths of the files of ``plan`` that are missing in it."""
     path = folder / PLAN
     if folder.exists() and not path.exists() and any(p.name != ".lock" for p in folder.iterdir()):
