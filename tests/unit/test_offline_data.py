@@ -138,16 +138,21 @@ def test_an_interrupted_writer_continues_with_what_is_missing(tmp_path: Path) ->
         yield parts[1][0]
         raise KeyboardInterrupt
 
-    def begin() -> None:
+    def begin(*blocks: object) -> None:
         with writing(folder, MT30, plan, {"made_by": "a test"}) as writer:
-            writer.write(0, parts[0], "part 0")
-            writer.write(1, dying(), "part 1")
+            for number, part in enumerate(blocks):
+                writer.write(number, part, f"part {number}")
 
     with pytest.raises(KeyboardInterrupt):
-        begin()
+        begin(dying())
+    # A kill leaves more than an interruption: what was begun.
+    (folder / "000000.tmp").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        begin(parts[0], dying())
     with pytest.raises(DataError, match="unfinished data set"):
         OfflineData(folder, 1)
-    # What a kill leaves: a shard that is not finished, and one that the manifest does not know.
+    # A shard that is not finished, one that the manifest does not know, and what is none of ours.
+    (folder / "notes").mkdir()
     (folder / "000001.tmp").mkdir()
     shutil.copytree(folder / "000000", folder / "000002")
     before = (folder / "000000" / "steps.npy").stat().st_mtime_ns
@@ -155,6 +160,7 @@ def test_an_interrupted_writer_continues_with_what_is_missing(tmp_path: Path) ->
         write_store(folder, *parts[:2])
     with writing(folder, MT30, plan, {"made_by": "a test"}) as writer:
         assert writer.missing == [1, 2]
+        (folder / "notes").rmdir()
         for number in (1, 2):
             writer.write(number, parts[number], f"part {number}")
     assert (folder / "000000" / "steps.npy").stat().st_mtime_ns == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from pwm.errors import ConfigError, DataError
 from pwm.files import locked, sync_folder, write_json
 
 UNFINISHED = ".tmp"
+SHARD = re.compile(r"\d{6}")
 
 
 @contextlib.contextmanager
@@ -39,8 +41,10 @@ def writing(
         ConfigError: another process works on the folder, or it holds something else.
         DataError: not one segment was written.
     """
-    if folder.exists() and not is_store(folder) and any(p.name != LOCK for p in folder.iterdir()):
-        raise ConfigError(f"{folder} holds other files; name a new folder")
+    if folder.exists() and not is_store(folder):
+        others = [p.name for p in folder.iterdir() if p.name != LOCK and p.suffix != UNFINISHED]
+        if others:
+            raise ConfigError(f"{folder} holds other files ({others[0]}); name a new folder")
     with locked(folder, "folder"):
         writer = StoreWriter(folder, layout, plan, provenance)
         yield writer
@@ -71,6 +75,9 @@ class StoreWriter:
         }
         if is_store(folder):
             self._continue()
+        else:
+            # Before the first shard, so that what a kill leaves of it is known to be ours.
+            self._save()
         for left in folder.glob(f"*{UNFINISHED}"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         written = {shard["part"] for shard in self._manifest["shards"]}
@@ -90,7 +97,7 @@ class StoreWriter:
         # A shard that was renamed after the last manifest is written again.
         known = {shard["name"] for shard in found["shards"]}
         for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name not in known:
+            if SHARD.fullmatch(folder.name) and folder.name not in known:
                 shutil.rmtree(folder)
 
     def write(self, part: int, blocks: Iterable[Block], origin: str) -> None:
