@@ -18,7 +18,7 @@ from pwm.errors import ConfigError, DataError
 
 # What the pages of files that this process has touched may take before they are given back. They stay in
 # the system's cache of files, from where they come back without reading the disk.
-RESIDENT_BYTES = 1 << 29
+RESIDENT_BYTES = 1 << 30
 # The system maps the neighbours of a page, too: up to so many bytes for each of the two ends of a window.
 PER_WINDOW = 2 << 16
 
