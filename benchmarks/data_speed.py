@@ -40,8 +40,8 @@ LENGTH, SEGMENTS_PER_SHARD, TASKS = 500, 2000, 10
 BATCH_SIZE, TURNS, SECONDS = 256, 3, 0.5
 
 
-def write_data(folder: Path, gigabytes: float) -> float:
-    """Write a data set of about that size; returns megabytes per processor second."""
+def write_data(folder: Path, gigabytes: float) -> None:
+    """Write a data set of about that size, or what is missing of it, and print how fast."""
     layout = set_layout("mt30")
     rng = np.random.default_rng(0)
     size = SEGMENTS_PER_SHARD // TASKS
@@ -55,11 +55,12 @@ def write_data(folder: Path, gigabytes: float) -> float:
     prepared = list(blocks())
     shard = SEGMENTS_PER_SHARD * (LENGTH + 1) * layout.step.itemsize
     plan = [{"part": part} for part in range(max(1, round(gigabytes * 1e9 / shard)))]
-    start = time.process_time()
     with writing(folder, layout, plan, {"made_by": "benchmarks/data_speed.py"}) as writer:
         for part in list(writer.missing):
+            start = time.process_time()
             writer.write(part, prepared, f"part {part}")
-    return len(plan) * shard / 1e6 / (time.process_time() - start)
+            rate = shard / 1e6 / (time.process_time() - start)
+            print(f"shard {part + 1} of {len(plan)}: {rate:.0f} MB per processor second", flush=True)
 
 
 def in_memory(folder: Path, horizon: int) -> Callable[[torch.Generator], int]:
@@ -122,7 +123,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp()) / "store" if args.folder is None else args.folder
     try:
-        written = write_data(folder, args.gigabytes)
+        write_data(folder, args.gigabytes)
         size = sum(path.stat().st_size for path in folder.rglob("*.npy")) / 1e9
         origin = {"commit": git_commit() or "", "command": "python " + shlex.join(sys.argv)}
         rows: list[dict[str, Any]] = []
@@ -134,7 +135,6 @@ def main() -> None:
                 result = measure(lambda h=horizon, k=kind: from_store(folder, h, k == "balanced"))
             rows.append({"source": kind, "horizon": horizon, "store_gb": f"{size:.2f}", **result})
             print(rows[-1], flush=True)
-        print(f"written with {written:.0f} MB per processor second, checked and hashed")
     finally:
         if args.folder is None:
             shutil.rmtree(folder.parent)
