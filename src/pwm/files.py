@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         # What fails while writing knows only that it failed, not where.
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the names in ``folder`` to the disk, where platform and file system can."""
     if os.name != "posix":
         return

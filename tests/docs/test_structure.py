@@ -32,6 +32,7 @@ ROOMS = [
     "checkpoints",
     "runs",
     "interop",
+    "datasets",
     "analysis/statistics",
     "analysis/tables",
     "analysis/cost",

@@ -150,9 +150,13 @@ class DatasetVerifier:
         except OSError as error:
             raise DataError(f"{self.manifest} cannot be read: {error.strerror}") from error
         try:
-            return content, parse(content)
+            return content, self._parse(content)
         except ValueError as error:
             raise DataError(f"{self.manifest} is damaged: {error}") from error
+
+    def _parse(self, content: bytes) -> dict[str, Entry]:
+        """Entries of the manifest whose content is given; ValueError if it cannot be understood."""
+        return parse(content)
 
     def _sizes(self) -> dict[str, int]:
         """Size of every file by name relative to the folder; the manifest is left out."""

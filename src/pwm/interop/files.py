@@ -18,14 +18,18 @@ from pwm.interop.pickles import read_pickle
 from pwm.interop.torch_files import is_old_format, read_archive, read_old_format
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path, mapped: bool = False) -> Any:
     """Content of ``path``: containers, tensors [any shape, on the CPU], plain values and records.
+
+    Args:
+        path: the file.
+        mapped: leave tensors in the file where it allows it; see ``read_archive``.
 
     Raises:
         CheckpointError: it is missing, unreadable, damaged, or no file of ``torch.save`` or safetensors.
     """
     try:
-        return _content(path)
+        return _content(path, mapped)
     except CheckpointError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     except FileNotFoundError as error:
@@ -34,7 +38,7 @@ def read_file(path: Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, mapped: bool) -> Any:
     if path.is_dir():
         raise CheckpointError("it is a folder; name the file in it")
     with path.open("rb") as file:
@@ -46,7 +50,7 @@ def _content(path: Path) -> Any:
             raise CheckpointError(f"it is a damaged safetensors file: {error}") from error
     if head.startswith(b"PK"):
         try:
-            return read_archive(path)
+            return read_archive(path, mapped)
         except zipfile.BadZipFile as error:
             raise CheckpointError(f"it is {describe_damage(path, error)}") from error
     if is_old_format(head):

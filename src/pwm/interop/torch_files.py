@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import sys
 import zipfile
@@ -23,8 +24,13 @@ def is_old_format(head: bytes) -> bool:
     return MAGIC in head[:32]
 
 
-def read_archive(path: Path) -> Any:
+def read_archive(path: Path, mapped: bool = False) -> Any:
     """Content of a zip archive of ``torch.save``.
+
+    Args:
+        path: the archive.
+        mapped: leave the data of tensors in the file, from where they are read when they are looked at; their
+            checksums are not compared then. Writing to such a tensor does not change the file.
 
     Raises:
         CheckpointError: it is damaged, or a zip archive of another kind.
@@ -45,7 +51,10 @@ def read_archive(path: Path) -> Any:
 
         def storage(dtype: torch.dtype, key: str, location: str, count: int, *_: Any) -> Tensor:
             if key not in known:
-                known[key] = _values(bytearray(archive.read(f"{root}data/{key}")), dtype, count)
+                info = archive.getinfo(f"{root}data/{key}")
+                stay = mapped and info.compress_type == zipfile.ZIP_STORED
+                data = _pages(path, info) if stay else bytearray(archive.read(info))
+                known[key] = _values(data, dtype, count)
             return known[key]
 
         try:
@@ -84,7 +93,19 @@ def read_old_format(path: Path) -> Any:
     return content
 
 
-def _values(data: bytearray, dtype: torch.dtype, count: int) -> Tensor:
+def _pages(path: Path, info: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a member of an archive that is not compressed, as pages of the file."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(30)
+        if len(header) < 30:
+            raise ValueError(f"the data of {info.filename} are not where they should be")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
+        pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    return pages[start : start + info.file_size]
+
+
+def _values(data: bytearray | memoryview, dtype: torch.dtype, count: int) -> Tensor:
     """The ``count`` values [count] of ``dtype`` in ``data``."""
     if len(data) != count * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes for {count} values of {dtype}")

@@ -1,4 +1,4 @@
-"""Commands that look at what exists: ``pwm imagine | diff | plot | data``."""
+"""Commands that look at what exists: ``pwm imagine | diff | plot``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
 
 Exit code 0: the same identity (every value that decides the results); 1: another identity; 2: an error.
-"""
-MANIFEST_HELP = """\
-Write manifest.sha256 into FOLDER: size and SHA-256 of every file below it. `sha256sum -c` reads it, too.
-"""
-VERIFY_HELP = """\
-Compare FOLDER with its manifest.sha256. Exit code 2 and the first wrong file if anything differs.
 """
 
 
@@ -51,17 +45,6 @@ def add_commands(commands: Commands) -> None:
         "--log-dir", nargs="+", default=[], metavar="RUN", help="the same, as the original script names it"
     )
 
-    data = commands.add_parser("data", help="protect data folders against damage")
-    actions = data.add_subparsers(dest="action", required=True, metavar="action")
-    create = add_parser(
-        actions, "create-manifest", run_create_manifest, "write the manifest of a folder", MANIFEST_HELP
-    )
-    verify = add_parser(actions, "verify", run_verify, "compare a folder with its manifest", VERIFY_HELP)
-    for action in (create, verify):
-        action.add_argument("folder", type=typed_path, metavar="FOLDER")
-        action.add_argument("--jobs", type=int, default=None, metavar="N", help="files read at a time")
-    verify.add_argument("--quick", action="store_true", help="compare names and sizes only")
-
 
 def run_imagine(args: argparse.Namespace) -> None:
     """``pwm imagine``."""
@@ -93,22 +76,3 @@ def run_plot(args: argparse.Namespace) -> None:
     for visualizer in [TrainingVisualizer(run) for run in runs]:
         for path in visualizer.generate_all_plots():
             print(path)
-
-
-def run_create_manifest(args: argparse.Namespace) -> None:
-    """``pwm data create-manifest``."""
-    from pwm.data.dataset_verifier import DatasetVerifier
-
-    verifier = DatasetVerifier(args.folder, jobs=args.jobs)
-    path = verifier.create()
-    print(f"{path}: {len(verifier.entries())} files, digest {verifier.digest}")
-
-
-def run_verify(args: argparse.Namespace) -> None:
-    """``pwm data verify``."""
-    from pwm.data.dataset_verifier import DatasetVerifier
-
-    verifier = DatasetVerifier(args.folder, jobs=args.jobs)
-    verifier.verify(quick=args.quick)
-    compared = "names and sizes" if args.quick else "names, sizes and contents"
-    print(f"{args.folder}: {compared} of {len(verifier.entries())} files are right, digest {verifier.digest}")

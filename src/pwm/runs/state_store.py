@@ -129,6 +129,40 @@ class StateStore:
         self._dropped = present - {name for name, _ in segments}
         return content
 
+    @property
+    def newest(self) -> Path:
+        """The file of the state that was saved last.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for path in (self.latest, self.previous):
+            if path.exists():
+                return path
+        raise CheckpointError(f"{self.latest.parent} has no saved state")
+
+    def load_replay(self) -> ReplayBuffer:
+        """Return the replay memory of the newest state on the CPU; nothing in the folder is changed.
+
+        Raises:
+            DamagedCheckpointError: the state or a file of the memory is damaged.
+            CheckpointError: there is no state, or it has no replay memory.
+        """
+        content = storage.load(self.newest, storage.STATE_FORMAT)
+        states = [
+            storage.load(self.replay_folder / str(name), REPLAY_FORMAT) for name, _ in content["replay"]
+        ]
+        if not states:
+            raise CheckpointError(f"{self.newest} has no replay memory")
+        keys = ("num_envs", "obs_dim", "act_dim", "horizon", "rows_per_env")
+        n, obs_dim, act_dim, horizon, rows = (int(states[0][key]) for key in keys)
+        replay = ReplayBuffer(n * rows, n, obs_dim, act_dim, horizon)
+        try:
+            replay.load_state_dict(*states)
+        except DataError as error:
+            raise CheckpointError(f"checkpoint {self.newest}: {error}") from error
+        return replay
+
     def _live(self, replay: ReplayBuffer) -> list[tuple[str, Tensor]]:
         """The segments that still hold a row the buffer has not overwritten."""
         oldest = replay.cursor.cpu() - replay.rows_per_env

@@ -1,0 +1,1 @@
+"""Offline data in a folder of mapped shards: the format, writing, checking, sampling of windows."""

@@ -1,0 +1,166 @@
+"""``pwm data collect`` and ``from-run``: from environments, policies and runs to data sets and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.end_to_end.tiny import ANALYTIC, trained
+
+from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.checkpoints.policies import load_policy
+from pwm.data.offline.dataset import OfflineData
+from pwm.data.offline.verification import verify_store
+from pwm.datasets import collection
+from pwm.envs.task_table import task_names
+from pwm.launch.cli import main
+from pwm.runs.state_store import StateStore
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures out, which take longer than such a run."""
+    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+
+
+def collected(folder: Path, *settings: str, options: tuple[str, ...] = ()) -> int:
+    return main(["data", "collect", *settings, f"to={folder}", *options])
+
+
+def test_both_layouts_hold_identical_transitions(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    settings = ["tasks=pendulum-spin", "mix=0.5*random+0.5*ou", "episodes=4", "seed=5"]
+    assert collected(tmp_path / "store", *settings, "envs=2") == 0
+    assert collected(tmp_path / "files", *settings, "envs=2", options=("--layout", "published")) == 0
+    assert main(["data", "convert", str(tmp_path / "files"), "--to", str(tmp_path / "back")]) == 0
+    counts = {"pendulum-spin": {"segments": 4, "whole": 4, "transitions": 2000}}
+    for name in ("store", "back"):
+        assert verify_store(tmp_path / name).content["counts"] == counts
+    first, second = (OfflineData(tmp_path / name, 3) for name in ("store", "back"))
+    ranks = torch.arange(len(first))
+    for a, b in zip(first.gather(ranks), second.gather(ranks), strict=True):
+        assert torch.equal(a, b)
+    # Correlated noise is smooth, uniform noise is not; they have two episodes each.
+    action = OfflineData(tmp_path / "store", 500).gather(torch.arange(0, 2000, 500)).action
+    change = action[..., 0].diff(dim=0).abs().mean(0)
+    assert change[2:].max() < change[:2].min()
+
+
+def test_a_killed_collection_ends_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    settings = ["tasks=pendulum-spin", "mix=1*random+1*ou", "episodes=2"]
+    assert collected(tmp_path / "whole", *settings) == 0
+    with monkeypatch.context() as patch:
+        real, calls = collection.whole_episodes, []
+
+        def killed(*arguments):
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        patch.setattr(collection, "whole_episodes", killed)
+        assert collected(tmp_path / "parts", *settings) == 130
+    assert collected(tmp_path / "parts", *settings) == 0
+    assert verify_store(tmp_path / "parts").digest == verify_store(tmp_path / "whole").digest
+    assert collected(tmp_path / "parts", *settings, "seed=1") == 2
+
+
+def test_policies_of_runs_collect_and_their_replay_is_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    run = trained(tmp_path / "logs", "env=dmc", "env.task=pendulum-spin", "env.num_threads=1")
+    source = f"mix=1*random+3*{tmp_path / 'logs'}"
+    assert collected(tmp_path / "d", "tasks=pendulum-spin", source, "episodes=4", "noise=0") == 0
+    parts = verify_store(tmp_path / "d").content["plan"]
+    assert [(part["policy"], part["episodes"]) for part in parts] == [("random", 1), ("best", 3)]
+    # Without noise the actions are those of the policy in the observations that were stored.
+    batch = OfflineData(tmp_path / "d", 500, padded=False).gather(torch.tensor([500]))
+    agent, *_ = load_policy(run / "best_policy.pt", torch.device("cpu"))
+    expected = agent.act(batch.obs[:-1, 0], deterministic=True)
+    torch.testing.assert_close(batch.action[:, 0], expected, atol=1e-5, rtol=1e-5)
+    assert collected(tmp_path / "e", "tasks=cup-spin", source) == 2
+    assert "has no policy of dmc_cup-spin, but of dmc_pendulum-spin" in capsys.readouterr().err
+
+    # The replay memory of the same run goes into the table's widths.
+    assert main(["data", "from-run", str(run), "--to", str(tmp_path / "r")]) == 0
+    files = verify_store(tmp_path / "r")
+    assert files.layout.task_set == "mt30"
+    replay = StateStore(run).load_replay()
+    assert files.content["counts"]["pendulum-spin"]["transitions"] == len(replay)
+    own = OfflineData(tmp_path / "r", 4, padded=False)
+    ranks = torch.arange(len(replay))
+    stored, there = own.gather(ranks), replay.gather(ranks)
+    for a, b in zip(stored[:5], there[:5], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_replay_of_any_run_is_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A buffer that overwrites, so that an episode without its beginning is in it.
+    run = trained(tmp_path / "logs", *ANALYTIC, "alg.buffer_size=180", "env.episode_length=13")
+    replay = StateStore(run).load_replay()
+    assert replay.total_added > len(replay)
+    assert main(["data", "from-run", str(run), "--to", str(tmp_path / "d")]) == 0
+    files = verify_store(tmp_path / "d")
+    ((name, counts),) = files.content["counts"].items()
+    assert files.layout.task_set == ""
+    assert (name, counts["transitions"]) == (files.layout.names[0], len(replay))
+    assert 0 < counts["whole"] < counts["segments"]
+    data = OfflineData(tmp_path / "d", 4)
+    ranks = torch.arange(len(replay))
+    for a, b in zip(data.gather(ranks)[:5], replay.gather(ranks)[:5], strict=True):
+        assert torch.equal(a, b)
+    assert data.sample(4, torch.Generator()).task is None
+    segments = np.load(tmp_path / "d" / "000000" / "segments.npy")
+    assert (segments["transitions"][segments["whole"] == 1] == 13).all()
+    assert main(["data", "from-run", str(tmp_path / "nothing"), "--to", str(tmp_path / "e")]) == 2
+    assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["tasks=mt30"], "to= is missing"),
+        (["to=x"], "tasks= is missing"),
+        (["tasks=mt80", "to=x"], "'mw-assembly' is of metaworld"),
+        (["tasks=walker-wlk", "to=x"], "did you mean 'walker-walk'"),
+        (["tasks=mt30", "to=x", "episodes=0"], "episodes=0"),
+        (["tasks=mt30", "to=x", "episodes=many"], "episodes=many: int expected"),
+        (["tasks=mt30", "to=x", "envs=0"], "envs=0"),
+        (["tasks=mt30", "to=x", "seed=-1"], "seed=-1"),
+        (["tasks=mt30", "to=x", "noise=-1"], "noise=-1"),
+        (["tasks=mt30", "to=x", "speed=1"], "'speed=1' is not KEY=VALUE"),
+        (["tasks=mt30", "to=x", "to=y"], "to= is given twice"),
+        (["tasks=mt30", "to=x", "policy=best"], "policy=best; choose one of"),
+        (["tasks=mt30", "to=x", "policy=checkpoint"], "belong together"),
+        (["tasks=mt30", "to=x", "policy=ou", "mix=1*ou"], "leave out policy="),
+        (["tasks=mt30", "to=x", "mix=0.5random"], "'0.5random' is not WEIGHT"),
+        (["tasks=mt30", "to=x", "mix=0*random+1*ou"], "'0*random' is not WEIGHT"),
+        (["tasks=mt30", "to=x", "mix=1*nowhere"], "'nowhere': no such folder"),
+    ],
+)
+def test_wrong_settings(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "collect", *settings]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_every_task_of_mt30_is_collected(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    assert collected(tmp_path / "d", "tasks=mt30", "episodes=1") == 0
+    counts = verify_store(tmp_path / "d").content["counts"]
+    assert set(counts) == set(task_names("dm_control"))
+    assert all(count["whole"] == 1 for count in counts.values())
