@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pwm import packages
 from pwm.analysis.statistics import estimates as statistics
 from pwm.analysis.statistics.estimates import (
     detectable_effect,
@@ -364,6 +365,6 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(statistics.importlib, "import_module", absent)
+    monkeypatch.setattr(packages.importlib, "import_module", absent)
     with pytest.raises(ConfigError, match=r'pip install "flow-pwm\[report\]"'):
         holm([0.1])
