@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, overrides, status, train
+from tests.unit.run_folders import write_run
 
 from pwm.analysis.tables.run_measures import EvaluationRecord, measures
 from pwm.analysis.tables.runs import RunTable, load_runs, task_of, write_table
@@ -129,6 +130,17 @@ def test_the_task_is_the_one_the_environment_names(changes: list[str]) -> None:
     assert task_of({}, config) == env.spec.name
     assert task_of({"task": "own"}, config) == "own"
     env.close()
+
+
+def test_a_run_whose_task_nobody_can_tell_is_listed_and_not_used(tmp_path: Path) -> None:
+    """One of an earlier release, in an environment that is not installed here."""
+    folder = write_run(tmp_path, "analytic_lqr", "mlp", 1, [1.0, 2.0])
+    (folder / "config.yaml").write_text(compose_config(["env=gym", "env.id=Gone-v0"]).to_yaml())
+    (folder / "manifest.json").write_text("{}")
+    (problem,) = load_runs([tmp_path]).problems
+    assert problem.kind == "damaged"
+    assert "names no task, and its environment cannot be asked" in problem.reason
+    assert not problem.used
 
 
 # --- finding folders ------------------------------------------------------------------------------

@@ -209,8 +209,19 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def task_of(made_with: Mapping[str, Any], config: ExperimentConfig) -> str:
-    """Name of a run's task from its manifest; where that does not say, the environment is asked."""
-    return made_with["task"] if "task" in made_with else task_spec(config).name
+    """Return the name of a run's task from its manifest; where that does not say, the environment is asked.
+
+    Raises:
+        DataError: neither can tell.
+    """
+    if "task" in made_with:
+        return str(made_with["task"])
+    try:
+        return task_spec(config).name
+    except PwmError as error:
+        raise DataError(
+            f"manifest.json names no task, and its environment cannot be asked: {error}"
+        ) from error
 
 
 def key_of(task: str, config: ExperimentConfig) -> Key:
