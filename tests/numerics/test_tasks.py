@@ -134,7 +134,7 @@ def test_all_updates_run_and_are_part_of_the_state() -> None:
         for t in range(len(targets)):
             latents = rollout.latents[t].detach()
             agent.actor_critic.update_critic(latents, targets[t], torch.ones(B), inputs)
-    agent.check_finite()
+    assert all(int(updater.skipped) == 0 for updater in agent.updaters.values())
     assert agent.actor_critic.return_rms.var.shape == agent.critic.mean.shape == (TASKS,)
     assert bool((agent.world_model.task_embedding.weight.norm(dim=-1) <= 1.0).all())
     other.load_training_state(agent.training_state())

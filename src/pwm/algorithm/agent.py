@@ -118,11 +118,6 @@ class Agent:
         """Environment reward that one unit of the model's reward is worth, shape [1]."""
         return self.model.reward_scale
 
-    def check_finite(self) -> None:
-        """Raise NonFiniteError if any network's updates keep failing."""
-        for updater in self.updaters.values():
-            updater.check_finite()
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters and statistics of all modules."""
         return {**self.model.state_dict(), **self.actor_critic.state_dict()}

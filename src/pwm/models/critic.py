@@ -107,7 +107,7 @@ class CriticEnsemble(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def minimum(self, z: Tensor, task: Tensor | None = None) -> Tensor:
-        """Smallest member value [...] of latents [..., latent_dim]; ``task`` as in ``forward``."""
-        values: Tensor = self(z, task)
+    def minimum(self, z: Tensor) -> Tensor:
+        """Smallest member value [...] of latents [..., latent_dim]."""
+        values: Tensor = self(z)
         return values.amin(0)
