@@ -179,7 +179,7 @@ def test_signal_while_the_scores_of_doing_nothing_are_measured(
 
 
 def test_warm_up_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    update = OnlineTrainer._update_world_model
+    update = OnlineTrainer.update_world_model
 
     def killed(trainer: OnlineTrainer) -> Any:
         if trainer.warmup_updates == 1:
@@ -187,7 +187,7 @@ def test_warm_up_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.M
         return update(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OnlineTrainer, "_update_world_model", killed)
+        patch.setattr(OnlineTrainer, "update_world_model", killed)
         assert train(tmp_path / "parts", *RUN) == INTERRUPTED
     folder = only_run(tmp_path / "parts")
     saved = storage.load(folder / "latest.pt", storage.STATE_FORMAT)["trainer"]["counters"]

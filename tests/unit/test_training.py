@@ -15,7 +15,7 @@ from pwm.data.batch import Batch
 from pwm.envs.base import StepResult
 from pwm.errors import EnvError, NonFiniteError
 from pwm.logging.monitoring import PhaseTimer
-from pwm.training.trainers.online import trainer as online
+from pwm.training import agent_trainer
 
 
 def test_warm_up_acts_uniformly_and_does_what_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +181,9 @@ def test_gradients_are_measured_on_batches_of_the_size_of_training(
 ) -> None:
     trainer, starts, batches = trainer_of(collect), [], []
     trainer.run_epoch(0.0, PhaseTimer())
-    actor, model = online.actor_gradient, online.model_gradient
-    monkeypatch.setattr(online, "actor_gradient", lambda a, z, g: starts.append(z) or actor(a, z, g))
-    monkeypatch.setattr(online, "model_gradient", lambda a, b, g: batches.append(b) or model(a, b, g))
+    actor, model = agent_trainer.actor_gradient, agent_trainer.model_gradient
+    monkeypatch.setattr(agent_trainer, "actor_gradient", lambda a, z, g: starts.append(z) or actor(a, z, g))
+    monkeypatch.setattr(agent_trainer, "model_gradient", lambda a, b, g: batches.append(b) or model(a, b, g))
     trainer.gradient_quality()
     assert {z.shape for z in starts} == {(states, trainer.options.world_model.latent_dim)}
     assert {b.reward.shape for b in batches} == {(HORIZON, 8)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from pwm.algorithm.agent import Agent
+from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.rollouts import along_actions, rewards_ahead, values_and_returns, whole_windows, windows
 from pwm.data.batch import Batch, Recorded
 from pwm.models.world_model import WorldModel
@@ -30,6 +32,15 @@ def latent_errors(model: WorldModel, batch: Batch) -> dict[str, float]:
     steps = sorted({1, min(4, horizon), horizon})
     errors = open_loop_error(model, batch, steps)
     return {f"latent_error_k{k}": float(error) for k, error in zip(steps, errors, strict=True)}
+
+
+def reward_rmse(learner: ModelLearner, batch: Batch) -> float:
+    """Root mean squared error of rewards expected along the actions of ``batch``, in environment reward."""
+    model, rollout = learner.world_model, along_actions(learner.world_model, batch)
+    with torch.no_grad():
+        raw = model.reward(rollout.imagined[:-1], batch.action, batch.task)
+        error = model.reward_head.decode(raw) * learner.scale_of(batch.task) - batch.reward
+    return float(error[batch.valid].square().mean().sqrt())
 
 
 def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -107,18 +108,44 @@ class ModelLearner(nn.Module):
         if self.world_model.obs_rms is not None:
             self.world_model.obs_rms.update(obs)
 
+    def scale_of(self, task: Tensor | None) -> Tensor:
+        """Return ``reward_scale`` of tasks int64 [B] as [B], or [1] where there is a single one."""
+        return self.reward_scale if task is None else self.reward_scale[task]
+
     def loss(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:
         """Return the loss on ``batch`` (rewards in environment units), and its parts detached."""
         opts = self.options
-        scale = self.reward_scale if batch.task is None else self.reward_scale[batch.task]
-        scaled = batch._replace(reward=batch.reward / scale)
+        scaled = batch._replace(reward=batch.reward / self.scale_of(batch.task))
         coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
         return world_model_loss(self.world_model, scaled, self.objective.gamma, coefs, generator)
 
-    def update(self, batch: Batch) -> Metrics:
-        """Take one gradient step on ``batch`` (rewards in environment units)."""
+    def update(self, batch: Batch, pieces: int = 1) -> Metrics:
+        """Take one gradient step on ``batch`` (rewards in environment units).
+
+        With several ``pieces`` the gradient is added up over parts of the batch one after the other, which
+        takes a fraction of the memory and gives the same step to rounding, but for other random draws.
+        """
         self.world_model.observe(batch.obs, batch.valid, batch.task)
-        loss, metrics = self.loss(batch, self.generator)
-        metrics["grad_norm"] = self.updater.step(loss)
+        if pieces == 1:
+            loss, metrics = self.loss(batch, self.generator)
+            metrics["grad_norm"] = self.updater.step(loss)
+        else:
+            metrics = self._accumulate(batch, pieces)
         self.world_model.project()
         return metrics
+
+    def _accumulate(self, batch: Batch, pieces: int) -> Metrics:
+        found: list[Metrics] = []
+
+        def losses() -> Iterator[Tensor]:
+            total = batch.valid.sum()
+            for piece in batch.pieces(pieces):
+                # Losses are means over the valid transitions.
+                share = piece.valid.sum() / total
+                loss, metrics = self.loss(piece, self.generator)
+                found.append({name: value * share for name, value in metrics.items()})
+                yield loss * share
+
+        norm = self.updater.step_over(losses())
+        metrics = {name: torch.stack([part[name] for part in found]).sum() for name in found[0]}
+        return metrics | {"grad_norm": norm}

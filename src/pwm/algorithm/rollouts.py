@@ -99,8 +99,8 @@ class OpenLoop(NamedTuple):
 @torch.no_grad()
 def along_actions(model: WorldModel, batch: Batch) -> OpenLoop:
     """Imagine along the actions of ``batch``."""
-    encoded = model.encode(batch.obs)
-    imagined = unroll(model.dynamics, encoded[0], batch.action)
+    encoded = model.encode(batch.obs, batch.task)
+    imagined = unroll(model.dynamics, encoded[0], batch.action, model.embed(batch.task))
     error = (imagined - encoded)[1:].square().sum(-1)
     change = (encoded[1:] - encoded[0]).square().sum(-1)
     return OpenLoop(batch.action, encoded, imagined, error, change)

@@ -127,8 +127,13 @@ class Updater:
 
     def step(self, loss: Tensor) -> Tensor:
         """Back-propagate ``loss`` and update; returns the gradient norm before clipping (detached scalar)."""
+        return self.step_over((loss,))
+
+    def step_over(self, losses: Iterable[Tensor]) -> Tensor:
+        """Update by the gradient of the sum of ``losses``, of which one is kept in memory at a time."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward(inputs=self.parameters)
+        for loss in losses:
+            loss.backward(inputs=self.parameters)
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         bad = ~torch.isfinite(norm)
         self.skipped += bad

@@ -8,9 +8,11 @@ import torch
 
 from pwm.algorithm.agent import Agent
 from pwm.checkpoints import storage
+from pwm.checkpoints.pretrained import is_pretrained
 from pwm.configuration.building import build_agent
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import EnvSpec
+from pwm.errors import CheckpointError
 from pwm.training.trainer import Learner
 
 
@@ -36,6 +38,8 @@ def load_policy(
         CheckpointError: missing, damaged or foreign file.
     """
     content = storage.load(path, storage.POLICY_FORMAT, device)
+    if is_pretrained(content):
+        raise CheckpointError(f"{path} is a world model without a policy; `pwm extract` makes one from it")
     config = ExperimentConfig.from_dict(content["config"])
     spec = EnvSpec(**content["spec"])
     agent = build_agent(config, spec, device)

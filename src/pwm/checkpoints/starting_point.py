@@ -11,8 +11,11 @@ from torch import nn
 
 from pwm.algorithm.model_learning import ModelLearner
 from pwm.checkpoints import storage, world_model_file
+from pwm.checkpoints.pretrained import PRETRAINING, file_of, is_pretrained, of_pretraining
+from pwm.checkpoints.single_task import of_task
 from pwm.checkpoints.world_model_file import RewardStatistics, StoredWorldModel, narrowed
 from pwm.configuration.config import ExperimentConfig, flatten
+from pwm.envs.task_table import table_name
 from pwm.errors import CheckpointError
 from pwm.models.scalar_heads import RegressionHead
 from pwm.training.trainer import Trainer
@@ -21,7 +24,9 @@ TERMINATION = "termination_net."
 
 
 def start_from(trainer: Trainer, path: Path, config: ExperimentConfig) -> None:
-    """Give ``trainer`` the weights in ``path``: all from a policy, the world model's from a converted file.
+    """Give ``trainer`` the weights in ``path``: all from a policy, the world model's from other files.
+
+    Of a world model of several tasks the run takes that of its own.
 
     Warns:
         RuntimeWarning: rewards or widths of a converted model leave something open.
@@ -30,12 +35,14 @@ def start_from(trainer: Trainer, path: Path, config: ExperimentConfig) -> None:
         CheckpointError: the file cannot be read, belongs to another task, or has other sizes; for a
             converted model the message names the overrides that make it fit.
     """
-    content = storage.load(path, (storage.POLICY_FORMAT, world_model_file.FORMAT), trainer.device)
+    content = storage.load(file_of(path), (storage.POLICY_FORMAT, world_model_file.FORMAT), trainer.device)
     try:
-        if content["format"] == storage.POLICY_FORMAT:
-            _take_policy(trainer, content)
-        else:
+        if content["format"] == world_model_file.FORMAT:
             _take_world_model(trainer, world_model_file.parse(content), config)
+        elif is_pretrained(content) and config.trainer != PRETRAINING:
+            _take_world_model(trainer, of_pretraining(content), config)
+        else:
+            _take_policy(trainer, content)
     except CheckpointError as error:
         raise CheckpointError(f"general.checkpoint={path} {error}") from error
 
@@ -54,15 +61,13 @@ def _take_world_model(trainer: Trainer, stored: StoredWorldModel, config: Experi
     learner, spec = trainer.model, trainer.spec
     if learner is None:
         raise CheckpointError(f"is a world model, which alg.trainer={config.trainer} does not train")
-    if stored.sizes.n_tasks:
-        raise CheckpointError(
-            f"is a world model of {stored.sizes.n_tasks} tasks, a run trains one: convert it again with "
-            f"--task INDEX, from 0 to {stored.sizes.n_tasks - 1}"
-        )
+    several = stored.sizes.n_tasks > 0
+    stored = of_task(stored, table_name(spec.name))
     _check_settings(stored, config)
     widths = stored.sizes.obs_dim, stored.sizes.act_dim
     stored = narrowed(stored, spec.obs_dim, spec.act_dim)
-    if widths != (spec.obs_dim, spec.act_dim):
+    # Models of several tasks are padded to the widest.
+    if widths != (spec.obs_dim, spec.act_dim) and not several:
         warnings.warn(
             f"general.checkpoint: the world model reads observations and actions of width {widths}, "
             f"{spec.name} has {(spec.obs_dim, spec.act_dim)}; the rest is taken for padding with zeros",

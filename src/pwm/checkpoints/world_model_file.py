@@ -33,6 +33,7 @@ class Sizes:
         dynamics: ``Options`` of a dynamics component.
         obs_dim, act_dim: widths of observations and actions; of a padded model including the padding.
         n_tasks: rows of the task table; 0 without one.
+        tasks: their names, where the file says so.
         padded: first layers accept narrower inputs and append the same number of zeros to each.
         padded_obs, padded_act: the last entries of observations or actions may have been 0 throughout
             training, to fill them up to the width of the widest task.
@@ -43,6 +44,7 @@ class Sizes:
     obs_dim: int
     act_dim: int
     n_tasks: int = 0
+    tasks: tuple[str, ...] = ()
     padded: bool = False
     padded_obs: bool = False
     padded_act: bool = False
@@ -83,8 +85,8 @@ class RewardStatistics:
     """Of the rewards r that the model was trained on as (r - mean) / sqrt(var + 1e-5).
 
     Attributes:
-        mean, var: float32 [1].
-        count: number of rewards behind them, float64 [].
+        mean, var: float32 [1], or [n_tasks] where every task has its own.
+        count: number of rewards behind them, float64 [], or [n_tasks].
     """
 
     mean: Tensor
@@ -177,6 +179,7 @@ def parse(content: Mapping[str, Any]) -> StoredWorldModel:
         model, dynamics = dict(sizes["world_model"]), sizes["dynamics"]
         model["reward_head"] = scalar_heads.Options(**model["reward_head"])
         sizes["world_model"] = Options(**model)
+        sizes["tasks"] = tuple(sizes.get("tasks", ()))
         sizes["dynamics"] = components.load("dynamics", dynamics["name"]).Options(**dynamics)
         # Files of earlier releases have no reward statistics.
         reward = content.get("reward")

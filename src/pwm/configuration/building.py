@@ -59,5 +59,14 @@ def build_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
         return build_env(config, num_envs, seed, device)
 
     general = config.general
-    setting = Setting(config.alg, config.chosen, general.seed, device, make_env, general.eval_runs)
+    setting = Setting(
+        config.alg,
+        config.chosen,
+        general.seed,
+        device,
+        make_env,
+        general.eval_runs,
+        general.pretrain,
+        general.pretrain_steps,
+    )
     return load_trainer(config.trainer).build(setting)

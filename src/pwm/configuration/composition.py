@@ -40,6 +40,8 @@ Path = tuple[str, ...]
 
 
 TRAINER = "alg.trainer"
+# The kind of components whose options are a group of their own, beside ``alg``.
+ENV = "env"
 
 
 class Unknown:
@@ -170,17 +172,19 @@ def _choose_components(
     """
     by_preset = {preset.group: preset for preset in presets}
     chosen = set(_choose_trainer(values, overrides))
+    _refuse_others(values["alg"]["trainer"], chosen, [*presets, *overrides])
+    if ENV not in chosen:
+        values.pop(ENV, None)
     for override in overrides:
-        if (kind := NAMES.get(override.key)) is None or kind not in {*chosen, "env"}:
+        if (kind := NAMES.get(override.key)) is None or kind not in chosen:
             continue
         options, name = _group_of(values, kind)[kind], as_typed(override.text)
         if kind in by_preset and options["name"] != name:
             raise ConfigError(contradiction(by_preset[kind].typed, override.typed))
-        if kind == "env" and options["name"] != name:
+        if kind == ENV and options["name"] != name:
             # Presets of environments speak of theirs alone.
-            values["env"] = options = {}
+            values[ENV] = options = {}
         options["name"] = name
-        chosen |= {kind}
     for kind in chosen:
         group = _group_of(values, kind)
         known = {"name", *_option_names(kind, group[kind]["name"])}
@@ -203,9 +207,18 @@ def _trainer_keys(component: TrainerComponent) -> set[str]:
     return {*flat_hints(component.Options), *component.COMPONENTS}
 
 
+def _refuse_others(trainer: str, chosen: set[str], overrides: Iterable[Override]) -> None:
+    """Raise ConfigError for a component of a kind that the trainer has no use for."""
+    for override in overrides:
+        inside = ENV if override.key.partition(".")[0] == ENV else None
+        kind = override.group or NAMES.get(override.key) or inside
+        if kind in {ENV, *NAMES.values()} - chosen:
+            raise ConfigError(f"{override.typed}: alg.trainer={trainer} has no {kind}")
+
+
 def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
     """The group in which the options of a component are."""
-    return values if kind == "env" else values["alg"]
+    return values if kind == ENV else values["alg"]
 
 
 def _option_names(kind: str, name: str) -> set[str]:
@@ -214,13 +227,12 @@ def _option_names(kind: str, name: str) -> set[str]:
 
 def _classes(values: dict[str, Any]) -> dict[Path, Any]:
     """The options dataclass at each place, the innermost ones first."""
-    env, alg = values.get("env") or {}, values.get("alg") or {}
+    alg = values.get("alg") or {}
     trainer = load_trainer(str(alg.get("trainer", DEFAULT)))
-    found: dict[Path, Any] = {
-        ("alg", kind): components.load(kind, str((alg.get(kind) or {}).get("name", ""))).Options
-        for kind in trainer.COMPONENTS
-    }
-    found[("env",)] = components.load("env", str(env.get("name", ""))).Options
+    found: dict[Path, Any] = {}
+    for kind in trainer.COMPONENTS:
+        place, group = ((ENV,), values) if kind == ENV else (("alg", kind), alg)
+        found[place] = components.load(kind, str((group.get(kind) or {}).get("name", ""))).Options
     return found | {("general",): General, ("alg",): trainer.Options, ("wandb",): wandb_logger.Options}
 
 

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from pwm import components
-from pwm.configuration.composition import compose_values
+from pwm.configuration.composition import ENV, compose_values
 from pwm.configuration.general import General
 from pwm.errors import ConfigError
 from pwm.logging import wandb_logger
@@ -42,11 +42,11 @@ class ExperimentConfig:
     Attributes:
         preset: name of the algorithm preset it started from.
         general: options of the run.
-        env_name: environment component.
-        env: its options.
+        env_name: environment component; empty where the trainer has no environment.
+        env: its options; None where there is none.
         trainer: trainer component.
         alg: its options.
-        chosen: options of the components that it is composed of, by kind (``dynamics``, ``actor``).
+        chosen: options of the other components that it is composed of, by kind (``dynamics``, ``actor``).
         wandb: where the run appears on Weights & Biases.
     """
 
@@ -76,6 +76,10 @@ class ExperimentConfig:
             "run_wandb",
             "tensorboard",
             "env.num_threads",
+            # What the data are is told by their digest, wherever they lie.
+            "alg.data",
+            "alg.max_model_error",
+            "pretrain",
         ),
         repr=False,
     )
@@ -109,16 +113,21 @@ class ExperimentConfig:
         """
         _only_keys(values, ("preset", "general", "env", "alg", "wandb"), "")
         env, alg = _section(values, "env"), _section(values, "alg")
-        env_name = str(env.pop("name", ""))
         trainer = str(alg.pop("trainer", DEFAULT))
         component = load_trainer(trainer)
-        parts = {kind: _section(alg, kind, "alg.") for kind in component.COMPONENTS}
+        parts = {kind: _section(alg, kind, "alg.") for kind in component.COMPONENTS if kind != ENV}
+        env_name, env_options = "", None
+        if ENV in component.COMPONENTS:
+            env_name = str(env.pop("name", ""))
+            env_options = build_options(components.load(ENV, env_name).Options, env, ENV)
+        elif env:
+            raise ConfigError(f"alg.trainer={trainer} has no environment; leave out the group env")
         alg = {k: v for k, v in alg.items() if k not in parts}
         return cls(
             preset=str(values.get("preset", "custom")),
             general=build_options(General, _section(values, "general"), "general"),
             env_name=env_name,
-            env=build_options(components.load("env", env_name).Options, env, "env"),
+            env=env_options,
             trainer=trainer,
             alg=build_options(component.Options, alg, "alg"),
             chosen={kind: _component_options(kind, values) for kind, values in parts.items()},
@@ -129,10 +138,11 @@ class ExperimentConfig:
         """Nested dict of plain values, complete with all defaults."""
         alg = {"trainer": self.trainer, **flat_values(self.alg)}
         alg |= {kind: dataclasses.asdict(options) for kind, options in self.chosen.items()}
+        env = {} if self.env is None else {ENV: {"name": self.env_name, **dataclasses.asdict(self.env)}}
         return {
             "preset": self.preset,
             "general": dataclasses.asdict(self.general),
-            "env": {"name": self.env_name, **dataclasses.asdict(self.env)},
+            **env,
             "alg": alg,
             "wandb": dataclasses.asdict(self.wandb),
         }

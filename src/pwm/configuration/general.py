@@ -27,7 +27,11 @@ class General:
         name: run folder under ``logdir/<task>/``; empty takes the name of the algorithm preset.
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
             an existing run folder, ``force`` continues even though the configuration changed.
-        checkpoint: policy, or world model of ``pwm convert``, to start from; empty starts from scratch.
+        checkpoint: what to start from: a policy, a world model of ``pwm convert`` or ``pwm pretrain``, or the
+            folder of a run; empty starts from scratch.
+        pretrain: data set that the world model is fitted to before it meets the environment; empty begins
+            without.
+        pretrain_steps: updates of the world model for that.
         eval_every: epochs between evaluations; null takes 20, or as many as make 2000 environment steps.
         eval_runs: episodes per evaluation.
         patience: stop after this many evaluations without a new best return; null trains to the end.
@@ -50,6 +54,8 @@ class General:
     name: str | None = None
     resume: str = "auto"
     checkpoint: str | None = None
+    pretrain: str | None = None
+    pretrain_steps: int = 10_000
     eval_every: int | None = None
     eval_runs: int = 16
     patience: int | None = None
@@ -72,7 +78,7 @@ class General:
             raise ConfigError(
                 f"general.save_interval={self.save_interval}; it must not be negative (inf: only at the end)"
             )
-        for key in ("eval_runs", "keep_checkpoints"):
+        for key in ("eval_runs", "keep_checkpoints", "pretrain_steps"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"general.{key}={getattr(self, key)}; it must be at least 1")
         for key in ("epochs", "eval_every", "patience", "checkpoint_every"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +29,16 @@ class Batch(NamedTuple):
     terminated: Tensor
     valid: Tensor
     task: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the same windows on ``device``."""
+        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+
+    def pieces(self, count: int) -> list[Batch]:
+        """Return the windows in ``count`` groups of nearly equal size."""
+        columns = [x.tensor_split(count, dim=1) for x in self[:5]]
+        tasks = [None] * count if self.task is None else self.task.tensor_split(count)
+        return [Batch(*fields, task) for *fields, task in zip(*columns, tasks, strict=True)]
 
 
 class Recorded(NamedTuple):

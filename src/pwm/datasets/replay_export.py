@@ -15,7 +15,7 @@ from pwm.data.offline.layout import SEGMENT, Block, Layout, StoredTask, set_layo
 from pwm.data.offline.writer import writing
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import EnvSpec
-from pwm.envs.task_table import task_names, task_row
+from pwm.envs.task_table import table_name, task_row
 from pwm.errors import ConfigError
 from pwm.runs.state_store import StateStore
 
@@ -77,21 +77,15 @@ def replay_block(replay: ReplayBuffer, spec: EnvSpec, layout: Layout) -> Block:
     segments = np.zeros(int(kept.sum()), SEGMENT)
     segments["transitions"] = transitions[kept]
     segments["start"] = np.cumsum(transitions[kept] + 1) - transitions[kept] - 1
-    segments["task"] = layout.names.index(_task_name(spec))
+    segments["task"] = layout.names.index(table_name(spec.name))
     segments["reward_sum"] = np.add.reduceat(steps["reward"].astype(np.float64), segments["start"])
     segments["whole"] = whole[kept]
     return Block(steps, segments)
 
 
-def _task_name(spec: EnvSpec) -> str:
-    """The name of the table for a task that is in it, else that of the environment."""
-    short = spec.name.removeprefix("dmc_")
-    return short if short != spec.name and short in task_names("dm_control") else spec.name
-
-
 def _layout(specs: Sequence[EnvSpec]) -> Layout:
     """The smallest layout that holds the tasks of all ``specs``."""
-    names = [_task_name(spec) for spec in specs]
+    names = [table_name(spec.name) for spec in specs]
     if all(name != spec.name for name, spec in zip(names, specs, strict=True)):
         return set_layout(set_of([task_row(name) for name in names]).name)
     if other := next((name for name in names if name != names[0]), None):

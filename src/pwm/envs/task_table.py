@@ -94,6 +94,11 @@ def task_set(name: str) -> TaskSet:
     return TaskSet(name, all_tasks()[: sizes[name]])
 
 
+def task_sets() -> tuple[str, ...]:
+    """Return the names of all sets."""
+    return tuple(_content()["sets"])
+
+
 def task_names(suite: str) -> tuple[str, ...]:
     """Return the names of all tasks of ``suite`` (``dm_control`` or ``metaworld``) in order."""
     return tuple(row.name for row in all_tasks() if row.suite == suite)
@@ -111,6 +116,16 @@ def task_row(name: str) -> TaskRow:
     close = difflib.get_close_matches(str(name), [row.name for row in all_tasks()], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ConfigError(f"task {name!r} is none of the {len(all_tasks())} tasks of the table{hint}")
+
+
+def table_name(env_name: str) -> str:
+    """Return what the table calls the task of an environment, or the environment's name if it does not.
+
+    Args:
+        env_name: ``EnvSpec.name``, for example ``dmc_walker-walk``.
+    """
+    short = env_name.partition("_")[2]
+    return short if any(row.name == short for row in all_tasks()) else env_name
 
 
 @cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pwm.checkpoints import world_model_file
+from pwm.checkpoints.single_task import single_task
 from pwm.checkpoints.world_model_file import StoredWorldModel
 from pwm.errors import CheckpointError, ConfigError
 from pwm.interop.contents import below, find_world_model, flatten
@@ -23,7 +24,7 @@ from pwm.interop.statistics import (
     normalise_observations,
     reward_statistics,
 )
-from pwm.interop.tasks import rescale_rows, shorten_rows, single_task
+from pwm.interop.tasks import rescale_rows, shorten_rows
 from pwm.models.flow_world_model import FlowWorldModel
 from pwm.models.world_model import WorldModel
 

@@ -15,7 +15,18 @@ from pwm.errors import ConfigError, PwmError
 from pwm.launch.arguments import add_parser, typed_path
 
 # Modules of this room that add commands of their own, in the order of the help.
-COMMANDS = ("evaluate", "experiment", "compare", "inspection", "data", "diagnose", "parity", "convert")
+COMMANDS = (
+    "pretrain",
+    "extract",
+    "evaluate",
+    "experiment",
+    "compare",
+    "inspection",
+    "data",
+    "diagnose",
+    "parity",
+    "convert",
+)
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141
 INTERRUPTED = 130
@@ -65,28 +76,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def run_train(args: argparse.Namespace) -> int:
     """``pwm train``; returns the exit code."""
     from pwm.configuration.config import compose_config
+    from pwm.launch.training import run_configured
 
-    config = compose_config(args.overrides)
-    if args.print_config:
-        print(config.to_yaml(), end="")
-        return 0
-    from pwm.runs import preemption
-    from pwm.runs.run import train
-
-    result = train(config)
-    if result.outcome == "preempted":
-        print(f"{result.folder} was preempted; the same command continues it")
-        return preemption.EXIT_CODE
-    if result.outcome == "already finished":
-        print(f"{result.folder} is already finished; raise general.epochs to train it further")
-    from pwm.analysis.plots.visualization import TrainingVisualizer
-    from pwm.numbers import readable
-
-    TrainingVisualizer(result.folder).generate_all_plots()
-    print(
-        f"best evaluated return {readable(result.best_return)} at epoch {result.best_epoch}: {result.folder}"
-    )
-    return 0
+    return run_configured(compose_config(args.overrides), args.print_config, "evaluated return")
 
 
 def run_bench(args: argparse.Namespace) -> None:

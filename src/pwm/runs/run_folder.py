@@ -17,7 +17,7 @@ from pwm import files
 from pwm.checkpoints.policies import save_policy
 from pwm.configuration.config import ExperimentConfig, diff, flatten
 from pwm.errors import CheckpointError, ConfigError, DataError, StorageError
-from pwm.runs.provenance import manifest
+from pwm.runs.provenance import manifest, read_manifest
 from pwm.runs.run_changes import EXTENDS, KEY, add_change, find_change
 from pwm.runs.state_store import StateStore
 from pwm.runs.status import FINISHED, RUNNING, StatusFile, ending, is_finished
@@ -202,6 +202,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} exists and general.resume=never; choose another general.name or logdir"
             )
+        self._check_same_data()
         before = ExperimentConfig.load(stored)
         changes = [
             line
@@ -213,6 +214,15 @@ class RunFolder:
                 f"{self.path} was started with another configuration:\n  "
                 + "\n  ".join(changes)
                 + "\nuse another general.name, or general.resume=force to continue with the new values"
+            )
+
+    def _check_same_data(self) -> None:
+        """Raise DataError if the data set is not the one that the run was started with."""
+        before, now = read_manifest(self.path).get("data"), self.trainer.data_digest
+        if before != now and self.config.general.resume != "force":
+            raise DataError(
+                f"{self.path} was started with the data set {_shown(before)}, this is {_shown(now)}; use "
+                "another general.name, or general.resume=force to continue with other data"
             )
 
     def write_description(self) -> None:
@@ -231,6 +241,8 @@ class RunFolder:
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
         now = manifest(self.trainer.device, counts)
         now |= {"epochs": self.config.epochs, "task": self.trainer.spec.name}
+        if self.trainer.data_digest is not None:
+            now["data"] = self.trainer.data_digest
         path = self.path / "manifest.json"
         changes: list[dict[str, Any]] = []
         try:
@@ -248,6 +260,10 @@ class RunFolder:
         if changes:
             now[KEY] = changes
         files.write_json(path, now)
+
+
+def _shown(digest: str | None) -> str:
+    return "none" if digest is None else f"with the digest {digest[:12]}..."
 
 
 def run_path(config: ExperimentConfig, task: str) -> Path:

@@ -156,12 +156,12 @@ class TrainingLoop:
         if trainer.epoch == 0:
             with hooks.timer("warmup"):
                 trainer.warm_up(self._between_warm_up_updates)
-        start, steps_before, whole = time.monotonic(), trainer.env_steps, not trainer.done
+        start, before, whole = time.monotonic(), trainer.processed, not trainer.done
         decay = trainer.optimisation.decay(trainer.epoch, self.plan.epochs)
         record = trainer.run_epoch(decay, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.
         if whole:
-            record["fps"] = (trainer.env_steps - steps_before) / (time.monotonic() - start)
+            record["fps"] = (trainer.processed - before) / (time.monotonic() - start)
         phases: dict[str, float] = hooks.timer.flush()
         return record | phases
 

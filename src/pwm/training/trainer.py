@@ -17,6 +17,7 @@ from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.updates import Updater
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import EnvSpec, VectorEnv
+from pwm.errors import ConfigError
 from pwm.training.hooks import SafePoint, go_on
 
 # What trains where a configuration does not say it.
@@ -50,6 +51,7 @@ class Trainer(ABC):
         env_steps: environment steps that are done.
         done: metrics of every part of the running epoch that is done.
         replay: collected transitions, saved beside the state; None where nothing is collected.
+        data_digest: what tells the data set that is learned from from all others; None where there is none.
         eval_env: environment for evaluation only; None where nothing is evaluated in one.
     """
 
@@ -62,6 +64,7 @@ class Trainer(ABC):
         self.env_steps = 0
         self.done: list[Metrics] = []
         self.replay: ReplayBuffer | None = None
+        self.data_digest: str | None = None
         self.eval_env: VectorEnv | None = None
 
     @property
@@ -103,6 +106,11 @@ class Trainer(ABC):
     def warm_up(self, safe_point: SafePoint = go_on) -> None:
         """Do what is left of what comes before the first epoch; here nothing."""
         return
+
+    @property
+    def processed(self) -> int:
+        """What the metric ``fps`` counts per second: here environment steps."""
+        return self.env_steps
 
     @property
     def warm_up_share(self) -> float:
@@ -174,6 +182,8 @@ class Setting:
         device: where everything lives.
         make_env: ``(num_envs, seed)`` -> the configured environment.
         eval_episodes: episodes of one evaluation.
+        prior_data, prior_updates: data set that the world model is fitted to before anything else, and the
+            updates for that; None where there is none.
     """
 
     options: Any
@@ -182,6 +192,15 @@ class Setting:
     device: torch.device
     make_env: Callable[[int, int], VectorEnv]
     eval_episodes: int
+    prior_data: str | None = None
+    prior_updates: int = 0
+
+    def refuse_prior_data(self, trainer: str) -> None:
+        """Raise ConfigError if data are given that ``trainer`` has no use for."""
+        if self.prior_data is not None:
+            raise ConfigError(
+                f"general.pretrain={self.prior_data}: alg.trainer={trainer} learns from alg.data alone"
+            )
 
 
 class TrainerComponent(Protocol):
@@ -189,7 +208,8 @@ class TrainerComponent(Protocol):
 
     Attributes:
         Options: dataclass of its configuration; parts (``pwm.parts``) share the group of keys ``alg``.
-        COMPONENTS: kinds of components that it is composed of, each with a group of keys below ``alg``.
+        COMPONENTS: kinds of components that it is composed of, each with a group of keys below ``alg``, but
+            for ``env``, whose group stands beside it.
     """
 
     Options: type[Any]

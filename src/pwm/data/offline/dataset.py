@@ -16,6 +16,8 @@ from pwm.data.offline.layout import SEGMENTS, STEPS
 from pwm.data.offline.manifest import StoreFiles
 from pwm.errors import ConfigError, DataError
 
+# Parts of a data set.
+TRAINING, HELD_OUT = "training", "held_out"
 # What the pages of files that this process has touched may take before they are given back. They stay in
 # the system's cache of files, from where they come back without reading the disk.
 RESIDENT_BYTES = 1 << 30
@@ -46,6 +48,8 @@ class OfflineData:
         tasks: Sequence[str] | None = None,
         balanced: bool = False,
         padded: bool = True,
+        held_out: float = 0.0,
+        part: str = TRAINING,
     ) -> None:
         """Map the shards of ``folder``; names and sizes of its files are compared with the manifest.
 
@@ -56,10 +60,14 @@ class OfflineData:
             balanced: draw every task equally often, however much data it has.
             padded: with the widths and task numbers of the whole data set. Otherwise of one task alone, in
                 its own widths and without a number.
+            held_out: share of the segments of every task, evenly spaced and at least one, that is kept for
+                measuring how well a model predicts what it did not learn from; 0 keeps none.
+            part: ``training`` draws from the others, ``held_out`` from these.
 
         Raises:
             ConfigError: ``horizon`` is below 1, an unknown task, or several tasks that are not ``padded``.
-            DataError: a task without data; a data set that is unfinished, damaged, or misses a file.
+            DataError: a task without data, or with a single segment of which a share is to be held out; a
+                data set that is unfinished, damaged, or misses a file.
         """
         if horizon < 1:
             raise ConfigError(f"horizon={horizon}; it must be at least 1")
@@ -76,6 +84,7 @@ class OfflineData:
         if not self._fits:
             for pages, _ in self._maps:
                 pages.madvise(mmap.MADV_RANDOM)
+        self._held_out, self._part = held_out, part
         self._index([read_segments(files.folder / name / SEGMENTS) for name in shards], tasks)
         if not padded and len(self.tasks) > 1:
             raise ConfigError(f"{len(self.tasks)} tasks have no widths of their own; name one, or pad them")
@@ -94,6 +103,8 @@ class OfflineData:
         chosen = np.unique(task) if tasks is None else np.unique(self.layout.numbers(tasks))
         order = np.argsort(task, kind="stable")
         order = order[np.isin(task[order], chosen)]
+        if self._held_out:
+            order = self._of_part(order, task[order])
         self._task, self._shard = task[order], shard[order]
         self._start = np.concatenate([segments["start"] for segments in shards])[order]
         lengths = np.concatenate([segments["transitions"] for segments in shards])[order].astype(np.int64)
@@ -109,6 +120,18 @@ class OfflineData:
         self._task_end = torch.from_numpy(self._end[last - 1])
         self._task_size = torch.diff(self._task_end, prepend=torch.zeros(1, dtype=torch.int64))
 
+    def _of_part(self, order: np.ndarray, task: np.ndarray) -> np.ndarray:
+        """Keep those of the segments in ``order``, sorted by their ``task``, that belong to the part."""
+        kept = np.zeros(len(order), bool)
+        for number in np.unique(task):
+            place = np.flatnonzero(task == number)
+            if len(place) < 2:
+                name = self.layout.tasks[int(number)].name
+                raise DataError(f"task {name!r} has a single segment, of which no share can be held out")
+            count = min(max(1, round(self._held_out * len(place))), len(place) - 1)
+            kept[place[((np.arange(count) + 0.5) * len(place) / count).astype(np.int64)]] = True
+        return order[kept if self._part == HELD_OUT else ~kept]
+
     def __len__(self) -> int:
         """Transitions that can be drawn, each the start of one window."""
         return int(self._end[-1])
@@ -119,12 +142,19 @@ class OfflineData:
         names = [self.layout.tasks[number].name for number in self.tasks]
         return dict(zip(names, self._task_size.tolist(), strict=True))
 
+    def spread(self, task: int, count: int) -> Batch:
+        """Return at most ``count`` windows of the task with this number, evenly spaced over its data."""
+        place = self.tasks.index(task)
+        size, end = int(self._task_size[place]), int(self._task_end[place])
+        ranks = torch.linspace(0, size - 1, min(count, size), dtype=torch.float64).long()
+        return self._gather(end - size + ranks)
+
     def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
         """Draw windows with replacement.
 
         Args:
             batch_size: B, number of windows.
-            generator: source of randomness, on the CPU.
+            generator: source of randomness, on any device.
 
         Returns:
             Batch of [H+1, B, obs_dim] obs and [H, B, ...] others on the CPU; ``task`` is the number [B] of
@@ -136,11 +166,11 @@ class OfflineData:
         if batch_size < 1:
             raise DataError(f"cannot sample batch_size={batch_size} windows; the minimum is 1")
         if not self._balanced:
-            return self._gather(torch.randint(len(self), (batch_size,), generator=generator))
-        place = torch.randint(len(self.tasks), (batch_size,), generator=generator)
-        share = torch.rand(batch_size, generator=generator, dtype=torch.float64)
+            return self._gather(_integers(len(self), batch_size, generator))
+        place = _integers(len(self.tasks), batch_size, generator)
+        share = torch.rand(batch_size, generator=generator, dtype=torch.float64, device=generator.device)
         size = self._task_size[place]
-        within = torch.minimum((share * size).long(), size - 1)
+        within = torch.minimum((share.cpu() * size).long(), size - 1)
         return self._gather(self._task_end[place] - size + within)
 
     def gather(self, rank: Tensor) -> Batch:
@@ -193,3 +223,8 @@ class OfflineData:
             for pages, _ in self._maps:
                 pages.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
+
+
+def _integers(high: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` uniform integers in [0, ``high``), int64 on the CPU."""
+    return torch.randint(high, (count,), generator=generator, device=generator.device).cpu()

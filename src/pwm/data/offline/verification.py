@@ -84,7 +84,7 @@ def describe_store(folder: Path) -> str:
     files.verify(quick=True)
     content = files.content
     header = ["task", "segments", "episodes", "transitions", "return", "+-", "min", "max"]
-    returns = _returns(files)
+    returns = returns_by_task(files)
     rows = []
     for task in files.layout.names:
         if counts := content["counts"].get(task):
@@ -104,8 +104,8 @@ def describe_store(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _returns(files: StoreFiles) -> dict[str, np.ndarray]:
-    """Sums of rewards of the whole episodes of every task."""
+def returns_by_task(files: StoreFiles) -> dict[str, np.ndarray]:
+    """Return the sums of rewards [n] of the whole episodes of every task, float64."""
     shards = [shard for shard in files.content["shards"] if shard["files"]]
     segments = np.concatenate([read_segments(files.folder / shard["name"] / SEGMENTS) for shard in shards])
     whole = segments[segments["whole"] == 1]

@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import imagination_gap, latent_errors, value_calibration
-from pwm.algorithm.gradient_moments import GradientMoments
-from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
-from pwm.algorithm.losses import Feedback, Interrupt, Metrics, reach_weights
-from pwm.algorithm.model_learning import ModelLearner
-from pwm.algorithm.updates import Updater
-from pwm.data.batch import Recorded
+from pwm.algorithm.losses import Feedback, Metrics
+from pwm.data.batch import Batch
+from pwm.data.offline.dataset import OfflineData
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv, check_observation, check_result
-from pwm.errors import ActionError, EnvError, NonFiniteError
+from pwm.errors import EnvError
+from pwm.training.agent_trainer import AgentTrainer, named_divergence
 from pwm.training.episode_statistics import EpisodeStatistics
-from pwm.training.evaluation import Recording, evaluate
 from pwm.training.hooks import SafePoint, go_on
-from pwm.training.trainer import Part, Trainer
+from pwm.training.recorded import observe_data
+from pwm.training.trainer import Part
 from pwm.training.trainers.online.options import Options
 
-COUNTERS = ("env_steps", "epoch", "velocity_evals", "warmup_updates")
+COUNTERS = ("env_steps", "epoch", "velocity_evals", "warmup_updates", "prior_updates")
 
 
-class OnlineTrainer(Trainer):
+class PriorData(NamedTuple):
+    """Recorded transitions of the task that the world model is fitted to first, and the updates for that."""
+
+    data: OfflineData
+    updates: int
+
+
+class OnlineTrainer(AgentTrainer):
     """Owns the interaction of one agent with one environment.
 
     Args:
@@ -44,19 +46,23 @@ class OnlineTrainer(Trainer):
         env: training environment with ``options.num_envs`` copies.
         agent: the agent; its generator also draws exploration and replay samples.
         eval_env: environment for evaluation only; without it nothing can be evaluated.
+        prior: what the world model learns from before anything is collected.
     """
 
     replay: ReplayBuffer
 
     def __init__(
-        self, options: Options, env: VectorEnv, agent: Agent, eval_env: VectorEnv | None = None
+        self,
+        options: Options,
+        env: VectorEnv,
+        agent: Agent,
+        eval_env: VectorEnv | None = None,
+        prior: PriorData | None = None,
     ) -> None:
-        super().__init__(options.optimisation, env.spec, env.device)
+        super().__init__(options.optimisation, agent, env.spec, env.device, eval_env)
         self.options = options
         self.horizon = options.objective.horizon
         self.env = env
-        self.agent = agent
-        self.eval_env = eval_env
         self.replay = ReplayBuffer(
             options.buffer_size,
             env.num_envs,
@@ -69,57 +75,52 @@ class OnlineTrainer(Trainer):
         self.episodes = EpisodeStatistics(env.num_envs, env.device)
         self.obs = env.reset()
         check_observation(env.spec.name, self.obs, "at reset")
-        self.velocity_evals = 0
         self.warmup_updates = 0
+        self.prior, self.prior_updates = prior, 0
+        self.data_digest = None if prior is None else prior.data.digest
         # Observations visited in the running epoch.
         self.visited = self.obs
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """World model, actor and critics."""
-        agent = self.agent
-        return {"world_model": agent.world_model, "actor": agent.actor, "critic": agent.critic}
-
-    @property
-    def updaters(self) -> Mapping[str, Updater]:
-        """The agent's optimisers."""
-        return self.agent.updaters
-
-    @property
-    def learner(self) -> Agent:
-        """The agent."""
-        return self.agent
-
-    @property
-    def model(self) -> ModelLearner:
-        """The world model's learner."""
-        return self.agent.model
 
     def close(self) -> None:
         """Close the environments."""
         self.env.close()
-        if self.eval_env is not None:
-            self.eval_env.close()
+        super().close()
 
     def warm_up(self, safe_point: SafePoint = go_on) -> None:
-        """Act at random, then train the world model alone, as configured; does what is left of it."""
+        """Fit the world model to prior data, act at random, then train the world model on what was collected.
+
+        Does what is left of it.
+        """
         opts, n = self.options, self.env.num_envs
+        self._learn_from_prior_data(safe_point)
         while self.env_steps < opts.warmup_env_steps:
             safe_point()
             uniform = torch.rand(n, self.env.spec.act_dim, generator=self.agent.generator, device=self.device)
             self._step(uniform * 2 - 1)
         while self.warmup_updates < opts.warmup_updates:
             safe_point()
-            self._update_world_model()
+            self.update_world_model()
             self.warmup_updates += 1
         self.check_finite()
+
+    def _learn_from_prior_data(self, safe_point: SafePoint) -> None:
+        if self.prior is None:
+            return
+        learner, generator, windows = self.model, self.agent.generator, self.model.options.wm_batch_size
+        if not self.prior_updates:
+            observe_data(learner, self.prior.data, generator)
+        while self.prior_updates < self.prior.updates:
+            safe_point()
+            learner.update(self.prior.data.sample(windows, generator).to(self.device))
+            self.prior_updates += 1
 
     @property
     def warm_up_share(self) -> float:
         """Share of the warm-up that is done; a step of all environments counts like an update."""
         opts, n = self.options, self.env.num_envs
         total = math.ceil(opts.warmup_env_steps / n) + opts.warmup_updates
-        return (self.env_steps // n + self.warmup_updates) / total if total else 1.0
+        total += 0 if self.prior is None else self.prior.updates
+        return (self.env_steps // n + self.warmup_updates + self.prior_updates) / total if total else 1.0
 
     def describe(self) -> dict[str, float]:
         """Return counters, finished episodes, and the state of the replay buffer."""
@@ -130,65 +131,6 @@ class OnlineTrainer(Trainer):
             "replay/age": self.replay.mean_age,
             "reward_scale": float(self.agent.reward_scale),
         }
-
-    def evaluate(self, episodes: int, safe_point: SafePoint = go_on) -> dict[str, float]:
-        """Return the policy's returns in whole ``episodes``, and how right model and critic are in them."""
-        assert self.eval_env is not None, "built without an environment for evaluation"
-
-        def act(obs: Tensor) -> Tensor:
-            # An evaluation changes nothing: interrupted, it is simply repeated.
-            safe_point()
-            return self.agent.act(obs, deterministic=True)
-
-        recording = Recording()
-        with named_divergence():
-            result = evaluate(self.eval_env, act, episodes, recording=recording)
-        return {
-            "eval/episode_return": result.mean,
-            "eval/episode_return_std": result.std,
-            "eval/episode_length": result.mean_length,
-        } | self.diagnose(recording.stacked())
-
-    def diagnose(self, recorded: Recorded) -> dict[str, float]:
-        """Errors of model and critic: on replayed windows (``wm/``), on ``recorded`` episodes (``eval/``)."""
-        found = value_calibration(self.agent, recorded) | imagination_gap(self.agent, recorded)
-        record = {f"eval/{name}": value for name, value in found.items()}
-        if len(self.replay):
-            # Sampled apart from the training stream, so that diagnostics never change a run.
-            generator = torch.Generator(self.device).manual_seed(self.epoch)
-            batch = self.replay.sample(self.options.model_learning.wm_batch_size, generator)
-            errors = latent_errors(self.agent.world_model, batch)
-            record |= {f"wm/{name}": value for name, value in errors.items()}
-        return record
-
-    def gradient_quality(self, safe_point: SafePoint = go_on) -> dict[str, float]:
-        """Signal and noise of the gradients of actor (``actor/``) and world model (``wm/``), as they stand.
-
-        Each is taken ``MICRO_BATCHES`` times, on batches of the size that training uses. Nothing of the run
-        changes: interrupted at a ``safe_point``, it is simply repeated.
-        """
-        # Drawn apart from the training stream, like the batches of ``diagnose``.
-        generator = torch.Generator(self.device).manual_seed(self.epoch)
-        record: dict[str, float] = {}
-        for network, gradient in (("actor", self._actor_gradient), ("wm", self._model_gradient)):
-            moments = GradientMoments()
-            for _ in range(MICRO_BATCHES):
-                safe_point()
-                moments.add(gradient(generator))
-            record |= {f"{network}/{name}": value for name, value in report(moments).items()}
-        return record
-
-    def _actor_gradient(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        if self.options.collect == "lockstep":
-            # Training imagines from where the environments stand: one batch, which cannot be drawn again.
-            z = self._encoded(self.replay.sample(self.env.num_envs, generator).obs[0])
-        else:
-            z = self._starts(generator)
-        return actor_gradient(self.agent, z, generator)
-
-    def _model_gradient(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        batch = self.replay.sample(self.options.model_learning.wm_batch_size, generator)
-        return model_gradient(self.agent.model, batch, generator)
 
     def _step(self, action: Tensor) -> StepResult:
         with named_divergence():
@@ -206,7 +148,7 @@ class OnlineTrainer(Trainer):
     def parts(self) -> list[Part]:
         """Return collection, updates of the policy, updates of the world model."""
         opts = self.options
-        models = [self._improve_model] * opts.model_learning.wm_iterations
+        models = [self.improve_model] * opts.model_learning.wm_iterations
         if opts.collect == "lockstep":
             return [self._execute_imagined, *models]
         return [self._collect, *[self._improve_policy] * opts.actor_critic.actor_iterations, *models]
@@ -243,7 +185,7 @@ class OnlineTrainer(Trainer):
         order = torch.randperm(self.env.num_envs, generator=self.agent.generator, device=self.device)
         return order[:count]
 
-    def _starts(self, generator: torch.Generator) -> Tensor:
+    def starts(self, generator: torch.Generator) -> Tensor:
         """Latents of ``actor_batch_size`` observations: some just visited, some replayed."""
         visited = self.visited
         replayed = self.options.replayed_starts
@@ -251,11 +193,20 @@ class OnlineTrainer(Trainer):
         obs = visited[order[: self.options.actor_batch_size - replayed]]
         if replayed:
             obs = torch.cat([obs, self.replay.sample(replayed, generator).obs[0]])
-        return self._encoded(obs)
+        return self.encoded(obs)
 
-    @torch.no_grad()
-    def _encoded(self, obs: Tensor) -> Tensor:
-        return self.agent.world_model.encode(obs)
+    def windows(self, generator: torch.Generator) -> Batch | None:
+        """Replayed transitions; None before the first ones are collected."""
+        if not len(self.replay):
+            return None
+        return self.replay.sample(self.options.model_learning.wm_batch_size, generator)
+
+    def measured_starts(self, generator: torch.Generator) -> Tensor:
+        """Draw the latents at which the actor's gradient is measured."""
+        if self.options.collect != "lockstep":
+            return self.starts(generator)
+        # Training imagines from where the environments stand: one batch, which cannot be drawn again.
+        return self.encoded(self.replay.sample(self.env.num_envs, generator).obs[0])
 
     @torch.no_grad()
     def _execute(self, _t: int, action: Tensor) -> Feedback:
@@ -266,29 +217,10 @@ class OnlineTrainer(Trainer):
 
     def _execute_imagined(self, timer: Any) -> Metrics:
         """Lockstep: learn from the imagined rollout whose actions are executed."""
-        return self._update_policy(timer, self._encoded(self.obs), self._execute)
+        return self.improve_policy(timer, self.encoded(self.obs), self._execute)
 
     def _improve_policy(self, timer: Any) -> Metrics:
-        return self._update_policy(timer, self._starts(self.agent.generator))
-
-    def _update_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
-        with timer("actor"):
-            learner = self.agent.actor_critic
-            rollout, targets, actor = learner.update_actor(self.agent.world_model, z, interrupt)
-        with timer("critic"):
-            latents = rollout.latents.detach().flatten(0, 1)
-            weights = reach_weights(rollout).flatten()
-            critic = learner.update_critic(latents, targets.flatten(), weights)
-        self.velocity_evals += rollout.rewards.numel() * self.agent.world_model.dynamics.velocity_evals
-        return _named("actor", actor) | _named("critic", critic)
-
-    def _improve_model(self, timer: Any) -> Metrics:
-        with timer("wm"):
-            return _named("wm", self._update_world_model())
-
-    def _update_world_model(self) -> Metrics:
-        windows = self.options.model_learning.wm_batch_size
-        return self.agent.model.update(self.replay.sample(windows, self.agent.generator))
+        return self.improve_policy(timer, self.starts(self.agent.generator))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the replay data that is needed to continue.
@@ -314,7 +246,8 @@ class OnlineTrainer(Trainer):
         """Continue from ``state``, after ``replay`` was loaded."""
         self.agent.load_training_state(state["agent"])
         for name in COUNTERS:
-            setattr(self, name, state["counters"][name])
+            # Runs of earlier releases had no prior data.
+            setattr(self, name, state["counters"].get(name, 0))
         device = self.device
         self.visited = state["visited"].to(device)
         self.done = [{name: value.to(device) for name, value in part.items()} for part in state["done"]]
@@ -331,23 +264,3 @@ class OnlineTrainer(Trainer):
         self.env.load_state_dict(state["env"])
         self.obs = state["obs"].to(device)
         self.episodes.load_state_dict(state["episodes"])
-
-
-@contextmanager
-def named_divergence() -> Iterator[None]:
-    """Say of actions that no environment can execute what made them so.
-
-    Raises:
-        NonFiniteError: the policy's actions are not finite.
-    """
-    try:
-        yield
-    except ActionError as error:
-        raise NonFiniteError(
-            f"training diverged, the policy no longer gives numbers: {error}; lower alg.actor_lr, "
-            "alg.critic_lr or alg.model_lr"
-        ) from error
-
-
-def _named(phase: str, metrics: Metrics) -> Metrics:
-    return {f"{phase}/{name}": value for name, value in metrics.items()}

@@ -1,0 +1,195 @@
+"""Policies extracted from one world model: the run of every task, and the table of what they earn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pwm.analysis.tables.records import load_records, load_reference
+from pwm.analysis.tables.runs import write_table
+from pwm.checkpoints import world_model_file
+from pwm.checkpoints.policy_evaluation import evaluate_policies
+from pwm.checkpoints.pretrained import load_world_model
+from pwm.checkpoints.single_task import task_names
+from pwm.checkpoints.world_model_file import FREE, StoredWorldModel
+from pwm.configuration.building import task_spec
+from pwm.configuration.config import ExperimentConfig, compose_config
+from pwm.data.offline.manifest import StoreFiles
+from pwm.data.offline.verification import returns_by_task
+from pwm.envs.task_table import TaskRow, all_tasks, task_row
+from pwm.errors import ConfigError
+from pwm.files import write_json
+from pwm.numbers import aligned, readable
+from pwm.runs.run_folder import run_path
+from pwm.runs.status import is_finished
+from pwm.study.run_progress import RunProgress
+
+PRESET = "pwm_extract"
+# Component that runs the tasks of a suite.
+SUITES = {"dm_control": "dmc", "metaworld": "metaworld"}
+# Best return of an episode of the suite, and so what a score of 1 is.
+FULL_RETURN = {"dm_control": 1000.0}
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What policies are extracted from.
+
+    Attributes:
+        checkpoint: file of the world model, or the folder of the run that pretrained it.
+        stored: what is in it.
+        data: data set with observations of the tasks.
+    """
+
+    checkpoint: Path
+    stored: StoredWorldModel
+    data: Path
+
+    @classmethod
+    def read(cls, checkpoint: Path, data: Path) -> Source:
+        """Read the world model; errors as ``load_world_model``."""
+        return cls(checkpoint, load_world_model(checkpoint), data)
+
+    @property
+    def name(self) -> str:
+        """Name of runs that start from it: that of the run that pretrained it, or of the file."""
+        folder = self.checkpoint if self.checkpoint.is_dir() else self.checkpoint.parent
+        if (folder / "config.yaml").is_file():
+            return f"extract_{ExperimentConfig.load(folder / 'config.yaml').run_name}"
+        return f"extract_{self.checkpoint.stem}"
+
+    def tasks(self, asked: str) -> list[TaskRow]:
+        """Return the tasks that are asked for: names with commas, or all of the model that there are data of.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if asked != ALL:
+            return [task_row(name.strip()) for name in asked.split(",")]
+        recorded = StoreFiles(self.data).content["counts"]
+        known = task_names(self.stored.sizes) if self.stored.sizes.n_tasks else tuple(recorded)
+        table = {row.name: row for row in all_tasks()}
+        if not (found := [table[name] for name in known if name in recorded and name in table]):
+            raise ConfigError(f"{self.data} has no data of the world model's tasks")
+        return found
+
+    def overrides(self, env: Sequence[str], typed: Sequence[str]) -> list[str]:
+        """Return overrides of ``pwm train`` for an extraction.
+
+        Args:
+            env: those that choose the environment.
+            typed: any others; sizes follow from the world model.
+        """
+        dynamics = vars(self.stored.sizes.dynamics)
+        settings = self.stored.sizes.settings() | {"alg.rew_rms": self.stored.reward is not None}
+        free = sorted((FREE - {"name"}) & dynamics.keys())
+        settings |= {f"alg.dynamics.{key}": dynamics[key] for key in free}
+        defaults = {"alg": PRESET, "general.name": self.name}
+        keys = {word.partition("=")[0].strip() for word in typed}
+        return [
+            *env,
+            *(f"{key}={value}" for key, value in defaults.items() if key not in keys),
+            *world_model_file.overrides(settings).split(),
+            *typed,
+            *("alg.trainer=extraction", f"alg.data={self.data}", f"general.checkpoint={self.checkpoint}"),
+        ]
+
+
+def environment(row: TaskRow) -> list[str]:
+    """Return the overrides that choose the environment of a task."""
+    return [f"env={SUITES[row.suite]}", f"env.task={row.name}"]
+
+
+def score(row: TaskRow, result: dict[str, Any]) -> float | None:
+    """Return what an evaluation amounts to between 0 and 1; None where that is not defined."""
+    if row.suite in FULL_RETURN:
+        return float(result["mean"]) / FULL_RETURN[row.suite]
+    return result.get("success")
+
+
+class ExtractionJob:
+    """One task of several, in a process of its own.
+
+    Args:
+        row: the task.
+        overrides: of ``pwm train``.
+        logs: folder of what its process prints.
+    """
+
+    def __init__(self, row: TaskRow, overrides: Sequence[str], logs: Path) -> None:
+        self.row, self.title = row, row.name
+        self.log = logs / f"{row.name}.txt"
+        self._overrides = list(overrides)
+        self.config = compose_config(overrides)
+        self.folder = run_path(self.config, task_spec(self.config).name)
+
+    def commands(self) -> Iterator[list[str]]:
+        """Arguments of ``pwm`` for what is left to do."""
+        if not is_finished(self.folder, self.config):
+            yield ["train", *self._overrides, "general.progress=false"]
+
+    def progress(self, command: Sequence[str]) -> RunProgress:
+        """Return a bar while the run is trained."""
+        return RunProgress(self.folder / "metrics.jsonl", self.config.epochs, self.title, True)
+
+
+def evaluate_run(job: ExtractionJob, source: Source, episodes: int) -> dict[str, Any]:
+    """Evaluate a run's final policy on held-out episodes; return it beside what else is known of the task."""
+    row, run = job.row, job.folder
+    device = job.config.general.device
+    (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None)
+    files_of_data = StoreFiles(source.data)
+    behaviour = returns_by_task(files_of_data).get(row.name, ())
+    published = _published(row.name, files_of_data.layout.task_set)
+    return {
+        "task": row.name,
+        "return": result["mean"],
+        "std": result["std"],
+        "episodes": episodes,
+        "score": score(row, result),
+        "random": load_reference(run).get("random_action"),
+        "behaviour": float(behaviour.mean()) if len(behaviour) else None,
+        "behaviour_best": float(behaviour.max()) if len(behaviour) else None,
+        "minutes": load_records(run)[-1]["wall_time"] / 60,
+        "published_pwm": published.get("pwm"),
+        "published_tdmpc2": published.get("tdmpc2"),
+        "run": str(run),
+    }
+
+
+def _published(task: str, task_set: str) -> dict[str, float]:
+    """Published scores of a task by the models of a set, whose table is in ``published_scores.json``."""
+    text = resources.files("pwm.envs").joinpath("published_scores.json").read_text(encoding="utf-8")
+    return dict(json.loads(text)["tasks"].get(task, {}).get(task_set, {}))
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Return results as text, and the mean score of those that have one."""
+    measured = ("return", "std", "score", "random", "behaviour", "minutes")
+    columns = (*measured, "published_pwm", "published_tdmpc2")
+    header = ["task", *(name.replace("published_", "").replace("std", "+-") for name in columns)]
+    rows = [[r["task"], *(_cell(r[name]) for name in columns)] for r in results]
+    scores = [r["score"] for r in results if r["score"] is not None]
+    lines = [aligned(header, rows, words=("task",))]
+    if scores:
+        lines.append(f"mean score of {len(scores)} tasks {sum(scores) / len(scores):.3f}")
+    lines.append(
+        "pwm and tdmpc2 are published scores of 48M models on the full MT30 or MT80 data, one run a task; "
+        "they are no measurement of this project (docs/multitask.md)"
+    )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else readable(value)
+
+
+def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Write ``path`` (JSON), and the same as CSV beside it."""
+    write_json(path, {"results": list(results)})
+    write_table(path.with_suffix(".csv"), results)

@@ -1,0 +1,157 @@
+"""Fits a world model to recorded transitions and measures it on held-out ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pwm.algorithm.diagnostics import latent_errors, reward_rmse
+from pwm.algorithm.losses import Metrics
+from pwm.algorithm.model_learning import ModelLearner
+from pwm.algorithm.updates import Updater
+from pwm.data.offline.dataset import OfflineData
+from pwm.envs.base import EnvSpec, restore_generator
+from pwm.training.agent_trainer import named
+from pwm.training.hooks import SafePoint, go_on
+from pwm.training.recorded import observe_data
+from pwm.training.trainer import Part, Trainer
+from pwm.training.trainers.pretraining.options import Options
+
+# Held-out windows of each task in an evaluation.
+WINDOWS = 256
+COUNTERS = ("epoch", "updates", "transitions")
+
+
+@dataclass(frozen=True)
+class PretrainedSpec(EnvSpec):
+    """The tasks of a world model, in the place of a single one.
+
+    Attributes:
+        tasks: ``name``, ``obs_dim`` and ``action_dim`` of each, in the order of the task table.
+    """
+
+    tasks: list[dict[str, Any]]
+
+
+class PretrainingTrainer(Trainer):
+    """Learns a world model from a data set.
+
+    Args:
+        options: the training rule.
+        learner: the world model's learner.
+        data: what it learns from.
+        held_out: what it is measured on.
+        spec: the tasks.
+        generator: draws windows, and whatever the losses draw; on the learner's device.
+
+    Attributes:
+        updates: gradient steps that are done.
+        transitions: transitions of all windows that were learned from.
+    """
+
+    # The share of the change of latents, H steps ahead, that the model predicts.
+    score = "heldout/fit"
+
+    def __init__(
+        self,
+        options: Options,
+        learner: ModelLearner,
+        data: OfflineData,
+        held_out: OfflineData,
+        spec: PretrainedSpec,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(options.optimisation, spec, generator.device)
+        self.options, self._learner, self._generator = options, learner, generator
+        self.data, self.held_out = data, held_out
+        self.data_digest = data.digest
+        self.updates = self.transitions = 0
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The world model."""
+        return {"world_model": self._learner.world_model}
+
+    @property
+    def updaters(self) -> Mapping[str, Updater]:
+        """Its optimiser."""
+        return {"wm": self._learner.updater}
+
+    @property
+    def learner(self) -> ModelLearner:
+        """The world model's learner."""
+        return self._learner
+
+    @property
+    def model(self) -> ModelLearner:
+        """The world model's learner."""
+        return self._learner
+
+    @property
+    def processed(self) -> int:
+        """Transitions that were learned from."""
+        return self.transitions
+
+    def warm_up(self, safe_point: SafePoint = go_on) -> None:
+        """Take the statistics of observations and rewards from the data."""
+        if not self.updates:
+            observe_data(self._learner, self.data, self._generator)
+
+    def parts(self) -> list[Part]:
+        """Return the updates of the world model."""
+        return [self._update] * self.options.model_learning.wm_iterations
+
+    def _update(self, timer: Any) -> Metrics:
+        windows = self.options.model_learning.wm_batch_size
+        with timer("data"):
+            batch = self.data.sample(windows, self._generator)
+            self.transitions += int(batch.valid.sum())
+        with timer("wm"):
+            metrics = self._learner.update(batch.to(self.device), self.options.accumulate)
+        self.updates += 1
+        return named("wm", metrics)
+
+    def evaluate(self, episodes: int, safe_point: SafePoint = go_on) -> dict[str, float]:
+        """Return errors on held-out windows, of every task and their means over tasks."""
+        found: dict[str, list[float]] = {}
+        record: dict[str, float] = {}
+        for number in self.held_out.tasks:
+            safe_point()
+            batch = self.held_out.spread(number, WINDOWS).to(self.device)
+            errors = latent_errors(self._learner.world_model, batch)
+            errors["reward_rmse"] = reward_rmse(self._learner, batch)
+            for name, value in errors.items():
+                found.setdefault(name, []).append(value)
+                if len(self.held_out.tasks) > 1:
+                    record[f"heldout/{name}/{self.data.layout.tasks[number].name}"] = value
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        horizon = self.options.objective.horizon
+        record |= {f"heldout/{name}": value for name, value in means.items()}
+        return record | {self.score: 1.0 - means[f"latent_error_k{horizon}"]}
+
+    def describe(self) -> dict[str, float]:
+        """Return counters."""
+        return {"env_steps": 0, "updates": self.updates, "transitions": self.transitions}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the data that is needed to continue."""
+        return {
+            "model": self._learner.state_dict(),
+            "updater": self._learner.updater.state_dict(),
+            "generator": self._generator.get_state(),
+            "done": self.done,
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._learner.load_state_dict(state["model"])
+        self._learner.updater.load_state_dict(state["updater"])
+        restore_generator(self._generator, state["generator"])
+        self.done = [{k: v.to(self.device) for k, v in part.items()} for part in state["done"]]
+        for name in COUNTERS:
+            setattr(self, name, state["counters"][name])
