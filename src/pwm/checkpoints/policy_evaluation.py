@@ -11,6 +11,7 @@ import torch
 
 from pwm import files
 from pwm.algorithm.agent import Agent
+from pwm.algorithm.planning import Planner
 from pwm.checkpoints.policies import load_policy
 from pwm.checkpoints.policy_files import checkpoint_name, find_policy
 from pwm.configuration.building import build_env, pick_device
@@ -23,6 +24,7 @@ from pwm.training.evaluation import (
     EVAL_ENVS,
     EVALUATION_SEED,
     Evaluation,
+    Policy,
     Recording,
     evaluate,
     reference_scores,
@@ -30,6 +32,9 @@ from pwm.training.evaluation import (
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED
+# How an agent may act: as its policy says, or by planning (``pwm.algorithm.planning``).
+NO_PLANNER, MPPI = "none", "mppi"
+PLANNERS = (NO_PLANNER, MPPI)
 
 
 def check_task(path: Path, spec: EnvSpec, task: str | None) -> None:
@@ -51,9 +56,11 @@ def check_seed(seed: int) -> None:
 
 
 def evaluate_policy(
-    path: Path, episodes: int, seed: int, device_name: str, task: str | None
+    path: Path, episodes: int, seed: int, device_name: str, task: str | None, planner: str = NO_PLANNER
 ) -> dict[str, Any]:
     """Real-reward evaluation of one policy file, with the task's reference scores.
+
+    With a ``planner`` the agent does not act as its policy says, but plans in its world model at every step.
 
     Raises:
         CheckpointError: missing or damaged file, or one of another task than ``task``.
@@ -63,7 +70,7 @@ def evaluate_policy(
     check_task(path, spec, task)
     env = build_env(config, min(EVAL_ENVS, episodes), seed, device)
     try:
-        result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed)
+        result = evaluate(env, _acting(agent, planner, seed), episodes, seed)
         reference = reference_scores(env, episodes, seed)
     finally:
         env.close()
@@ -76,10 +83,17 @@ def evaluate_policy(
         "name": config.run_name,
         "training_seed": config.general.seed,
         "evaluation_seed": seed,
+        "planner": planner,
         "progress": progress,
         "reference": reference,
         **result.summary(),
     }
+
+
+def _acting(agent: Agent, planner: str, seed: int) -> Policy:
+    if planner == NO_PLANNER:
+        return lambda obs: agent.act(obs, deterministic=True)
+    return Planner(agent, seed % 2**63).act
 
 
 def record_episodes(
@@ -101,9 +115,10 @@ def policy_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def results_path(policy: Path) -> Path:
+def results_path(policy: Path, planner: str = NO_PLANNER) -> Path:
     """Return the file into which ``evaluate_policies`` puts the results of a policy file."""
-    return policy.with_name(f"evaluation_{policy.stem}.json")
+    suffix = "" if planner == NO_PLANNER else f"_{planner}"
+    return policy.with_name(f"evaluation_{policy.stem}{suffix}.json")
 
 
 def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
@@ -131,7 +146,12 @@ def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None
 
 
 def evaluate_policies(
-    policies: Sequence[Path], episodes: int, seed: int | None, device: str, task: str | None
+    policies: Sequence[Path],
+    episodes: int,
+    seed: int | None,
+    device: str,
+    task: str | None,
+    planner: str = NO_PLANNER,
 ) -> list[dict[str, Any]]:
     """Evaluate every policy file, write ``evaluation_<name>.json`` beside each; see ``evaluate_policy``.
 
@@ -150,8 +170,8 @@ def evaluate_policies(
         files.check_writable(path.parent)
     results = []
     for path in policies:
-        results.append(evaluate_policy(path, episodes, seed, device, task))
-        files.write_json(results_path(path), results[-1])
+        results.append(evaluate_policy(path, episodes, seed, device, task, planner))
+        files.write_json(results_path(path, planner), results[-1])
     return results
 
 

@@ -20,7 +20,8 @@ checkpoint is best, final, all of a run (best, final and every kept one), a file
 no RUN is given, the path of a policy file or a quoted pattern. With `all` every run's peak is shown against
 its final policy.
 
-The results of each policy are stored beside it as evaluation_<policy>.json.
+The results of each policy are stored beside it as evaluation_<policy>.json, those of a planner as
+evaluation_<policy>_<planner>.json.
 """
 DEFAULT_ROOT = Path("logs")
 
@@ -46,6 +47,12 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument("--episodes", type=int, default=32, help="episodes of every policy (default: 32)")
     evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
     evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument(
+        "--planner",
+        choices=("none", "mppi"),
+        default="none",
+        help="act as the policy says (none), or plan in the world model at every step (mppi)",
+    )
     evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
     evaluate.add_argument(
         "--output",
@@ -84,7 +91,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
             policies, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task
         )
         print(film)
-    results = evaluate_policies(policies, args.episodes, args.seed, args.device, args.task)
+    results = evaluate_policies(policies, args.episodes, args.seed, args.device, args.task, args.planner)
     if files is not None:
         write_results(files, results)
     print(table(results))

@@ -34,6 +34,12 @@ def add_commands(commands: Commands) -> None:
     parser = add_parser(commands, "extract", run_extract, summary, HELP)
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of the final evaluation (default 10)")
+    parser.add_argument(
+        "--planner",
+        choices=("none", "mppi"),
+        default="none",
+        help="in the final evaluation: act as the policy says (none), or plan at every step (mppi)",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time (default 1)")
     parser.add_argument("--output", type=typed_path, help="file of the table; default below general.logdir")
 
@@ -84,7 +90,8 @@ def _extract_tasks(source: Source, asked: str, typed: list[str], args: argparse.
     if any(outcome.state in (run_pool.PREEMPTED, run_pool.NOT_STARTED) for outcome in outcomes):
         print("interrupted; the same command continues")
         return preemption.EXIT_CODE
-    results = [evaluate_run(job, source, args.episodes) for job in jobs if job not in failed]
+    done = [job for job in jobs if job not in failed]
+    results = [evaluate_run(job, source, args.episodes, args.planner) for job in done]
     if results:
         write_results(output, results)
         print(table(results))

@@ -138,11 +138,11 @@ class ExtractionJob:
         return RunProgress(self.folder / "metrics.jsonl", self.config.epochs, self.title, True)
 
 
-def evaluate_run(job: ExtractionJob, source: Source, episodes: int) -> dict[str, Any]:
+def evaluate_run(job: ExtractionJob, source: Source, episodes: int, planner: str) -> dict[str, Any]:
     """Evaluate a run's final policy on held-out episodes; return it beside what else is known of the task."""
     row, run = job.row, job.folder
     device = job.config.general.device
-    (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None)
+    (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None, planner)
     files_of_data = StoreFiles(source.data)
     behaviour = returns_by_task(files_of_data).get(row.name, ())
     published = _published(row.name, files_of_data.layout.task_set)
@@ -151,6 +151,7 @@ def evaluate_run(job: ExtractionJob, source: Source, episodes: int) -> dict[str,
         "return": result["mean"],
         "std": result["std"],
         "episodes": episodes,
+        "planner": planner,
         "score": score(row, result),
         "random": load_reference(run).get("random_action"),
         "behaviour": float(behaviour.mean()) if len(behaviour) else None,

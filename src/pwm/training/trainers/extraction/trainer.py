@@ -55,11 +55,12 @@ class ExtractionTrainer(AgentTrainer):
             DataError: it predicts the recorded transitions worse than allowed.
         """
         model, most = self.agent.world_model, self.options.max_model_error
+        steps = self.data.horizon
         judged = self.data.spread(self.data.tasks[0], JUDGED).to(self.device)
-        found = float(open_loop_error(model, judged, [self.data.horizon]))
+        found = float(open_loop_error(model, judged, [steps]))
         if not found <= most:
             raise DataError(
-                f"the world model does not fit {self.options.data}: {self.data.horizon} steps ahead its error "
+                f"the world model does not fit {self.options.data}: {steps} steps ahead its error "
                 f"on {self.spec.name} is {found:.3g} times that of predicting no change (allowed: {most:g}, "
                 "alg.max_model_error). It may be one of another task, its inputs may be in another order "
                 "(`pwm convert --from` names the project), or it may not be trained"
