@@ -157,6 +157,10 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
         own = [str(key) for key in composed if key != "hydra"]
         values = OmegaConf.to_container(OmegaConf.masked_copy(composed, own), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
+        for preset in presets:
+            # A preset of an algorithm without a component of this kind.
+            if f"Could not override '{preset.key}'" in str(error):
+                raise ConfigError(f"{preset.typed}: the preset of alg= has no {preset.group}") from error
         raise ConfigError(_one_line(error)) from error
     assert isinstance(values, dict)
     return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}

@@ -1,0 +1,211 @@
+"""Pretraining and extraction: data, steps, one task of many, and planning in a model with a known best action."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.unit.offline_data import MT30, block, write_store
+from tests.unit.small_trainers import CPU
+
+from pwm.algorithm.planning import MPPI, Planner
+from pwm.checkpoints.pretrained import of_pretraining
+from pwm.checkpoints.single_task import of_task, task_names
+from pwm.checkpoints.world_model_file import narrowed
+from pwm.configuration.building import build_agent, build_trainer
+from pwm.configuration.config import ExperimentConfig, compose_config
+from pwm.data.offline.dataset import HELD_OUT, OfflineData
+from pwm.envs.base import EnvSpec
+from pwm.errors import CheckpointError, ConfigError, DataError
+from pwm.logging.monitoring import PhaseTimer
+from pwm.training.trainers.pretraining.trainer import PretrainingTrainer
+
+WALKER, REACHER = 1, 4
+SIZES = [
+    "alg.latent_dim=16",
+    "alg.encoder_units=[16]",
+    "alg.reward_units=[16]",
+    "alg.dynamics.units=[16]",
+    "alg.task_dim=4",
+    "alg.wm_batch_size=8",
+    "alg.wm_iterations=2",
+    "alg.horizon=3",
+    "alg.held_out=0.3",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Segments of different lengths of two tasks of different widths."""
+    folder = tmp_path_factory.mktemp("store") / "data"
+    blocks = [block(WALKER, 4, 9), block(WALKER, 3, 20, seed=1), block(REACHER, 5, 12, seed=2)]
+    return write_store(folder, blocks[:2], blocks[2:])
+
+
+def config_of(data: Path, *changes: str) -> ExperimentConfig:
+    given = {word.partition("=")[0] for word in changes}
+    sizes = [word for word in SIZES if word.partition("=")[0] not in given]
+    alg = [] if "alg" in given else ["alg=pwm_multitask"]
+    return compose_config(["alg.trainer=pretraining", *alg, *sizes, f"alg.data={data}", *changes])
+
+
+def trainer_of(data: Path, *changes: str) -> PretrainingTrainer:
+    trainer = build_trainer(config_of(data, *changes), CPU)
+    assert isinstance(trainer, PretrainingTrainer)
+    return trainer
+
+
+def test_the_parts_of_a_data_set_share_no_segment_and_miss_none(data: Path) -> None:
+    whole = OfflineData(data, 3)
+    parts = [OfflineData(data, 3, held_out=0.3), OfflineData(data, 3, held_out=0.3, part=HELD_OUT)]
+    assert sum(map(len, parts)) == len(whole)
+    first, second = ({tuple(obs) for obs in p.gather(torch.arange(len(p))).obs[0].tolist()} for p in parts)
+    assert not first & second
+    assert parts[0].tasks == parts[1].tasks == whole.tasks
+    # However small the share, something is predicted of every task, and something learned.
+    for share in (0.001, 0.999):
+        for part in ("training", HELD_OUT):
+            assert OfflineData(data, 3, held_out=share, part=part).tasks == whole.tasks
+
+
+def test_a_single_segment_cannot_be_held_out(tmp_path: Path) -> None:
+    write_store(tmp_path / "one", [block(WALKER, 1, 9)])
+    with pytest.raises(DataError, match="'walker-walk' has a single segment"):
+        OfflineData(tmp_path / "one", 3, held_out=0.1)
+
+
+def test_spread_windows_cover_a_task_from_its_first_to_its_last_transition(data: Path) -> None:
+    whole = OfflineData(data, 3)
+    everything = whole.gather(torch.arange(len(whole)))
+    mine = (everything.task == REACHER).nonzero().flatten()
+    spread = whole.spread(REACHER, 7)
+    assert spread.task is not None
+    assert spread.task.tolist() == [REACHER] * 7
+    for place, index in ((0, mine[0]), (-1, mine[-1])):
+        assert torch.equal(spread.obs[:, place], everything.obs[:, index])
+    assert whole.spread(REACHER, 10_000).obs.shape[1] == len(mine)
+
+
+@pytest.mark.parametrize("dynamics", ["mlp", "residual"])
+def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(data: Path, dynamics: str) -> None:
+    """Windows at the end of segments are padded, so that parts count differently."""
+    trainers = [trainer_of(data, f"dynamics={dynamics}", f"alg.accumulate={n}") for n in (1, 3)]
+    for _ in range(3):
+        found = [trainer.run_epoch(0.0, PhaseTimer()) for trainer in trainers]
+        for name in ("wm/loss", "wm/grad_norm", "wm/reward_loss"):
+            assert found[1][name] == pytest.approx(found[0][name], rel=1e-4)
+    states = [trainer.learner.state_dict() for trainer in trainers]
+    for name, value in states[0].items():
+        assert torch.allclose(states[1][name], value, atol=1e-4), name
+
+
+def test_every_task_is_measured_and_the_mean_is_what_is_compared(data: Path) -> None:
+    trainer = trainer_of(data)
+    record = trainer.evaluate(1)
+    errors = [record[f"heldout/latent_error_k3/{name}"] for name in ("walker-walk", "reacher-easy")]
+    assert record["heldout/latent_error_k3"] == pytest.approx(sum(errors) / 2)
+    assert record[trainer.score] == pytest.approx(1.0 - sum(errors) / 2)
+    # With the rewards of every task in its own unit, an untrained model errs by their size: U(0, 2).
+    assert record["heldout/reward_rmse"] == pytest.approx((4 / 3) ** 0.5, rel=0.2)
+
+
+def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
+    trainer = trainer_of(data, "alg.tasks=reacher-easy")
+    assert (trainer.spec.name, trainer.spec.obs_dim, trainer.spec.act_dim) == ("reacher-easy", 6, 2)
+    assert trainer.learner.world_model.n_tasks == 0
+    assert trainer_of(data).spec.name == "mt30"
+    assert trainer_of(data).learner.world_model.n_tasks == len(MT30.tasks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["env=dflex_ant"], "alg.trainer=pretraining has no env"),
+        (["env.task=reach"], "alg.trainer=pretraining has no env"),
+        (["actor=sac"], "the preset of alg= has no actor"),
+        (["alg=pwm_small", "actor=sac"], "alg.trainer=pretraining has no actor"),
+        (["alg.tasks=walker-wlak"], "walker-wlak"),
+        (["alg.tasks=walker-walk,walker-run"], "no data of task 'walker-run'"),
+        (["alg.held_out=0"], "alg.held_out=0"),
+        (["alg.wm_iterations=0"], "at least one update"),
+        (["alg.accumulate=9"], "accumulate=9"),
+        (["alg.task_dim=0"], "alg.task_dim=0"),
+        (["alg.latents=observations"], "no room for several tasks"),
+        (["alg.data=nowhere"], "nowhere"),
+        (["general.pretrain=x"], "learns from alg.data alone"),
+        (["alg.num_envs=4"], "alg.num_envs"),
+    ],
+)
+def test_what_pretraining_refuses(data: Path, changes: list[str], message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        trainer_of(data, *changes)
+
+
+@pytest.mark.parametrize("dynamics", ["mlp", "flow"])
+@pytest.mark.parametrize("scaled", ["true", "false"])
+def test_one_task_of_many_computes_what_all_of_them_did(data: Path, dynamics: str, scaled: str) -> None:
+    config = config_of(data, f"dynamics={dynamics}", f"alg.rew_rms={scaled}")
+    trainer = build_trainer(config, CPU)
+    trainer.warm_up()
+    trainer.run_epoch(0.0, PhaseTimer())
+    model, spec = trainer.learner.world_model, vars(trainer.spec)
+    content = {"config": config.to_dict(), "spec": spec, "modules": trainer.learner.state_dict()}
+    stored = of_pretraining(content)
+    assert task_names(stored.sizes)[REACHER] == "reacher-easy"
+    alone = narrowed(of_task(stored, "reacher-easy"), 6, 2)
+    single = alone.build()
+    obs, action = torch.randn(5, 6), torch.rand(5, 2) * 2 - 1
+    padded_obs, padded_action = torch.zeros(5, 24), torch.zeros(5, 6)
+    padded_obs[:, :6], padded_action[:, :2] = obs, action
+    task = torch.full((5,), REACHER)
+    z = model.encode(padded_obs, task)
+    assert torch.allclose(single.encode(obs), z, atol=1e-5)
+    assert torch.allclose(single.next(z, action), model.next(z, padded_action, task), atol=1e-5)
+    assert torch.allclose(single.reward(z, action), model.reward(z, padded_action, task), atol=1e-5)
+    if scaled == "true":
+        assert alone.reward is not None
+        assert alone.reward.var.sqrt() == pytest.approx(float(trainer.learner.reward_scale[REACHER]))
+    else:
+        assert alone.reward is None
+    with pytest.raises(CheckpointError, match="not of ant"):
+        of_task(stored, "ant")
+
+
+def test_a_model_that_does_not_name_its_tasks_has_those_of_the_set_of_its_size(data: Path) -> None:
+    sizes = of_pretraining(
+        {
+            "config": (config := config_of(data)).to_dict(),
+            "spec": vars((trainer := build_trainer(config, CPU)).spec),
+            "modules": trainer.learner.state_dict(),
+        }
+    ).sizes
+    assert task_names(replace(sizes, tasks=())) == tuple(MT30.names)
+    assert task_names(replace(sizes, tasks=(), n_tasks=80))[79] == "mw-hand-insert"
+    with pytest.raises(CheckpointError, match="7 tasks and does not say which"):
+        task_names(replace(sizes, tasks=(), n_tasks=7))
+    assert "tasks" in asdict(sizes)
+
+
+def test_a_planner_finds_the_action_that_the_model_pays_for() -> None:
+    """The reward is -(a - target)^2 whatever the state, so that every step of the best plan is the target."""
+    config = compose_config(["env=analytic", "alg=pwm_small", "alg.predict_termination=false"])
+    agent = build_agent(config, EnvSpec("known", 3, 2, 10, 0.0), CPU)
+    target = torch.tensor([0.6, -0.3])
+    model = agent.world_model
+
+    def reward(z: torch.Tensor, a: torch.Tensor, task: None = None) -> torch.Tensor:
+        return -(a - target).square().sum(-1, keepdim=True)
+
+    model.reward = reward  # type: ignore[method-assign]
+    obs = torch.randn(4, 3)
+    planner = Planner(agent, seed=1)
+    assert (planner.act(obs) - target).abs().max() < 0.1
+    assert torch.equal(Planner(agent, seed=1).act(obs), Planner(agent, seed=1).act(obs))
+    # The next step begins around the plan before, and so comes nearer with the same work.
+    hasty = MPPI(iterations=1, samples=32, elites=8, policy_samples=0, max_std=0.5)
+    cold, warm = Planner(agent, seed=2, settings=hasty), Planner(agent, seed=2, settings=hasty)
+    for _ in range(6):
+        action = warm.act(obs)
+    assert (action - target).abs().mean() < (cold.act(obs) - target).abs().mean()
