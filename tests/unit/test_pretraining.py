@@ -1,4 +1,4 @@
-"""Pretraining and extraction: data, steps, one task of many, and planning in a model with a known best action."""
+"""Pretraining and extraction: data, steps, one task of many, planning where the best action is known."""
 
 from __future__ import annotations
 

@@ -62,8 +62,7 @@ def run_extract(args: argparse.Namespace) -> int:
     source = Source.read(typed_path(given["checkpoint"]), typed_path(given["data"]))
     if "task" in given:
         return _extract_tasks(source, given["task"], typed, args)
-    env = [word for word in typed if word.startswith("env")]
-    if not env:
+    if not any(word.partition("=")[0] in ("env", "env.name") for word in typed):
         raise ConfigError("task= is missing: names with commas, or all; or env= for a task of no set")
     config = compose_config(source.overrides([], typed))
     return run_configured(config, False, "evaluated return")
@@ -72,6 +71,7 @@ def run_extract(args: argparse.Namespace) -> int:
 def _extract_tasks(source: Source, asked: str, typed: list[str], args: argparse.Namespace) -> int:
     """Extract every task that is asked for, then evaluate all of them."""
     from pwm.configuration.config import compose_config
+    from pwm.launch.training import run_configured
     from pwm.runs import preemption
     from pwm.study import run_pool
     from pwm.study.extraction import ExtractionJob, environment, evaluate_run, table, write_results
@@ -81,15 +81,21 @@ def _extract_tasks(source: Source, asked: str, typed: list[str], args: argparse.
     general = compose_config(words[rows[0]]).general
     output = args.output or Path(general.logdir) / "extraction" / f"{general.name}_seed{general.seed}.json"
     jobs = [ExtractionJob(row, words[row], output.with_suffix("")) for row in rows]
-    outcomes = run_pool.run_jobs(jobs, args.jobs, general.threads or 1, lambda job, outcome: None)
-    failed = []
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        if outcome.state == run_pool.FAILED:
-            failed.append(job)
-            print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")
-    if any(outcome.state in (run_pool.PREEMPTED, run_pool.NOT_STARTED) for outcome in outcomes):
-        print("interrupted; the same command continues")
-        return preemption.EXIT_CODE
+    if len(jobs) == 1:
+        if code := run_configured(jobs[0].config, False, "evaluated return"):
+            return code
+        failed = []
+    else:
+        outcomes = run_pool.run_jobs(jobs, args.jobs, general.threads or 1, lambda job, outcome: None)
+        failed = [
+            job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.state == run_pool.FAILED
+        ]
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job in failed:
+                print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")
+        if any(outcome.state in (run_pool.PREEMPTED, run_pool.NOT_STARTED) for outcome in outcomes):
+            print("interrupted; the same command continues")
+            return preemption.EXIT_CODE
     done = [job for job in jobs if job not in failed]
     results = [evaluate_run(job, source, args.episodes, args.planner) for job in done]
     if results:
