@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, LOCKSTEP, metrics, trained
+from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, LOCKSTEP, NETWORKS, metrics, only_run, trained
+from tests.unit.offline_data import block, write_store
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.launch.cli import main
 from pwm.logging.monitoring import memory_usage
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +59,27 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         for name, options in RUNS.items():
             folder = trained(tmp_path_factory.mktemp("run"), *options)
             found[name] = {key for record in metrics(folder) for key in record}
+        found["pretraining"] = _recorded_by_pretraining(tmp_path_factory.mktemp("pretraining"))
     return found
+
+
+def _recorded_by_pretraining(folder: Path) -> set[str]:
+    """Names of the metrics of a run on two tasks, whose names are replaced by TASK."""
+    write_store(folder / "data", [block(1, 3, 20), block(4, 3, 20)])
+    sizes = [word for word in NETWORKS if "actor" not in word and "critic" not in word and "term" not in word]
+    options = [
+        *sizes,
+        f"general.logdir={folder}",
+        "general.epochs=1",
+        "general.progress=false",
+        "alg.horizon=16",
+    ]
+    assert (
+        main(["pretrain", f"data={folder / 'data'}", "alg.wm_iterations=1", "alg.wm_batch_size=4", *options])
+        == 0
+    )
+    names = {key for record in metrics(only_run(folder)) for key in record}
+    return {re.sub(r"/(walker-walk|reacher-easy)$", "/TASK", name) for name in names}
 
 
 def test_every_metric_of_a_run_is_listed(recorded: dict[str, set[str]]) -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from tests.end_to_end.tiny import NETWORKS, metrics
 
+from pwm.errors import ConfigError
+from pwm.launch.original import multitask_arguments
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 # What makes the documented training commands short; everything else is typed as documented.
@@ -98,3 +101,37 @@ def test_scripts_hold_no_logic(script: Path) -> None:
     assert all(isinstance(node, (ast.Import, ast.ImportFrom, ast.Assign)) for node in others)
     assert ast.unparse(last).startswith("if __name__ == '__main__':\n    sys.exit(main([")
     assert len(last.body) == 1
+
+
+def test_the_multi_task_script_pretrains_and_extracts(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    run_pwm = [sys.executable, "-m", "pwm.launch.cli", "data", "collect", "tasks=pendulum-spin", "episodes=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*run_pwm, "to=data"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    model = [
+        word for word in NETWORKS if not any(part in word for part in ("actor", "critic", "termination"))
+    ]
+    config = ["--config-name", "config_mt30", "alg=pwm_48M_flow", "general.data_dir=data", "general.epochs=1"]
+    short = ["alg.horizon=3", "general.progress=false"]
+    data = ["tasks=pendulum-spin", "alg.wm_iterations=1", "alg.wm_batch_size=4"]
+    # The set has 30 tasks, of which a test collects one.
+    pretrained = multitask_arguments([*config, *short, *model, *data[1:]])
+    assert pretrained[:2] == ["pretrain", "tasks=mt30"]
+    with pytest.raises(ConfigError, match="config_mt30, config_mt80"):
+        multitask_arguments(["alg=pwm_48M"])
+    command = [sys.executable, "-m", "pwm.launch.cli", "pretrain", *data, *short, *model, "alg=pwm_48M_flow"]
+    command += ["data=data", "general.epochs=1"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    task = [
+        "general.checkpoint=logs/pendulum-spin/pwm_48M_flow/seed42",
+        "task=pendulum-spin",
+        "alg=pwm_extract",
+    ]
+    policy = [
+        "alg.actor_iterations=1",
+        "general.eval_runs=1",
+        "env.episode_length=20",
+        "alg.max_model_error=1e9",
+    ]
+    shown = run(tmp_path, "train_multitask.py", *config[:2], *config[3:], *task, *short, *policy)
+    assert "pendulum-spin" in shown

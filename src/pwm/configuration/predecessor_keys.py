@@ -23,10 +23,7 @@ USE_FLOW = "alg.use_flow_dynamics"
 
 CLASSES = "networks are chosen by name: dynamics=NAME, actor=NAME"
 CONTINUED = "the same command continues a run with its replay buffer (general.resume)"
-MULTITASK = "training learns a single task, chosen by env=NAME"
-PRETRAINING = (
-    "training on recorded data is not part of this release; general.checkpoint=FILE starts from a model"
-)
+MULTITASK = "`pwm pretrain tasks=... data=...` learns several tasks, whose widths the data set knows"
 UNITS = "alg.dynamics.units and alg.reward_units (widths of the dynamics and of the reward network)"
 ALWAYS = "this is always so and needs no key"
 
@@ -61,7 +58,7 @@ SUCCESSORS = {
     "*wm_buffer_size": "alg.buffer_size",
     "*critic_method": "alg.lam; TD(lambda) is used always, and alg.lam=0 looks one step ahead",
     "*.detach": ALWAYS,
-    "*.planning": "actions come from the policy alone",
+    "*.planning": "`pwm evaluate RUN --planner mppi`; training acts as the policy says",
     "alg.save_interval": "general.checkpoint_every (epochs) keeps policies, general.save_interval (s) saves",
     "alg.device": "general.device",
     "alg.name": "alg=NAME",
@@ -85,15 +82,15 @@ SUCCESSORS = {
     "general.checkpoint_with_buffer": CONTINUED,
     "general.resume_training": CONTINUED,
     "general.resume_from": CONTINUED,
-    "*pretrain": PRETRAINING,
-    "*pretrain_steps": PRETRAINING,
-    "*data_dir": PRETRAINING,
-    "*finetune_wm": PRETRAINING,
+    "*pretrain": "general.pretrain=FOLDER and general.pretrain_steps",
+    "*pretrain_steps": "general.pretrain_steps, with general.pretrain=FOLDER",
+    "*data_dir": "data=FOLDER of `pwm pretrain` and `pwm extract`, or general.pretrain=FOLDER",
+    "*finetune_wm": "alg.wm_iterations=1 of `pwm extract` also trains the world model",
     "*eval_freq": "general.eval_every",
     "*multitask": MULTITASK,
-    "task": "env=NAME, for example env=dflex_ant, or env=gym env.id=Hopper-v5",
+    "task": "env=NAME, for example env=dflex_ant, or env=dmc env.task=walker-walk; `pwm extract` takes task=",
     "env.env_name": "env.id",
-    "tasks": "`pwm experiment ... 'tasks=[dflex_ant, dflex_hopper]'`",
+    "tasks": "`pwm pretrain tasks=...`, or `pwm experiment ... 'tasks=[dflex_ant, dflex_hopper]'`",
     "seeds": "`pwm experiment ... seeds=[1,2,3]`",
     "preset": "alg=NAME",
     "buffer.buffer_size": "alg.buffer_size",

@@ -31,6 +31,14 @@ class StoreFiles(DatasetVerifier):
             DataError: there is no data set, or it is unfinished, damaged, or of another version.
         """
         super().__init__(folder, Path(folder) / MANIFEST, jobs)
+        if not is_store(self.folder):
+            files = sorted(self.folder.glob("*.pt"))
+            advice = (
+                f"it holds files like {files[0].name}; `pwm data convert {folder} --to NEW` makes one of them"
+                if files
+                else "`pwm data collect`, `convert` and `from-run` make one"
+            )
+            raise DataError(f"{folder} is no data set: {advice}")
         self.entries()
 
     def _sizes(self) -> dict[str, int]:
