@@ -90,7 +90,8 @@ class Planner:
         for _ in range(opts.horizon):
             actions.append(self.agent.policy.act(z, learner.noise(len(z), generator=self._generator)))
             z = model.next(z, actions[-1])
-        return torch.stack(actions).unflatten(1, (len(start), opts.policy_samples))
+        plans = torch.stack(actions)
+        return plans.view(opts.horizon, len(start), opts.policy_samples, plans.shape[-1])
 
     def _value(self, z: Tensor, plans: Tensor) -> Tensor:
         """Expected discounted return [B] of plans [H, B, A] from latents [B, L], in units of the model."""

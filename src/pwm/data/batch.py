@@ -32,13 +32,13 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """Return the same windows on ``device``."""
-        return Batch(*(None if x is None else x.to(device, non_blocking=True) for x in self))
+        return Batch._make(None if x is None else x.to(device, non_blocking=True) for x in self)
 
     def pieces(self, count: int) -> list[Batch]:
         """Return the windows in ``count`` groups of nearly equal size."""
         columns = [x.tensor_split(count, dim=1) for x in self[:5]]
         tasks = [None] * count if self.task is None else self.task.tensor_split(count)
-        return [Batch(*fields, task) for *fields, task in zip(*columns, tasks, strict=True)]
+        return [Batch._make(fields) for fields in zip(*columns, tasks, strict=True)]
 
 
 class Recorded(NamedTuple):

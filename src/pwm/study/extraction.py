@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pwm.analysis.tables.records import load_records, load_reference
 from pwm.analysis.tables.runs import write_table
 from pwm.checkpoints import world_model_file
@@ -144,7 +146,7 @@ def evaluate_run(job: ExtractionJob, source: Source, episodes: int, planner: str
     device = job.config.general.device
     (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None, planner)
     files_of_data = StoreFiles(source.data)
-    behaviour = returns_by_task(files_of_data).get(row.name, ())
+    behaviour = returns_by_task(files_of_data).get(row.name, np.empty(0))
     published = _published(row.name, files_of_data.layout.task_set)
     return {
         "task": row.name,
