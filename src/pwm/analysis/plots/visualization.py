@@ -18,8 +18,11 @@ from pwm.numbers import readable
 REFERENCE_STYLES = {"zero_action": style.DASHED, "random_action": style.DOTTED}
 # Inches.
 PANEL = (4.6, 3.6)
+UPDATES = "updates"
 # Metric on the x axis of learning curves: its label, and how many of its units make one of the axis.
-AXES = {"env_steps": (style.STEPS, 1.0), "wall_time": (style.MINUTES, style.MINUTE)}
+AXES = {"env_steps": (style.STEPS, 1.0), "wall_time": (style.MINUTES, style.MINUTE), UPDATES: (UPDATES, 1.0)}
+# Of runs that have an environment to act in, and of those that learn from data alone.
+CURVES = {True: ("env_steps", "wall_time"), False: (UPDATES, "wall_time")}
 
 
 class TrainingVisualizer:
@@ -54,10 +57,16 @@ class TrainingVisualizer:
         parts = [str(name) for name in names if name] + ([f"seed {seed}"] if seed is not None else [])
         return "  ".join(parts) or self.run_dir.name
 
+    @property
+    def axes(self) -> tuple[str, str]:
+        """Metrics on the x axes: environment steps (updates, where there are none) and time."""
+        acted = any(record.get("env_steps") for record in self.records)
+        return CURVES[acted or not any(UPDATES in record for record in self.records)]
+
     def plot_learning_curves(self) -> Path:
         """Evaluated return (mean and spread over episodes) and training return; ``learning_curves.png``."""
         figure, panels = style.panel_grid(2, 2, PANEL, self.title, share_y=True)
-        for axes, x in zip(panels, AXES, strict=True):
+        for axes, x in zip(panels, self.axes, strict=True):
             _draw_metric(
                 axes, self.records, "train/episode_return", "training (exploring)", style.GREY, x,
                 linewidth=0.8, alpha=0.8,
@@ -101,7 +110,9 @@ class TrainingVisualizer:
         self._key_figures(figures)
         exploration = {"actor/std": "standard deviation", "actor/saturation": "mean |pre-tanh mean|"}
         self._panel(policy, "policy", exploration)
-        self._panel(throughput, "environment steps per second", {"fps": "steps/s"})
+        acted = self.axes == CURVES[True]
+        what = "environment steps" if acted else "transitions"
+        self._panel(throughput, f"{what} per second", {"fps": "per second"})
         self._time_per_phase(phases)
         return style.save_figure(figure, self.run_dir / "training_summary.png")
 
@@ -128,23 +139,23 @@ class TrainingVisualizer:
         clip: float | None = None,
     ) -> None:
         drawn = [
-            _draw_metric(axes, self.records, key, label, style.colour(number))
+            _draw_metric(axes, self.records, key, label, style.colour(number), self.axes[0])
             for number, (key, label) in enumerate(keys.items())
         ]
         if not any(drawn):
             style.note(axes)
         elif clip:
             style.draw_level(axes, clip, f"clip {clip:g}", color=style.COLOURS[1], linestyle=style.DASHED)
-        style.dress(axes, title, style.STEPS, logarithmic=logarithmic)
+        style.dress(axes, title, AXES[self.axes[0]][0], logarithmic=logarithmic)
 
     def _key_figures(self, axes: Axes) -> None:
-        steps, returns = series(self.records, "env_steps", "eval/episode_return")
+        steps, returns = series(self.records, self.axes[0], "eval/episode_return")
         rows = [("epochs", _last(self.records, "epoch", ".0f"))]
-        rows += [("environment steps", _last(self.records, "env_steps", ",.0f"))]
+        rows += [(AXES[self.axes[0]][0], _last(self.records, self.axes[0], ",.0f"))]
         rows += [("wall time (minutes)", _last(self.records, "wall_time", ".1f", style.MINUTE))]
         if returns:
             best = max(range(len(returns)), key=returns.__getitem__)
-            rows += [("best evaluated return", f"{readable(returns[best])} at {steps[best]:,.0f} steps")]
+            rows += [("best evaluated return", f"{readable(returns[best])} at {steps[best]:,.0f}")]
             rows += [("last evaluated return", readable(returns[-1]))]
         else:
             rows += [("evaluated return", "not logged")]
@@ -202,7 +213,7 @@ def plot_comparison(
         reference = next((scores for scores in found if scores), {})
     loaded = {label: load_records(Path(folder)) for label, folder in runs.items()}
     figure, panels = style.panel_grid(2, 2, PANEL, title, share_y=True)
-    for axes, x in zip(panels, AXES, strict=True):
+    for axes, x in zip(panels, CURVES[True], strict=True):
         for number, (label, records) in enumerate(loaded.items()):
             _draw_return(axes, records, x, label, style.arm_style(number))
         _finish_returns(axes, x, reference)
