@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from tests.end_to_end.tiny import ANALYTIC, assert_same_run, metrics, train, trained
+from tests.unit.foreign_checkpoints import outputs, world_model
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints import storage
+from pwm.checkpoints.policies import load_policy
 from pwm.data.offline.dataset import OfflineData
 from pwm.launch.cli import INTERRUPTED, main
 from pwm.training.trainers.online.trainer import OnlineTrainer
@@ -232,3 +234,26 @@ def test_a_run_begins_with_recorded_data_and_continues_within_them(
     # The untrained model of both begins alike, so the difference is what was recorded.
     plain = trained(tmp_path / "plain", *ANALYTIC)
     assert metrics(plain)[1]["wm/loss"] != metrics(whole)[1]["wm/loss"]
+
+
+@pytest.mark.parametrize("source", ["tdmpc2", "pwm"])
+def test_a_foreign_model_of_a_whole_set_is_extracted_from(
+    source: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = world_model(source, obs=24, act=6, bins=101, tasks=30, task_dim=5)
+    torch.save({"model": state} if source == "tdmpc2" else {"world_model": state}, tmp_path / "foreign.pt")
+    ours = tmp_path / "ours.pt"
+    assert main(["convert", str(tmp_path / "foreign.pt"), str(ours), "--from", source]) == 0
+    words = ["extract", "task=reacher-easy", f"checkpoint={ours}", f"data={data}", *POLICY]
+    assert main([*words, f"general.logdir={tmp_path}", "--episodes", "1"]) == 0
+    run = tmp_path / "dmc_reacher-easy" / "extract_ours" / "seed42"
+    agent, _, spec, _ = load_policy(run / "final_policy.pt", torch.device("cpu"))
+    obs, action = torch.randn(3, spec.obs_dim), torch.rand(3, spec.act_dim) * 2 - 1
+    padded, acted = torch.zeros(3, 24), torch.zeros(3, 6)
+    padded[:, : spec.obs_dim], acted[:, : spec.act_dim] = obs, action
+    # Task 4 of MT30, as the project itself computes it.
+    z, following, raw = outputs(state, padded, acted, task=4)
+    model = agent.world_model
+    assert torch.allclose(model.encode(obs), z, atol=1e-5)
+    assert torch.allclose(model.next(z, action), following, atol=1e-5)
+    assert torch.allclose(model.reward(z, action), raw, atol=1e-4)
