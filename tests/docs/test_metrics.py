@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.end_to_end.tiny import ANALYTIC, FLOW, HOPPER, LOCKSTEP, NETWORKS, metrics, only_run, trained
+from tests.end_to_end.tiny import (
+    ANALYTIC,
+    FLOW,
+    HOPPER,
+    LOCKSTEP,
+    NETWORKS,
+    metrics,
+    only_run,
+    overrides,
+    trained,
+)
 from tests.unit.offline_data import block, write_store
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
@@ -53,14 +63,28 @@ def table() -> list[Row]:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Names of all metrics of each run."""
-    found = {}
+    found, folders = {}, {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
         for name, options in RUNS.items():
             folder = trained(tmp_path_factory.mktemp("run"), *options)
             found[name] = {key for record in metrics(folder) for key in record}
+            folders[name] = folder
+        found["extraction"] = _recorded_by_extraction(
+            folders["lockstep"], tmp_path_factory.mktemp("extraction")
+        )
         found["pretraining"] = _recorded_by_pretraining(tmp_path_factory.mktemp("pretraining"))
     return found
+
+
+def _recorded_by_extraction(run: Path, folder: Path) -> set[str]:
+    """Names of the metrics of a policy that learns from the replay memory of ``run``."""
+    assert main(["data", "from-run", str(run), "--to", str(folder / "data")]) == 0
+    others = ("num_envs", "buffer_size", "warmup_", "wm_iterations", "collect", "replay_starts", "open_loop")
+    words = [word for word in overrides(folder, *ANALYTIC) if not any(f"alg.{key}" in word for key in others)]
+    words += ["alg.trainer=extraction", f"alg.data={folder / 'data'}", "alg.max_model_error=1e9"]
+    assert main(["train", *words, "alg.behaviour_coef=1"]) == 0
+    return {key for record in metrics(only_run(folder)) for key in record}
 
 
 def _recorded_by_pretraining(folder: Path) -> set[str]:

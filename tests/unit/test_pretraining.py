@@ -209,3 +209,24 @@ def test_a_planner_finds_the_action_that_the_model_pays_for() -> None:
     for _ in range(6):
         action = warm.act(obs)
     assert (action - target).abs().mean() < (cold.act(obs) - target).abs().mean()
+
+
+def test_a_policy_is_kept_near_recorded_actions() -> None:
+    def distance(coef: str) -> float:
+        changes = [
+            "env=analytic",
+            "alg=pwm_extract",
+            "alg.data=none",
+            f"alg.behaviour_coef={coef}",
+            "alg.horizon=2",
+        ]
+        agent = build_agent(compose_config(changes), EnvSpec("known", 3, 2, 10, 0.0), CPU)
+        z = agent.world_model.encode(torch.randn(32, 3, generator=torch.Generator().manual_seed(0))).detach()
+        recorded = torch.tensor([0.7, -0.4]).expand(32, 2)
+        for _ in range(60):
+            agent.actor_critic.update_actor(agent.world_model, z, recorded=recorded)
+        return float((agent.actor.act(z) - recorded).square().mean())
+
+    assert distance("100") < 0.1 * distance("0")
+    with pytest.raises(ConfigError, match=r"alg\.behaviour_coef=1\.0 needs recorded actions"):
+        compose_config(["env=analytic", "alg.behaviour_coef=1"])

@@ -61,6 +61,9 @@ class Options:
         entropy_target: entropy of the policy per entry of the action, in nats, that a learned temperature
             holds (Haarnoja et al. 2018, SAC, section 5; there -1). It rewards the actor along the imagined
             rollout, not the critics, whose values stay those of rewards. None: no such reward.
+        behaviour_coef: weight of the squared distance between the first imagined action and the recorded one
+            (Fujimoto & Gu 2021, TD3+BC). It keeps a policy that learns from recorded data alone where the
+            world model knows what follows; used by extraction only.
         temperature, temperature_lr: initial weight of the entropy, and learning rate of its logarithm.
     """
 
@@ -81,6 +84,7 @@ class Options:
     actor_average: float = 1.0
     value_rms: bool = True
     saturation_coef: float = 0.0
+    behaviour_coef: float = 0.0
     entropy_target: float | None = None
     temperature: float = 0.01
     temperature_lr: float = 1e-3
@@ -90,7 +94,7 @@ class Options:
         checks.at_least_one(self, "num_critics", "critic_iterations", "critic_batches", "actor_iterations")
         checks.positive(self, "actor_lr", "critic_lr", "temperature", "temperature_lr")
         checks.norm_limit(self, "actor_grad_norm", "critic_grad_norm")
-        checks.not_negative(self, "saturation_coef")
+        checks.not_negative(self, "saturation_coef", "behaviour_coef")
         checks.share(self, "lam", "target_rate", "actor_average")
         if len(self.adam_betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.adam_betas):
             raise ConfigError(f"alg.adam_betas={self.adam_betas}; it must be two numbers in [0, 1)")
@@ -239,8 +243,16 @@ class ActorCritic(nn.Module):
         z: Tensor,
         interrupt: Interrupt | None = None,
         inputs: TaskInputs | None = None,
+        recorded: Tensor | None = None,
     ) -> tuple[Imagined, Tensor, Metrics]:
         """Imagine in ``model`` from ``z`` [B, L] and take one actor step.
+
+        Args:
+            model: the world model.
+            z: start latents.
+            interrupt: see ``losses.imagine``.
+            inputs: tasks of the start latents.
+            recorded: actions [B, act_dim] that were taken there; read if ``behaviour_coef`` is positive.
 
         Returns:
             The rollout, the critic's TD(lambda) targets for its latents [H, B], and detached metrics.
@@ -251,6 +263,10 @@ class ActorCritic(nn.Module):
         if opts.ret_rms:
             self.return_rms.update(result.per_entry.detach(), None if inputs is None else inputs.task)
         loss = self.loss(rollout, result.per_entry, inputs)
+        distance = None
+        if recorded is not None and opts.behaviour_coef:
+            distance = (rollout.actions[0] - recorded).square().mean()
+            loss = loss + opts.behaviour_coef * distance
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
@@ -264,6 +280,8 @@ class ActorCritic(nn.Module):
             "std": self.actor.mean_std(),
             "saturation": rollout.locations.detach().abs().mean(),
         }
+        if distance is not None:
+            metrics["behaviour_distance"] = distance.detach()
         if self.log_temperature is not None:
             metrics |= self._update_temperature(rollout, inputs)
         return rollout, targets, metrics

@@ -86,11 +86,17 @@ class AgentTrainer(Trainer):
         """Latents [B, L] of observations [B, obs_dim]."""
         return self.agent.world_model.encode(obs)
 
-    def improve_policy(self, timer: Any, z: Tensor, interrupt: Interrupt | None = None) -> Metrics:
-        """Update actor and critics on what is imagined from ``z`` [B, L]; see ``losses.imagine``."""
+    def improve_policy(
+        self,
+        timer: Any,
+        z: Tensor,
+        interrupt: Interrupt | None = None,
+        recorded: Tensor | None = None,
+    ) -> Metrics:
+        """Update actor and critics on rollouts from ``z`` [B, L]; see ``ActorCritic.update_actor``."""
         with timer("actor"):
-            learner = self.agent.actor_critic
-            rollout, targets, actor = learner.update_actor(self.agent.world_model, z, interrupt)
+            learner, model = self.agent.actor_critic, self.agent.world_model
+            rollout, targets, actor = learner.update_actor(model, z, interrupt, None, recorded)
         with timer("critic"):
             latents = rollout.latents.detach().flatten(0, 1)
             weights = reach_weights(rollout).flatten()

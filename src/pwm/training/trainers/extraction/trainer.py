@@ -74,11 +74,15 @@ class ExtractionTrainer(AgentTrainer):
 
     def _improve_policy(self, timer: Any) -> Metrics:
         self.updates += 1
-        return self.improve_policy(timer, self.starts(self.agent.generator))
+        batch = self._transitions(self.agent.generator)
+        return self.improve_policy(timer, self.encoded(batch.obs[0]), None, batch.action[0])
+
+    def _transitions(self, generator: torch.Generator) -> Batch:
+        return self.data.sample(self.options.actor_batch_size, generator).to(self.device)
 
     def starts(self, generator: torch.Generator) -> Tensor:
         """Latents of recorded observations."""
-        return self.encoded(self.data.sample(self.options.actor_batch_size, generator).obs[0].to(self.device))
+        return self.encoded(self._transitions(generator).obs[0])
 
     def windows(self, generator: torch.Generator) -> Batch:
         """Recorded transitions."""

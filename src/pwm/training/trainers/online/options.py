@@ -63,6 +63,10 @@ class Options:
                 f"alg.task_dim={task_dim} needs a multi-task model; online training learns a single task, "
                 "where it must be 0"
             )
+        if coef := self.actor_critic.behaviour_coef:
+            raise ConfigError(
+                f"alg.behaviour_coef={coef} needs recorded actions; online training has none, it must be 0"
+            )
         self._check_sizes()
 
     def _check_sizes(self) -> None:
