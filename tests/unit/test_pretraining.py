@@ -225,7 +225,7 @@ def test_a_policy_is_kept_near_recorded_actions() -> None:
         recorded = torch.tensor([0.7, -0.4]).expand(32, 2)
         for _ in range(60):
             agent.actor_critic.update_actor(agent.world_model, z, recorded=recorded)
-        return float((agent.actor.act(z) - recorded).square().mean())
+        return float((agent.actor.act(z).detach() - recorded).square().mean())
 
     assert distance("100") < 0.1 * distance("0")
     with pytest.raises(ConfigError, match=r"alg\.behaviour_coef=1\.0 needs recorded actions"):
