@@ -16,7 +16,7 @@ from pwm.checkpoints.policy_files import checkpoint_name, find_policy
 from pwm.configuration.building import build_env, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.data.batch import Recorded
-from pwm.envs.base import EnvSpec
+from pwm.envs.base import EnvSpec, successes_of
 from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.numbers import aligned, readable
 from pwm.training.evaluation import (
@@ -55,6 +55,8 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """Real-reward evaluation of one policy file, with the task's reference scores.
 
+    Tasks that judge success add ``success``, the share of episodes that ended in it, and ``successes``.
+
     Raises:
         CheckpointError: missing or damaged file, or one of another task than ``task``.
     """
@@ -64,6 +66,7 @@ def evaluate_policy(
     env = build_env(config, min(EVAL_ENVS, episodes), seed, device)
     try:
         result = evaluate(env, lambda obs: agent.act(obs, deterministic=True), episodes, seed)
+        successes = successes_of(env, episodes)
         reference = reference_scores(env, episodes, seed)
     finally:
         env.close()
@@ -79,6 +82,7 @@ def evaluate_policy(
         "progress": progress,
         "reference": reference,
         **result.summary(),
+        **({"success": sum(successes) / episodes, "successes": successes} if successes else {}),
     }
 
 
@@ -174,6 +178,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         ]
         for r in results
     ]
+    if any("success" in r for r in results):
+        header.append("success")
+        rows = [[*row, f"{r['success']:.2f}" if "success" in r else "-"] for row, r in zip(rows, results)]
     if len({tuple(row[:4]) for row in rows}) < len(rows):
         header.append("policy")
         rows = [[*row, r["policy"]] for row, r in zip(rows, results, strict=True)]

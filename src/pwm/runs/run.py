@@ -12,6 +12,7 @@ import torch
 
 from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
+from pwm.envs.base import successes_of
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.runs import reference
 from pwm.runs.preemption import PreemptionGuard
@@ -21,6 +22,7 @@ from pwm.runs.state_store import StateStore
 from pwm.training.hooks import Preempted, SafePoint
 from pwm.training.loop import Hooks, Plan, TrainingLoop
 from pwm.training.seeding import set_seed
+from pwm.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,23 @@ def _train(folder: RunFolder, safe_point: SafePoint) -> RunResult:
             with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
                 if trainer.eval_env is not None:
                     reference.provide(folder.path, config, trainer.eval_env, safe_point)
+                    # Those of doing nothing and acting at random are not the policy's.
+                    successes_of(trainer.eval_env, 0)
                 with contextlib.closing(_monitor(folder)) as monitor:
-                    memory = functools.partial(memory_usage, trainer.device)
-                    hooks = Hooks(sink, folder, monitor, PhaseTimer(), memory, safe_point)
+                    beside = functools.partial(_beside_training, trainer, general.eval_runs)
+                    hooks = Hooks(sink, folder, monitor, PhaseTimer(), beside, safe_point)
                     TrainingLoop(trainer, hooks, plan, state).run()
         except Preempted:
             outcome = "preempted"
     return RunResult(folder.path, outcome, state.best_return, state.best_epoch)
+
+
+def _beside_training(trainer: Trainer, episodes: int) -> dict[str, float]:
+    """What a record holds that the trainer does not measure: memory, and success in evaluated episodes."""
+    found = memory_usage(trainer.device)
+    if trainer.eval_env is not None and (successes := successes_of(trainer.eval_env, episodes)):
+        found["eval/success"] = sum(successes) / len(successes)
+    return found
 
 
 def _monitor(folder: RunFolder) -> TrainingMonitor:
