@@ -85,8 +85,11 @@ def replay_block(replay: ReplayBuffer, spec: EnvSpec, layout: Layout) -> Block:
 
 def _task_name(spec: EnvSpec) -> str:
     """The name of the table for a task that is in it, else that of the environment."""
-    short = spec.name.removeprefix("dmc_")
-    return short if short != spec.name and short in task_names("dm_control") else spec.name
+    for prefix, suite in (("dmc_", "dm_control"), ("metaworld_", "metaworld")):
+        short = spec.name.removeprefix(prefix)
+        if short != spec.name and short in task_names(suite):
+            return short
+    return spec.name
 
 
 def _layout(specs: Sequence[EnvSpec]) -> Layout:

@@ -109,8 +109,8 @@ class GymEnv:
         """Return the state of every copy; see ``VectorEnv.state_dict``.
 
         Raises:
-            EnvError: the copies are neither MuJoCo nor classic-control environments of Gymnasium, nor can they
-                save their own state.
+            EnvError: the copies are neither MuJoCo nor classic-control environments of Gymnasium, nor can
+                they save their state themselves.
         """
         return {"name": self.spec.name, "envs": self._env.save()}
 

@@ -68,6 +68,15 @@ class ActionScaling:
         action = action.clip(self._low, self._high).astype(self._dtype)
         return action.reshape(len(unit), *self._shape)
 
+    def inverse(self, action: np.ndarray) -> np.ndarray:
+        """What becomes ``action`` [N, *shape]: [N, dim] in [-1, 1] as far as ``action`` keeps the bounds.
+
+        Where both bounds of a dimension are the same, it is 0.
+        """
+        width = self._high - self._low
+        moved = action.reshape(len(action), self.dim).astype(self._low.dtype) - self._low
+        return np.where(width > 0, 2 * moved / np.where(width > 0, width, 1) - 1, 0).astype(np.float64)
+
 
 class ObservationLayout:
     """From observations of a space to flat rows.

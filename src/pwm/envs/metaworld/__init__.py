@@ -16,6 +16,9 @@ from pwm.envs.task_table import task_names, task_row
 from pwm.errors import ConfigError
 from pwm.packages import optional
 
+# Meta-World refuses to go on after 500 simulator steps, the first of which begins the episode.
+MAX_EPISODE_LENGTH = 249
+
 
 @dataclass
 class Options:
@@ -39,8 +42,12 @@ class Options:
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(f"env.task={self.task!r} is unknown{hint}; choose one of: {', '.join(known)}")
         length = self.episode_length
-        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-            raise ConfigError(f"env.episode_length={length!r}: must be a positive integer, or null")
+        if length is None:
+            return
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= MAX_EPISODE_LENGTH:
+            raise ConfigError(
+                f"env.episode_length={length!r}: must be an integer of 1 to {MAX_EPISODE_LENGTH}, or null"
+            )
 
     @property
     def task_name(self) -> str:

@@ -16,11 +16,6 @@ from pwm.envs.gym.options import Options as GymOptions
 from pwm.envs.task_table import task_row
 from pwm.errors import EnvError
 
-# Simulator steps after which Meta-World refuses to go on.
-SIMULATOR_STEPS = 500
-# Looks over the robot's left shoulder at table, object and goal.
-CAMERA = "corner"
-
 
 class AdapterOptions(GymOptions):
     """Options of Gymnasium's adapter for a task, whose id is ``metaworld/<task>-v3``."""
