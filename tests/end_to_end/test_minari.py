@@ -43,7 +43,8 @@ class Walk(gymnasium.Env):
         return self.np_random.normal(size=(2, 2)), float(action[0]), self.total > 30, False, {}
 
 
-gymnasium.register("MinariWalk-v0", Walk, max_episode_steps=8)
+# By name, because a data set keeps it.
+gymnasium.register("MinariWalk-v0", f"{__name__}:Walk", max_episode_steps=8)
 
 
 @pytest.fixture(autouse=True)
@@ -54,22 +55,29 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recorded(name: str = "walks/test-v0", episodes: int = 6) -> Any:
-    """A data set of random actions, whose last episode is broken off."""
+    """A data set of random actions."""
     env = DataCollector(gymnasium.make("MinariWalk-v0"))
     env.action_space.seed(0)
     for episode in range(episodes):
         env.reset(seed=episode)
-        for _ in range(3 if episode == episodes - 1 else 100):
+        ended = False
+        while not ended:
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            if terminated or truncated:
-                break
+            ended = terminated or truncated
     return env.create_dataset(name)
+
+
+def batched(space: spaces.Space, count: int) -> Any:
+    """Samples of a space, as Minari keeps them."""
+    if isinstance(space, spaces.Dict):
+        return {key: batched(part, count) for key, part in space.spaces.items()}
+    return [space.sample() for _ in range(count)]
 
 
 def written(name: str, observation: spaces.Space, action: spaces.Space, **changes: Any) -> None:
     """A data set of one episode of four steps, made of arrays; ``changes`` replace some of them."""
     arrays = {
-        "observations": [observation.sample() for _ in range(5)],
+        "observations": batched(observation, 5),
         "actions": [action.sample() for _ in range(4)],
         "rewards": [0.0, 1.0, 2.0, 3.0],
         "terminations": [False] * 4,
@@ -108,8 +116,7 @@ def test_transitions_are_those_of_the_package(by: str, tmp_path: Path, root: Pat
         # As the adapter of Gymnasium's environments maps them back.
         share = (batch.action[:steps, 0].numpy().astype(np.float64) + 1) / 2
         np.testing.assert_allclose(LOW + share * (HIGH - LOW), episode.actions, atol=1e-5)
-        ended = bool(episode.terminations[-1] or episode.truncations[-1])
-        assert segment["whole"] == ended
+        assert segment["whole"] == 1
         ends.add((bool(episode.terminations[-1]), bool(episode.truncations[-1])))
         start += steps
     assert ends >= {(True, False), (False, True)}
@@ -141,6 +148,16 @@ def test_data_sets_of_one_task_go_together_and_an_interruption_is_continued(
     assert files.digest == verify_store(tmp_path / "whole").digest
     assert files.content["counts"]["walking"]["segments"] == 7
     assert converted(tmp_path / "parts", "walks/a-v0") == 2
+
+
+def test_an_episode_without_an_end_is_not_whole(tmp_path: Path) -> None:
+    written("cut-v0", BOX, BOX, truncations=[False] * 4)
+    written("both-v0", BOX, BOX, terminations=[False, False, False, True])
+    assert converted(tmp_path / "d", "cut-v0", "both-v0", "--task", "odd") == 0
+    assert verify_store(tmp_path / "d").content["counts"]["odd"]["whole"] == 1
+    batch = OfflineData(tmp_path / "d", 4, padded=False).gather(torch.tensor([0, 4]))
+    # Where both come at once, termination counts.
+    assert batch.terminated.T.tolist() == [[False] * 4, [False] * 3 + [True]]
 
 
 def test_a_task_of_the_table_gets_its_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
