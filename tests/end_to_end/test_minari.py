@@ -106,7 +106,9 @@ def test_transitions_are_those_of_the_package(by: str, tmp_path: Path, root: Pat
     data = OfflineData(tmp_path / "d", 8, padded=False)
     assert len(data) == sum(map(len, episodes))
     start, ends = 0, set()
-    for episode, segment in zip(episodes, read_segments(tmp_path / "d" / "000000" / "segments.npy"), strict=True):
+    for episode, segment in zip(
+        episodes, read_segments(tmp_path / "d" / "000000" / "segments.npy"), strict=True
+    ):
         batch, steps = data.gather(torch.tensor([start])), len(episode)
         assert batch.valid[:, 0].tolist() == [True] * steps + [False] * (8 - steps)
         obs = episode.observations.reshape(steps + 1, 4).astype(np.float32)
@@ -197,7 +199,10 @@ def test_other_spaces_are_refused(
     [
         ({"terminations": [False, True, False, False]}, "episode 0 ends at step 1 and goes on until step 3"),
         ({"truncations": [True, False, False, True]}, "episode 0 ends at step 0"),
-        ({"actions": [np.full(3, 1.5, np.float32)] * 4}, "step 0: action [1.5 1.5 1.5] is outside the bounds"),
+        (
+            {"actions": [np.full(3, 1.5, np.float32)] * 4},
+            "step 0: action [1.5 1.5 1.5] is outside the bounds",
+        ),
         ({"rewards": [0.0, 1.0, float("nan"), 0.0]}, "segment 0 (odd), step 2: reward is not finite"),
     ],
 )
@@ -209,9 +214,7 @@ def test_episodes_that_cannot_be_are_refused(
     assert words in the_message(capsys)
 
 
-def test_what_is_missing_is_said(
-    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_missing_is_said(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written("odd-v0", BOX, BOX)
     for arguments, words in (
         (["odd-v0"], "odd-v0 names no environment; say with --task"),

@@ -129,7 +129,10 @@ def test_slow_tests_add_meta_world(project: Project) -> None:
     project.make("test")
     project.calls()
     assert project.make("test-slow")[0] == 0
-    assert project.calls() == ["install -e .[metaworld] -c constraints.txt", "-m pytest -m slow --timeout 3600"]
+    assert project.calls() == [
+        "install -e .[metaworld] -c constraints.txt",
+        "-m pytest -m slow --timeout 3600",
+    ]
     project.make("test")
     project.make("test-slow")
     assert project.calls() == [TEST, "-m pytest -m slow --timeout 3600"]

@@ -54,11 +54,15 @@ def add_commands(commands: Commands) -> None:
     """Add ``data`` and its actions to the parser's subcommands."""
     data = commands.add_parser("data", help="make, check and describe data sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="action")
-    convert = add_parser(actions, "convert", run_convert, "convert TD-MPC2's published files or Minari data sets", CONVERT_HELP)
+    convert = add_parser(
+        actions, "convert", run_convert, "convert TD-MPC2's published files or Minari data sets", CONVERT_HELP
+    )
     convert.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder or quoted pattern")
     _add_target(convert)
     convert.add_argument("--tasks", metavar="NAME,...", help="keep these tasks of TD-MPC2's files alone")
-    convert.add_argument("--task", metavar="NAME", help="task of a Minari data set (default: its environment)")
+    convert.add_argument(
+        "--task", metavar="NAME", help="task of a Minari data set (default: its environment)"
+    )
     convert.add_argument(
         "--mask-padding",
         action="store_true",
@@ -105,7 +109,9 @@ def run_convert(args: argparse.Namespace) -> None:
             other = args.sources[folders.index(None)]
             raise ConfigError(f"{found[0]} is a Minari data set and {other} is none; convert them apart")
         if args.tasks is not None or args.mask_padding:
-            raise ConfigError("--tasks and --mask-padding are for TD-MPC2's files; --task names the task here")
+            raise ConfigError(
+                "--tasks and --mask-padding are for TD-MPC2's files; --task names the task here"
+            )
         convert_minari(found, args.to, args.task)
         _say_what_is_there(args.to)
         return
