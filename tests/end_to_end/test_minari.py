@@ -20,15 +20,13 @@ from pwm.launch.cli import main
 
 minari = pytest.importorskip("minari", reason="needs the extra 'minari'")
 pytest.importorskip("h5py", reason="needs the extra 'minari'")
-from minari import DataCollector
-from minari.data_collector import EpisodeBuffer
 
 # Bounds that are no unit box, and differ.
 LOW, HIGH = np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32)
 
 
 class Walk(gymnasium.Env):
-    """Terminates when the sum of its actions passes 30; what it observes is noise of two rows."""
+    """Terminates when the sum of its actions passes 50; what it observes is noise of two rows."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
     action_space = spaces.Box(LOW, HIGH, dtype=np.float32)
@@ -40,7 +38,7 @@ class Walk(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
         self.total += float(action.sum())
-        return self.np_random.normal(size=(2, 2)), float(action[0]), self.total > 30, False, {}
+        return self.np_random.normal(size=(2, 2)), float(action[0]), self.total > 50, False, {}
 
 
 # By name, because a data set keeps it.
@@ -55,16 +53,21 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recorded(name: str = "walks/test-v0", episodes: int = 6) -> Any:
-    """A data set of random actions."""
-    env = DataCollector(gymnasium.make("MinariWalk-v0"))
+    """A data set of random actions in whole episodes."""
+    env = gymnasium.make("MinariWalk-v0")
     env.action_space.seed(0)
+    buffers = []
     for episode in range(episodes):
-        env.reset(seed=episode)
-        ended = False
-        while not ended:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            ended = terminated or truncated
-    return env.create_dataset(name)
+        observations, steps = [env.reset(seed=episode)[0]], []
+        while not steps or not any(steps[-1][2:]):
+            action = env.action_space.sample()
+            observation, *rest, _ = env.step(action)
+            observations.append(observation)
+            steps.append((action, *rest))
+        names = ("actions", "rewards", "terminations", "truncations")
+        columns = dict(zip(names, map(list, zip(*steps)), strict=True))
+        buffers.append(minari.data_collector.EpisodeBuffer(observations=observations, **columns))
+    return minari.create_dataset_from_buffers(name, buffers, env=env)
 
 
 def batched(space: spaces.Space, count: int) -> Any:
@@ -83,7 +86,7 @@ def written(name: str, observation: spaces.Space, action: spaces.Space, **change
         "terminations": [False] * 4,
         "truncations": [False, False, False, True],
     }
-    buffer = EpisodeBuffer(**(arrays | changes))
+    buffer = minari.data_collector.EpisodeBuffer(**(arrays | changes))
     minari.create_dataset_from_buffers(name, [buffer], observation_space=observation, action_space=action)
 
 

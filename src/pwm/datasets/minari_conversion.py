@@ -1,7 +1,7 @@
 """Minari data sets of continuous tasks become a data set of ours.
 
 Minari keeps whole episodes of Gymnasium environments, in HDF5 or Arrow files beside a ``metadata.json``.
-Nothing in them is run: spaces are read from the metadata, and the environment that is named there is not made.
+Nothing in them is run: spaces are read from the metadata, and the environment named there is not made.
 Source: the format of Farama's Minari 0.5, read by the package itself.
 """
 

@@ -26,7 +26,8 @@ is run.
   pwm data convert downloads/mt30/chunk_0.pt --to data/walker --tasks walker-walk,walker-run
   pwm data convert mujoco/hopper/medium-v0 mujoco/hopper/expert-v0 --to data/hopper
 
-A Minari data set is named by its folder or by its id among those of this machine. The same command continues what was interrupted.
+A Minari data set is named by its folder, or by its id among those of this machine. The same command
+continues what was interrupted.
 """
 COLLECT_HELP = """\
 Collect whole episodes of the dm_control tasks of MT30 as a data set:
