@@ -120,7 +120,9 @@ def test_copies_do_not_depend_on_each_other() -> None:
 def test_the_scripted_policy_reaches_its_goal() -> None:
     from benchmarks.metaworld_speed import play, scripted
 
-    total, success, _ = play("mw-reach", scripted("mw-reach"), 3)
+    env = make("mw-reach")
+    total, success, _ = play(env, scripted("mw-reach"), 3)
+    env.close()
     assert success == 1.0
     assert total > 1500
 
