@@ -36,7 +36,7 @@ EPISODES = 3
 def play(
     env: VectorEnv, act: Callable[[torch.Tensor], torch.Tensor], episodes: int
 ) -> tuple[float, float, float]:
-    """Play whole episodes with one copy; returns mean return, share of successes, steps per processor second."""
+    """Play whole episodes with one copy; returns mean return, share of successes, steps per CPU second."""
     begun, steps, total = time.process_time(), 0, 0.0
     for episode in range(episodes):
         obs, running = env.reset(episode), True

@@ -18,6 +18,7 @@ from tests.end_to_end.tiny import (
 )
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.data.offline.verification import verify_store
 from pwm.launch.cli import main
 
 INSTALLED = importlib.util.find_spec("metaworld") is not None
@@ -56,3 +57,8 @@ def test_an_interrupted_run_ends_bit_identical(tmp_path: Path, monkeypatch: pyte
     assert evaluation["lengths"] == [100, 100]
     assert 0 <= min(evaluation["returns"]) <= max(evaluation["returns"]) <= 2000
     assert evaluation["success"] == sum(evaluation["successes"]) / 2
+    # Its replay goes into the widths of MT80.
+    assert main(["data", "from-run", str(uninterrupted), "--to", str(tmp_path / "data")]) == 0
+    files = verify_store(tmp_path / "data")
+    assert files.layout.task_set == "mt80"
+    assert files.content["counts"].keys() == {"mw-reach"}

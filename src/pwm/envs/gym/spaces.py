@@ -73,9 +73,10 @@ class ActionScaling:
 
         Where both bounds of a dimension are the same, it is 0.
         """
-        width = self._high - self._low
-        moved = action.reshape(len(action), self.dim).astype(self._low.dtype) - self._low
-        return np.where(width > 0, 2 * moved / np.where(width > 0, width, 1) - 1, 0).astype(np.float64)
+        # Halves, because the width may exceed what the type holds.
+        low, half = self._low / 2, self._high / 2 - self._low / 2
+        moved = action.reshape(len(action), self.dim).astype(low.dtype) / 2 - low
+        return np.where(half > 0, 2 * (moved / np.where(half > 0, half, 1)) - 1, 0).astype(np.float64)
 
 
 class ObservationLayout:
