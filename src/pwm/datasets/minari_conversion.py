@@ -94,7 +94,8 @@ def convert_minari(
                 f"{first.name} and {other.name} are not of one task: {first.task} and {other.task}"
             )
     layout, number = _layout(first.task)
-    origins, plan = [], []
+    origins: list[MinariSource] = []
+    plan: list[dict[str, Any]] = []
     for source in sources:
         size = max(1, SHARD_STEPS * source.episodes // max(1, source.steps))
         digest = _digest(source.folder)

@@ -52,7 +52,7 @@ class MetaworldTask(gymnasium.Env):
         self.render_mode = render_mode
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (row.obs_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (row.action_dim,), np.float32)
-        self._repeat = row.action_repeat
+        self._repeat, self._width = row.action_repeat, row.action_dim
         self._world = _make_world(row.task, render_mode)
         self.dt = self._repeat * self._world.dt
         self._start = ""
@@ -77,7 +77,7 @@ class MetaworldTask(gymnasium.Env):
         # here on the episode depends on the random stream alone.
         mujoco.mj_resetData(self._world.model, self._world.data)
         self._world.reset()
-        observation, *_ = self._world.step(np.zeros(self.action_space.shape, np.float32))
+        observation, *_ = self._world.step(np.zeros(self._width, np.float32))
         return observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -100,8 +100,8 @@ class MetaworldTask(gymnasium.Env):
         The package keeps the state of an episode in many places, some of them views of the simulator's
         memory; an episode depends on nothing else but these two.
         """
-        actions = np.stack(self._actions) if self._actions else np.zeros((0, *self.action_space.shape))
-        return {"start": self._start, "actions": torch.from_numpy(actions.astype(np.float32))}
+        actions = np.array(self._actions, np.float32).reshape(-1, self._width)
+        return {"start": self._start, "actions": torch.from_numpy(actions)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Begin the saved episode again and take its actions."""
