@@ -11,6 +11,7 @@ import torch
 from pwm.envs import metaworld
 from pwm.envs.base import VectorEnv
 from pwm.envs.task_table import task_names, task_row
+from pwm.errors import EnvError
 
 pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
 # The fast tests do without Meta-World, which no environment of theirs brings.
@@ -125,6 +126,19 @@ def test_the_scripted_policy_reaches_its_goal() -> None:
     env.close()
     assert success == 1.0
     assert total > 1500
+
+
+def test_a_package_that_does_not_run_here_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pwm.envs.metaworld import adapter
+
+    def fails(**options: Any) -> None:
+        raise ValueError("could not broadcast input array from shape (11,) into shape (12,)")
+
+    monkeypatch.setitem(adapter.ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE, "reach-v3-goal-observable", fails)
+    with pytest.raises(
+        EnvError, match=r"^metaworld 3\S+ does not run with mujoco \S+ \(ValueError: could not"
+    ):
+        make("mw-reach")
 
 
 def test_pictures_show_the_robot() -> None:
