@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 ALL := $(VENV)/.installed-all
 BASELINES := $(VENV)/.installed-baselines
+METAWORLD := $(VENV)/.installed-metaworld
 NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
@@ -71,6 +72,11 @@ $(BASELINES): $(ALL)
 	$(call install,$(VENV),-e '.[baselines]',constraints.txt)
 	@touch $(RUNTIME) $(ALL) $@
 
+$(METAWORLD): $(ALL)
+	$(call begin,$(VENV))
+	$(call install,$(VENV),-e '.[metaworld]',constraints.txt)
+	@touch $(RUNTIME) $(ALL) $@
+
 demo: $(RUNTIME) ## train the MLP and the flow world model on a small task and compare them
 	$(BIN)/python examples/demo.py $(ARGS)
 
@@ -94,7 +100,7 @@ NEWEST_TESTS := tests/contracts/test_envs.py tests/numerics/test_dflex_tasks.py 
 
 # Slow tests train or measure time, so they run one after the other. One thread each: with small networks two take
 # as long as one, and much longer beside another program.
-test-slow: $(ALL) ## run the tests that train or measure (minutes to hours)
+test-slow: $(METAWORLD) ## run the tests that train or measure (minutes to hours)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
 lint: $(ALL) ## check style, format and types

@@ -173,6 +173,27 @@ class Ends(Odd):
         return self.flags if self.steps == 3 else (False, False)
 
 
+class Judging(Odd):
+    """Says of each episode whether it succeeded: as ``observation[0]`` tells from its reset on, at its end.
+
+    Before its last step it says the opposite. Episodes last 3 to 6 steps.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.succeeds, self.length = bool(self.np_random.random() < 0.5), int(self.np_random.integers(3, 7))
+        return self.observe(), {}
+
+    def observe(self) -> np.ndarray:
+        return np.array([getattr(self, "succeeds", 0.0), self.steps, self.np_random.normal()])
+
+    def ends(self) -> tuple[bool, bool]:
+        return self.steps >= self.length, False
+
+    def info(self) -> dict[str, Any]:
+        return {"is_success": self.succeeds == any(self.ends())} if hasattr(self, "length") else {}
+
+
 class Limited(Odd):
     """Truncates itself after ``own`` steps, and may say so in an attribute."""
 
@@ -332,6 +353,7 @@ for _class in (
     Rewards,
     Scaled,
     Infos,
+    Judging,
     Ends,
     Faulty,
     Returns,

@@ -53,14 +53,19 @@ def same(first: tuple[torch.Tensor, ...], second: tuple[torch.Tensor, ...]) -> b
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-WITHOUT_SUITE = pytest.mark.skipif(
-    importlib.util.find_spec("dm_control") is None, reason="needs the extra 'dmc'"
-)
+# Environments that an installation may lack: the package that they need, by their name and extra.
+PACKAGES = {"dmc": "dm_control", "metaworld": "metaworld"}
 
 
-@pytest.fixture(
-    params=[pytest.param(name, marks=WITHOUT_SUITE if name == "dmc" else ()) for name in sorted(CASES)]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """Skip what is not installed."""
+    if name not in PACKAGES:
+        return []
+    missing = importlib.util.find_spec(PACKAGES[name]) is None
+    return [pytest.mark.skipif(missing, reason=f"needs the extra '{name}'")]
+
+
+@pytest.fixture(params=[pytest.param(name, marks=marks(name)) for name in sorted(CASES)])
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -193,7 +198,7 @@ def test_no_environments_is_an_error(case: str) -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(UnknownComponentError, match=r"analytic.*dflex.*dmc.*gym"):
+    with pytest.raises(UnknownComponentError, match=r"analytic.*dflex.*dmc.*gym.*metaworld"):
         components.load("env", "dflexx")
     with pytest.raises(ConfigError, match=r"did you mean 'hopper'.*cartpole.*humanoid"):
         make("dflex_hopper", task="hoper")
@@ -217,6 +222,9 @@ def test_unknown_names_list_the_choices() -> None:
         ("dmc", {"engine": "mjx"}, "rollout, dm_control"),
         ("dmc", {"num_threads": -1}, "env.num_threads=-1"),
         ("dmc", {"episode_length": 0}, "env.episode_length=0"),
+        ("metaworld", {"task": "mw-raech"}, "did you mean 'mw-reach'.*mw-hand-insert"),
+        ("metaworld", {"task": "walker-walk"}, "env.task='walker-walk'"),
+        ("metaworld", {"episode_length": 0}, "env.episode_length=0"),
         ("gym", {"vectorization": "threads"}, "sync, async"),
         ("gym", {"id": ""}, "Gymnasium id"),
     ],
@@ -287,13 +295,18 @@ def test_gym_rescales_actions_to_the_bounds() -> None:
     assert env._env.envs[0].unwrapped.last_u == pytest.approx(2.0)
 
 
-def test_gym_in_other_processes_steps_but_cannot_save() -> None:
-    env = make("gym", vectorization="async", num_envs=2)
-    plain = make("gym", num_envs=2)
-    for action in actions(env, LENGTH + 1):
+def test_gym_in_other_processes_steps_and_saves_like_in_this_one() -> None:
+    env = make("gym", vectorization="async", seed=1)
+    plain = make("gym", seed=1)
+    plan = actions(env, 2 * LENGTH).split(LENGTH + 1)
+    for action in plan[0]:
         assert same(env.step(action), plain.step(action))
-    with pytest.raises(EnvError, match="sync"):
-        env.state_dict()
+    for saved, vectorization in ((env, "sync"), (plain, "async")):
+        fresh = make("gym", vectorization=vectorization, seed=2)
+        fresh.load_state_dict(saved.state_dict())
+        for action in plan[1]:
+            assert same(saved.step(action), fresh.step(action))
+        fresh.close()
     env.close()
 
 

@@ -60,6 +60,31 @@ def test_actions_reach_their_bounds_and_never_pass_them(name: str, mode: str) ->
     env.close()
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        UNIT,
+        spaces.Box(np.array([-3.0, 0.0], np.float32), np.array([5.0, 1e-3], np.float32)),
+        spaces.Box(-7, 12, (2, 3), np.int64),
+        spaces.Box(np.finfo(np.float64).min, np.finfo(np.float64).max, (1,), np.float64),
+    ],
+)
+def test_actions_are_mapped_back(space: spaces.Box) -> None:
+    scaling = ActionScaling("any", space)
+    between = (0.7 * space.low + 0.3 * space.high).astype(space.dtype)
+    actions = np.stack([space.low, space.high, between])
+    unit = scaling.inverse(actions)
+    assert unit.shape == (3, scaling.dim)
+    assert (unit[0] == -1).all()
+    assert (unit[1] == 1).all()
+    np.testing.assert_allclose(scaling(unit).astype(np.float64), actions, rtol=1e-6, atol=1e-6)
+
+
+def test_dimensions_without_a_choice_are_mapped_back_to_zero() -> None:
+    space = spaces.Box(np.array([2.0, -1.0], np.float32), np.array([2.0, 1.0], np.float32))
+    assert ActionScaling("any", space).inverse(np.array([[2.0, 0.5]])).tolist() == [[0.0, 0.5]]
+
+
 def test_every_integer_can_be_reached_and_is_the_nearest() -> None:
     env = make("Actions", num_envs=401, space=spaces.Box(-3, 7, (1,), np.int64))
     unit = torch.linspace(-1, 1, 401).unsqueeze(1)

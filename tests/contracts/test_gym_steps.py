@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from tests.contracts.odd_envs import LENGTH
 from tests.contracts.odd_rollouts import N, make, rollout, zeros
 
+from pwm.envs.base import JudgesSuccess
 from pwm.errors import ConfigError, EnvError
 
 
@@ -108,6 +109,33 @@ def test_infos_of_every_name_and_length_change_nothing(mode: str) -> None:
     without.close()
 
 
+def test_success_is_that_of_the_last_step_of_the_first_episode_after_each_reset(mode: str) -> None:
+    env = make("Judging", mode, seed=1)
+    assert isinstance(env, JudgesSuccess)
+    rollout(env)
+    env.take_successes()
+    expected = []
+    for seed in range(6):
+        expected += (env.reset(seed)[:, 0] > 0).tolist()
+        rollout(env, 2 * LENGTH)
+        if seed % 2:
+            assert env.take_successes() == expected
+            expected = []
+    # An evaluation that was broken off leaves nothing behind.
+    env.reset(7)
+    rollout(env, 2)
+    env.reset(8)
+    assert env.take_successes() == []
+    env.close()
+
+
+def test_environments_that_do_not_judge_have_no_success(mode: str) -> None:
+    env = make("Ends", mode, flags=(True, False))
+    rollout(env)
+    assert env.take_successes() == []
+    env.close()
+
+
 @pytest.mark.parametrize(
     ("call", "change", "words"),
     [
@@ -157,6 +185,11 @@ def test_infos_of_every_name_and_length_change_nothing(mode: str) -> None:
             "step",
             lambda o, r, d, t, i: (o, r, "no", t, i),
             r"step of environment 0 returned terminated 'no' instead of one truth value",
+        ),
+        (
+            "step",
+            lambda o, r, d, t, i: (o, r, d, t, {"is_success": "yes"}),
+            r"step of environment 0 returned info\['is_success'\] 'yes' instead of one truth value",
         ),
         (
             "step",

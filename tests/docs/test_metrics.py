@@ -35,7 +35,7 @@ RUNS = {
     "closed loop, flow": [*HOPPER, *FLOW, *LONG, "general.esnr_every=2"],
     "lockstep": [*ANALYTIC, *LOCKSTEP],
     "gym": [
-        *("env=gym", "env.id=Pendulum-v1", "general.save_interval=0"),
+        *("env=gym", "env.id=tests.contracts.odd_envs:OddJudging-v0", "general.save_interval=0"),
         *("actor=sac", "alg.entropy_target=-1"),
     ],
 }

@@ -125,6 +125,19 @@ def test_the_demo_after_the_tests_installs_nothing(project: Project) -> None:
     assert project.calls() == [DEMO]
 
 
+def test_slow_tests_add_meta_world(project: Project) -> None:
+    project.make("test")
+    project.calls()
+    assert project.make("test-slow")[0] == 0
+    assert project.calls() == [
+        "install -e .[metaworld] -c constraints.txt",
+        "-m pytest -m slow --timeout 3600",
+    ]
+    project.make("test")
+    project.make("test-slow")
+    assert project.calls() == [TEST, "-m pytest -m slow --timeout 3600"]
+
+
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
 def test_changed_requirements_are_installed_by_whoever_needs_them(project: Project, name: str) -> None:
     project.make("test")

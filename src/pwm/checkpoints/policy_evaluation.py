@@ -61,6 +61,7 @@ def evaluate_policy(
     """Real-reward evaluation of one policy file, with the task's reference scores.
 
     With a ``planner`` the agent does not act as its policy says, but plans in its world model at every step.
+    Tasks that judge success add ``success``, the share of episodes that ended in it, and ``successes``.
 
     Raises:
         CheckpointError: missing or damaged file, or one of another task than ``task``.
@@ -194,6 +195,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         ]
         for r in results
     ]
+    if any("success" in r for r in results):
+        header.append("success")
+        rows = [[*row, f"{r['success']:.2f}" if "success" in r else "-"] for row, r in zip(rows, results)]
     if len({tuple(row[:4]) for row in rows}) < len(rows):
         header.append("policy")
         rows = [[*row, r["policy"]] for row, r in zip(rows, results, strict=True)]

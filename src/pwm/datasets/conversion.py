@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from pwm.checkpoints.run_search import expand
-from pwm.data.offline.layout import Block
+from pwm.data.offline.layout import SHARD_STEPS, Block
 from pwm.data.offline.writer import writing
+from pwm.datasets.minari_conversion import minari_root
 from pwm.datasets.published import Published, check_archive, open_published
 from pwm.errors import ConfigError, DataError
 
-# Steps of one shard, about half a gigabyte, and of a block, which is in memory at once.
-SHARD_STEPS = 1 << 22
+# Steps of a block, which is in memory at once.
 BLOCK_STEPS = 1 << 17
 
 
@@ -82,7 +82,7 @@ def source_files(sources: Sequence[str | Path]) -> list[Path]:
     for source in sources:
         found = expand(source)
         if not found:
-            raise DataError(f"{source}: no such file or folder")
+            raise DataError(f"{source}: no such file or folder, nor a Minari data set in {minari_root()}")
         for path in found:
             chunks = sorted(path.glob("chunk_*.pt")) if path.is_dir() else [path]
             if not chunks:

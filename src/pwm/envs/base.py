@@ -126,6 +126,24 @@ class Renderable(Protocol):
         ...
 
 
+@runtime_checkable
+class JudgesSuccess(Protocol):
+    """Optional contract of an environment whose task may say whether an episode reached its goal."""
+
+    def take_successes(self) -> list[bool]:
+        """Return whether the first episode of every copy since each ``reset`` ended in success.
+
+        In the order of the resets, and of the copies within each; those since the last call, of resets whose
+        every copy has finished its first episode. Empty where the task does not say it.
+        """
+        ...
+
+
+def successes_of(env: VectorEnv, episodes: int) -> list[bool]:
+    """Take what ``env`` knows of success in the ``episodes`` it was last evaluated in; empty if nothing."""
+    return env.take_successes()[:episodes] if isinstance(env, JudgesSuccess) else []
+
+
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Let ``generator`` go on from ``state`` (bytes, as ``get_state`` gave it).
 

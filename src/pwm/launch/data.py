@@ -19,12 +19,15 @@ number is looked at, too: counts per task, ranges, NaN, zero padding, ends of se
 first thing that is wrong if anything is.
 """
 CONVERT_HELP = """\
-Turn files of TD-MPC2's published multi-task data into a data set. Nothing in the files is run.
+Turn files of TD-MPC2's published multi-task data, or Minari data sets, into a data set. Nothing in the files
+is run.
 
   pwm data convert downloads/mt30 --to data/mt30
   pwm data convert downloads/mt30/chunk_0.pt --to data/walker --tasks walker-walk,walker-run
+  pwm data convert mujoco/hopper/medium-v0 mujoco/hopper/expert-v0 --to data/hopper
 
-The same command continues what was interrupted.
+A Minari data set is named by its folder, or by its id among those of this machine. The same command
+continues what was interrupted.
 """
 COLLECT_HELP = """\
 Collect whole episodes of the dm_control tasks of MT30 as a data set:
@@ -52,10 +55,15 @@ def add_commands(commands: Commands) -> None:
     """Add ``data`` and its actions to the parser's subcommands."""
     data = commands.add_parser("data", help="make, check and describe data sets")
     actions = data.add_subparsers(dest="action", required=True, metavar="action")
-    convert = add_parser(actions, "convert", run_convert, "convert TD-MPC2's published files", CONVERT_HELP)
+    convert = add_parser(
+        actions, "convert", run_convert, "convert TD-MPC2's published files or Minari data sets", CONVERT_HELP
+    )
     convert.add_argument("sources", nargs="+", metavar="SOURCE", help="file, folder or quoted pattern")
     _add_target(convert)
-    convert.add_argument("--tasks", metavar="NAME,...", help="keep these tasks alone")
+    convert.add_argument("--tasks", metavar="NAME,...", help="keep these tasks of TD-MPC2's files alone")
+    convert.add_argument(
+        "--task", metavar="NAME", help="task of a Minari data set (default: its environment)"
+    )
     convert.add_argument(
         "--mask-padding",
         action="store_true",
@@ -94,7 +102,22 @@ def _add_target(action: argparse.ArgumentParser) -> None:
 def run_convert(args: argparse.Namespace) -> None:
     """``pwm data convert``."""
     from pwm.datasets.conversion import convert
+    from pwm.datasets.minari_conversion import convert_minari, minari_folder
 
+    folders = [minari_folder(source) for source in args.sources]
+    if found := [folder for folder in folders if folder is not None]:
+        if len(found) < len(folders):
+            other = args.sources[folders.index(None)]
+            raise ConfigError(f"{found[0]} is a Minari data set and {other} is none; convert them apart")
+        if args.tasks is not None or args.mask_padding:
+            raise ConfigError(
+                "--tasks and --mask-padding are for TD-MPC2's files; --task names the task here"
+            )
+        convert_minari(found, args.to, args.task)
+        _say_what_is_there(args.to)
+        return
+    if args.task is not None:
+        raise ConfigError("--task is for Minari data sets; --tasks keeps some tasks of TD-MPC2's files")
     tasks = None if args.tasks is None else [name.strip() for name in args.tasks.split(",")]
     convert(args.sources, args.to, tasks, args.mask_padding)
     _say_what_is_there(args.to)

@@ -127,10 +127,12 @@ class AgentTrainer(Trainer):
         recording = Recording()
         with named_divergence():
             result = evaluate(self.eval_env, act, episodes, recording=recording)
+        success = {f"eval/{name}": value for name, value in result.success.items()}
         return {
             "eval/episode_return": result.mean,
             "eval/episode_return_std": result.std,
             "eval/episode_length": result.mean_length,
+            **success,
         } | self.diagnose(recording.stacked())
 
     def diagnose(self, recorded: Recorded) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from pwm.data.batch import Recorded
-from pwm.envs.base import StepResult, VectorEnv, check_observation
+from pwm.envs.base import StepResult, VectorEnv, check_observation, successes_of
 from pwm.errors import ConfigError, EnvError
 from pwm.training.hooks import SafePoint, go_on
 
@@ -29,10 +29,12 @@ class Evaluation:
     Attributes:
         returns: undiscounted return of each episode.
         lengths: control steps of each episode.
+        successes: whether each episode ended in success; empty where the task does not say it.
     """
 
     returns: list[float]
     lengths: list[int]
+    successes: list[bool] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -50,8 +52,14 @@ class Evaluation:
         """Mean episode length in control steps."""
         return sum(self.lengths) / len(self.lengths)
 
-    def summary(self) -> dict[str, float | list[float] | list[int] | int]:
+    @property
+    def success(self) -> dict[str, float]:
+        """Share of episodes that ended in success, as ``success``; empty where the task does not say it."""
+        return {"success": sum(self.successes) / len(self.successes)} if self.successes else {}
+
+    def summary(self) -> dict[str, Any]:
         """Mean, spread and per-episode values, ready for JSON."""
+        successes = {**self.success, "successes": self.successes} if self.successes else {}
         return {
             "episodes": len(self.returns),
             "mean": self.mean,
@@ -61,6 +69,7 @@ class Evaluation:
             "mean_length": self.mean_length,
             "returns": self.returns,
             "lengths": self.lengths,
+            **successes,
         }
 
 
@@ -121,6 +130,8 @@ def evaluate(
     returns: list[float] = []
     lengths: list[int] = []
     rounds = -(-episodes // env.num_envs)
+    # What was left by whoever used the environment before is not this policy's.
+    successes_of(env, 0)
     for r in range(rounds):
         obs = env.reset(seed + r)
         check_observation(env.spec.name, obs, "at reset")
@@ -144,7 +155,7 @@ def evaluate(
             )
         returns += total.tolist()
         lengths += steps.tolist()
-    return Evaluation(returns[:episodes], lengths[:episodes])
+    return Evaluation(returns[:episodes], lengths[:episodes], successes_of(env, episodes))
 
 
 def zero_policy(act_dim: int) -> Policy:

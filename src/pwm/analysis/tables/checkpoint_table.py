@@ -42,6 +42,7 @@ def write_results(files: tuple[Path, Path], results: Sequence[dict[str, Any]]) -
     """
     write_text(files[0], json.dumps(list(results), indent=2) + "\n")
     kept = {id(r): share for group in _runs(results).values() for r, share in zip(group, _of_peak(group))}
+    judged = any("success" in r for r in results)
     rows = [
         {
             "task": r["task"],
@@ -56,6 +57,7 @@ def write_results(files: tuple[Path, Path], results: Sequence[dict[str, Any]]) -
             "episodes": r["episodes"],
             "evaluation_seed": r["evaluation_seed"],
             **r["reference"],
+            **({"success": r.get("success")} if judged else {}),
             "share_of_peak": kept[id(r)],
             "policy": r["policy"],
         }

@@ -19,6 +19,8 @@ from pwm.errors import ConfigError, DataError
 FORMAT, VERSION = "flow-pwm/data", 1
 MANIFEST = "manifest.json"
 STEPS, SEGMENTS = "steps.npy", "segments.npy"
+# Steps of one shard, where there are so many: about half a gigabyte.
+SHARD_STEPS = 1 << 22
 SEGMENT = np.dtype(
     [
         ("start", "<i8"),  # first row of the segment

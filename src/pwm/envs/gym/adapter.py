@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pwm.envs.base import EnvSpec, StepResult, check_action
 from pwm.envs.engines.opengl import choose_backend
-from pwm.envs.gym import state as copy_state
 from pwm.envs.gym.copies import Copies
 from pwm.envs.gym.creation import INSTALL_HINT
 from pwm.envs.gym.faults import Blame, WrongReturn, described
@@ -22,6 +21,7 @@ from pwm.envs.gym.options import Options
 from pwm.envs.gym.precision import PrecisionWatch
 from pwm.envs.gym.processes import Processes
 from pwm.envs.gym.spaces import ActionScaling, ObservationLayout, listed
+from pwm.envs.gym.success import SuccessTally
 from pwm.errors import EnvError
 
 
@@ -38,7 +38,9 @@ class GymEnv:
         self.num_envs = num_envs
         self.device = device
         self._options = options
-        self._drawn = False
+        # The copies that can be drawn, once there are any.
+        self._pictured: list[Any] = []
+        self._successes = SuccessTally(num_envs)
         self._env = _copies(options, _spread(seed, num_envs))
         facts = self._env.facts
         try:
@@ -68,6 +70,7 @@ class GymEnv:
             EnvError: an observation is no number, or the environment raised something.
         """
         seeds = None if seed is None else _spread(seed, self.num_envs)
+        self._successes.begin()
         return self._observed(self._env.reset(seeds), "at reset")
 
     def step(self, action: Tensor) -> StepResult:
@@ -91,6 +94,7 @@ class GymEnv:
         final_obs = self._observed(step.final_obs, "after a step")
         obs = final_obs.clone()
         if (done := step.terminated | step.truncated).any():
+            self._successes.add(step.success, done)
             # The other rows are those that were looked at.
             obs[torch.from_numpy(done).to(self.device)] = self._observed(step.obs[done], "at reset", done)
         return StepResult(
@@ -105,14 +109,10 @@ class GymEnv:
         """Return the state of every copy; see ``VectorEnv.state_dict``.
 
         Raises:
-            EnvError: the copies run in other processes, or are neither MuJoCo nor classic-control
-                environments of Gymnasium.
+            EnvError: the copies are neither MuJoCo nor classic-control environments of Gymnasium, nor can
+                they save their state themselves.
         """
-        copies = self._here()
-        saved = [
-            copy_state.save(env, stream) for env, stream in zip(copies.envs, copies.streams, strict=True)
-        ]
-        return {"name": self.spec.name, "envs": saved}
+        return {"name": self.spec.name, "envs": self._env.save()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state``.
@@ -120,13 +120,15 @@ class GymEnv:
         Raises:
             EnvError: the state belongs to another task or number of copies, or cannot be restored.
         """
-        copies = self._here()
         if state["name"] != self.spec.name:
             raise EnvError(f"state of {state['name']!r} cannot be loaded into {self.spec.name!r}")
         if len(state["envs"]) != self.num_envs:
             raise EnvError(f"state holds {len(state['envs'])} environments, expected {self.num_envs}")
-        for env, stream, saved in zip(copies.envs, copies.streams, state["envs"], strict=True):
-            copy_state.load(env, stream, saved)
+        self._env.load(state["envs"])
+
+    def take_successes(self) -> list[bool]:
+        """Return which first episodes ended with ``info["is_success"]``; see ``JudgesSuccess``."""
+        return self._successes.take()
 
     def start_rendering(self) -> None:
         """Make all copies anew, in this process and with pictures; see ``pwm.envs.base.Renderable``.
@@ -145,17 +147,17 @@ class GymEnv:
         self._env = copies
         if hasattr(copies.envs[0].unwrapped, "mujoco_renderer"):
             choose_backend()
-        self._drawn = True
+        self._pictured = copies.envs
         self.reset(0)
         self.render(0)
 
     def render(self, index: int) -> np.ndarray:
         """Picture [height, width, 3] uint8 of copy ``index``; see ``pwm.envs.base.Renderable``."""
-        if not self._drawn:
+        if not self._pictured:
             raise EnvError(f"{self.spec.name}: call start_rendering before render")
         with Blame(f"{self._options.id}: drawing it"):
             try:
-                return _picture(self._here().envs[index].render())
+                return _picture(self._pictured[index].render())
             except DependencyNotInstalled as error:
                 raise EnvError(f"drawing {self._options.id}: {error}; {INSTALL_HINT}") from error
         raise AssertionError("a Blame never swallows an exception")
@@ -163,11 +165,6 @@ class GymEnv:
     def close(self) -> None:
         """Close every copy."""
         self._env.close()
-
-    def _here(self) -> Copies:
-        if not isinstance(self._env, Copies):
-            raise EnvError("environments in other processes cannot save state; use env.vectorization=sync")
-        return self._env
 
     def _observed(self, obs: np.ndarray, when: str, copies: np.ndarray | None = None) -> Tensor:
         """``obs`` [n, obs_dim] as float32 on the device; ``copies`` [N] says whose they are, if not all are.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pwm.envs.gym import state
 from pwm.envs.gym.creation import import_module, make
 from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
@@ -64,6 +65,7 @@ class Step(NamedTuple):
         final_obs: [n, obs_dim], the observation that the step led to.
         reward: [n] float64.
         terminated, truncated: [n] bool; never both, termination wins.
+        success: [n] float64, ``info["is_success"]`` as 0 or 1; NaN where there is none.
     """
 
     obs: np.ndarray
@@ -71,10 +73,11 @@ class Step(NamedTuple):
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    success: np.ndarray
 
 
 class Copies:
-    """Copies of an environment with same-step auto-reset. What they say beside the five values is dropped.
+    """Copies of an environment with same-step auto-reset. Of infos only ``is_success`` is kept.
 
     Args:
         options: what to make.
@@ -135,17 +138,26 @@ class Copies:
     def step(self, actions: np.ndarray) -> Step:
         """Advance every copy by its action [n, *shape] of the action space."""
         n = len(self.envs)
-        obs, reward = self._rows(), np.empty(n)
+        obs, (reward, success) = self._rows(), np.empty((2, n))
         terminated, truncated = np.zeros((2, n), dtype=bool)
         with self._globals():
             for i in range(n):
                 # Not actions[i], which is no array where actions are scalars.
-                reward[i], terminated[i], truncated[i] = self._advance(i, actions[i, ...], obs[i])
+                reward[i], terminated[i], truncated[i], success[i] = self._advance(i, actions[i, ...], obs[i])
             truncated &= ~terminated
             final_obs = obs.copy()
             for done in np.flatnonzero(terminated | truncated):
                 self._begin(int(done), obs[done], None)
-        return Step(obs, final_obs, reward, terminated, truncated)
+        return Step(obs, final_obs, reward, terminated, truncated, success)
+
+    def save(self) -> list[dict[str, Any]]:
+        """Return the state of every copy; see ``pwm.envs.gym.state``."""
+        return [state.save(env, stream) for env, stream in zip(self.envs, self.streams, strict=True)]
+
+    def load(self, saved: Sequence[dict[str, Any]]) -> None:
+        """Put every copy into its state of ``saved``."""
+        for env, stream, its in zip(self.envs, self.streams, saved, strict=True):
+            state.load(env, stream, its)
 
     def close(self) -> None:
         """Close every copy; what one raises then is only a warning, for its work is done."""
@@ -176,14 +188,15 @@ class Copies:
                 raise WrongReturn(f"{described(found)} instead of (observation, info)")
             self._layout.write(found[0], row)
 
-    def _advance(self, index: int, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool]:
-        """Step one copy; what it observes goes into ``row``. Returns reward, terminated, truncated."""
+    def _advance(self, index: int, action: np.ndarray, row: np.ndarray) -> tuple[float, bool, bool, float]:
+        """Step one copy; what it observes goes into ``row``. Returns the rest of ``Step``."""
         with self._steps[index]:
             if self._draws:
                 self.streams[index].seed_globals()
-            observation, reward, terminated, truncated, _ = self.envs[index].step(action)
+            observation, reward, terminated, truncated, info = self.envs[index].step(action)
             self._layout.write(observation, row)
-            return _number(reward), _flag("terminated", terminated), _flag("truncated", truncated)
+            ends = _flag("terminated", terminated), _flag("truncated", truncated)
+            return _number(reward), *ends, _success(info)
         raise AssertionError("a Blame never swallows an exception")
 
 
@@ -223,3 +236,10 @@ def _flag(name: str, value: Any) -> bool:
     if found.size != 1 or found.dtype.kind not in "biuf":
         raise WrongReturn(f"{name} {described(value)} instead of one truth value")
     return bool(found.reshape(()))
+
+
+def _success(info: Any) -> float:
+    """Whether the episode has reached its goal, by the name that Gymnasium's environments give it."""
+    if isinstance(info, dict) and "is_success" in info:
+        return float(_flag("info['is_success']", info["is_success"]))
+    return np.nan

@@ -73,6 +73,9 @@ def make(options: Options) -> Any:
     except ImportError as error:
         # How Gymnasium's removed environments refuse to be made.
         _refuse_id(options.id, error)
+    except EnvError:
+        # It already says in one sentence what is wrong.
+        raise
     except (Exception, SystemExit) as error:
         # Gymnasium raises type errors again, with all it knows of the environment in their text.
         cause = error.__cause__ if isinstance(error, TypeError) and error.__cause__ else error

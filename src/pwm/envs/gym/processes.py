@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import io
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,15 @@ class Processes:
         """See ``Copies.step``."""
         parts = self._call("step", [actions[share[0] : share[-1] + 1] for share in self._shares])
         return Step(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def save(self) -> list[dict[str, Any]]:
+        """See ``Copies.save``."""
+        answers = self._call("save", [None] * len(self._shares))
+        return [state for packed in answers for state in _unpacked(packed)]
+
+    def load(self, saved: Sequence[dict[str, Any]]) -> None:
+        """See ``Copies.load``."""
+        self._call("load", [_packed([saved[i] for i in share]) for share in self._shares])
 
     def close(self) -> None:
         """Close every copy and end the processes."""
@@ -147,12 +157,33 @@ def _serve(
             if method == "close":
                 break
             try:
-                answer = copies.reset(argument) if method == "reset" else copies.step(argument)
+                answer = _answer(copies, method, argument)
             except EnvError as error:
                 connection.send((False, str(error)))
             else:
                 connection.send((True, answer))
     copies.close()
+
+
+def _answer(copies: Copies, method: str, argument: Any) -> Any:
+    """What the method of ``copies`` returns."""
+    if method == "save":
+        return _packed(copies.save())
+    if method == "load":
+        return copies.load(_unpacked(argument))
+    return copies.reset(argument) if method == "reset" else copies.step(argument)
+
+
+def _packed(states: list[dict[str, Any]]) -> bytes:
+    """States as bytes: sent as they are, tensors would share memory, which is lost when a process ends."""
+    buffer = io.BytesIO()
+    torch.save(states, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(packed: bytes) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]] = torch.load(io.BytesIO(packed), weights_only=True)
+    return states
 
 
 def _outlive_signals() -> None:

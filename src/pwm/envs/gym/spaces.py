@@ -68,6 +68,16 @@ class ActionScaling:
         action = action.clip(self._low, self._high).astype(self._dtype)
         return action.reshape(len(unit), *self._shape)
 
+    def inverse(self, action: np.ndarray) -> np.ndarray:
+        """What becomes ``action`` [N, *shape]: [N, dim] in [-1, 1] as far as ``action`` keeps the bounds.
+
+        Where both bounds of a dimension are the same, it is 0.
+        """
+        # Halves, because the width may exceed what the type holds.
+        low, half = self._low / 2, self._high / 2 - self._low / 2
+        moved = action.reshape(len(action), self.dim).astype(low.dtype) / 2 - low
+        return np.where(half > 0, 2 * (moved / np.where(half > 0, half, 1)) - 1, 0).astype(np.float64)
+
 
 class ObservationLayout:
     """From observations of a space to flat rows.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,11 +18,24 @@ from pwm.errors import EnvError
 PLAIN_WRAPPERS = (TimeLimit, OrderEnforcing, PassiveEnvChecker)
 
 
+@runtime_checkable
+class SavesItself(Protocol):
+    """An environment that can save its state beyond ``np_random`` and the time limit."""
+
+    def save_state(self) -> dict[str, Any]:
+        """Return the state: tensors, numbers and text, in lists and dicts."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``; everything is then as it was, bit by bit."""
+        ...
+
+
 def save(env: Any, stream: CopyStream) -> dict[str, Any]:
     """State of ``env`` and of the global generators it meets: tensors, numbers and text.
 
     Raises:
-        EnvError: it is neither a MuJoCo nor a classic-control environment of Gymnasium.
+        EnvError: it is neither a MuJoCo nor a classic-control environment of Gymnasium, nor saves itself.
     """
     family, core = _family(env), env.unwrapped
     saved: dict[str, Any] = {
@@ -32,7 +45,9 @@ def save(env: Any, stream: CopyStream) -> dict[str, Any]:
         "stream": stream.state(),
         "elapsed": max((int(limit._elapsed_steps or 0) for limit in _time_limits(env)), default=0),
     }
-    if family == "classic_control":
+    if isinstance(core, SavesItself):
+        saved["own"] = core.save_state()
+    elif family == "classic_control":
         saved["state"] = torch.as_tensor(np.array(core.state, dtype=np.float64))
         saved["dtype"] = str(np.asarray(core.state).dtype)
     else:
@@ -59,6 +74,9 @@ def load(env: Any, stream: CopyStream, saved: dict[str, Any]) -> None:
         stream.load(saved["stream"])
     for limit in _time_limits(env):
         limit._elapsed_steps = saved["elapsed"]
+    if isinstance(core, SavesItself):
+        core.load_state(saved["own"])
+        return
     if family == "classic_control":
         core.state = saved["state"].numpy().astype(saved["dtype"])
         return
@@ -93,18 +111,20 @@ def _version() -> str:
 
 
 def _family(env: Any) -> str:
-    """Return ``mujoco`` or ``classic_control``; raise EnvError where saving would not be exact."""
+    """Return ``mujoco``, ``classic_control`` or ``own``; raise EnvError where saving would not be exact."""
     *wrappers, core = layers(env)
     for wrapper in wrappers:
         if type(wrapper) not in PLAIN_WRAPPERS:
             raise EnvError(f"state saving does not know the wrapper {type(wrapper).__name__}")
+    if isinstance(core, SavesItself):
+        return "own"
     module = type(core).__module__
     for family in ("mujoco", "classic_control"):
         if module.startswith(f"gymnasium.envs.{family}."):
             return family
     raise EnvError(
-        f"the state of {type(core).__name__} cannot be saved; only Gymnasium's MuJoCo and "
-        "classic-control environments can"
+        f"the state of {type(core).__name__} cannot be saved; Gymnasium's MuJoCo and classic-control "
+        "environments can, and those with methods save_state and load_state"
     )
 
 
