@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -210,7 +211,7 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     _only_keys(values, list(flat_hints(cls)), f"{where}.")
     composed = nested(cls, _literal(values))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), composed))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(_structured(cls), composed))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}.{own_key(cls, error.full_key)} must be given") from error
     except ConfigKeyError as error:
@@ -221,6 +222,12 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     except OmegaConfBaseException as error:
         key = f"{where}.{own_key(cls, error.full_key)}".rstrip(".")
         raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+@functools.cache
+def _structured(cls: type[Any]) -> Any:
+    """OmegaConf's form of an options dataclass with its defaults; not to be changed."""
+    return OmegaConf.structured(cls)
 
 
 def _literal(value: Any) -> Any:
