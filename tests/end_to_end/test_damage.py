@@ -22,7 +22,6 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints import storage
 from pwm.envs.analytic import LqrEnv
 from pwm.envs.base import StepResult
@@ -35,12 +34,6 @@ from pwm.training.trainers.online.trainer import OnlineTrainer
 
 RUN = [*ANALYTIC, "general.save_interval=0", "general.epochs=6"]
 LONGER = [*RUN, "general.epochs=8"]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 def interrupted(logdir: Path, monkeypatch: pytest.MonkeyPatch, *options: str, epochs: int = 3) -> Path:
@@ -173,7 +166,6 @@ def test_signal_while_the_scores_of_doing_nothing_are_measured(
     assert status(folder)["state"] == "preempted"
     assert not (folder / "reference.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
     assert train(tmp_path, *RUN) == 0
     assert_same_run(folder, trained(tmp_path / "whole", *RUN))
 

@@ -29,7 +29,6 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult
 from pwm.envs.dflex.env import DflexEnv
@@ -59,18 +58,10 @@ LONG = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of ``LONG`` that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-        return trained(tmp_path_factory.mktemp("whole"), *LONG)
+    return trained(tmp_path_factory.mktemp("whole"), *LONG)
 
 
 @pytest.mark.parametrize("name", RUNS)

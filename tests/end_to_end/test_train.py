@@ -30,7 +30,6 @@ from tests.end_to_end.tiny import (
     weights,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 from pwm.logging.monitoring import TrainingMonitor
 
@@ -60,6 +59,8 @@ FILES = {
     "final_policy.pt",
     "latest.pt",
     "replay",
+}
+PICTURES = {
     "learning_curves.png",
     "world_model_losses.png",
     "gradient_norms.png",
@@ -92,12 +93,6 @@ EVERY_EPOCH = {
     "time/critic",
     "memory/rss",
 }
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +178,6 @@ def test_same_command_again_says_finished_and_changes_nothing(
     assert contents(folder) == before
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
     folder = trained(tmp_path, *ANALYTIC)
     first = computed(folder)
@@ -194,7 +188,6 @@ def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
     assert status(folder)["epochs"] == 5
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     "name",
     RUNS,
@@ -237,7 +230,7 @@ def own_torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
+@pytest.mark.usefixtures("own_torch_settings")
 @pytest.mark.parametrize("name", RUNS)
 def test_deterministic_training_works_and_repeats_itself(name: str, tmp_path: Path) -> None:
     changes = [*RUNS[name], "general.deterministic=true"]
@@ -249,7 +242,7 @@ def test_deterministic_training_works_and_repeats_itself(name: str, tmp_path: Pa
     assert not bad
 
 
-@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
+@pytest.mark.usefixtures("own_torch_settings")
 def test_a_run_may_become_deterministic_later(tmp_path: Path) -> None:
     folder = trained(tmp_path, *ANALYTIC)
     digest = (folder / "config.sha256").read_text()
@@ -273,7 +266,6 @@ def test_deterministic_training_repeats_itself_on_a_gpu(dynamics: str, collect: 
     assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_changed_configuration_is_refused_with_the_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +282,6 @@ def test_changed_configuration_is_refused_with_the_difference(
     assert status(folder)["epoch"] == 5
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_resume_never_refuses_an_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path, *ANALYTIC)
     capsys.readouterr()
@@ -298,7 +289,6 @@ def test_resume_never_refuses_an_existing_folder(tmp_path: Path, capsys: pytest.
     assert "general.resume=never" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("changes", [HOPPER, ANALYTIC], ids=["hopper", "analytic"])
 def test_run_starts_from_another_runs_policy(changes: list[str], tmp_path: Path) -> None:
     source = trained(tmp_path / "first", *changes) / "final_policy.pt"
