@@ -17,7 +17,7 @@ import pytest
 from tests.unit.run_folders import write_run
 
 from pwm.analysis.plots.style import save_figure
-from pwm.analysis.statistics.comparison import limits
+from pwm.analysis.statistics.comparison import sample_size_notes
 from pwm.analysis.statistics.estimates import (
     Estimate,
     holm,
@@ -175,7 +175,7 @@ def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tupl
     assert "return of the last evaluation" in text
     (line,) = [line for line in text.split("flow against baseline")[1].splitlines() if line.startswith(LQR)]
     assert line.split()[1:] == ["+12.0", "[5.5,", "18.5]", "+57.1", "%", "0.007", "0.014", "0.10", "0.20"]
-    for note in [*limits(2, 2, tasks=2), *limits(3, 3, tasks=2)]:
+    for note in [*sample_size_notes(2, 2, tasks=2), *sample_size_notes(3, 3, tasks=2)]:
         assert f"- {note}\n" in text
     assert "there is no figure over all tasks" in text
     assert "no performance profiles" in text

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from tests.end_to_end.tiny import NETWORKS, metrics
+
+from pwm.analysis.plots.visualization import TrainingVisualizer
+
+wandb = pytest.importorskip("wandb")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -32,18 +37,18 @@ SHORT = [
 
 
 def run(folder: Path, script: str, *arguments: str) -> str:
-    """Output of a script that must succeed, called in ``folder``."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Output of a script that must succeed, run as a program in ``folder``."""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        if script == "train_dflex.py":
+            # Pictures have a script of their own.
+            patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert ended.value.code == 0
+    return shown.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     second = ["env=dflex_ant", "alg=pwm_48M", "general.seed=42", "general.run_wandb=True"]
     second += ["wandb.project=pwm-flow-matching", "wandb.group=pairs", "general.logdir=outputs"]
     run(folder, "train_dflex.py", *second, *SHORT, "wandb.mode=offline", "general.epochs=1")
+    wandb.teardown()
     return folder
 
 

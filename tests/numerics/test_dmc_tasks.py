@@ -118,7 +118,7 @@ def test_steps_are_two_control_steps_with_summed_rewards() -> None:
     env = make("cheetah-jump", 3)
     record, physics = env.task, env.physics
     action = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pair = physics.step(env._qpos, env._qvel, action.double(), env._target)
+    pair = physics.step(env._qpos, env._qvel, action.double(), env._kept)
     result = env.step(action)
     reward = record.reward(pair)
     torch.testing.assert_close(result.reward.double(), reward[::2] + reward[1::2], rtol=1e-6, atol=0)

@@ -33,9 +33,7 @@ def test_constant_never_decays() -> None:
         ("constant", [1.0, 1.0, 1.0, 1.0]),
     ],
 )
-def test_logged_rates_follow_the_schedule(
-    schedule: str, expected: list[float], tmp_path: Path
-) -> None:
+def test_logged_rates_follow_the_schedule(schedule: str, expected: list[float], tmp_path: Path) -> None:
     folder = trained(
         tmp_path,
         *ANALYTIC,
