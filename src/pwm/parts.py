@@ -8,13 +8,13 @@ all parts stand beside the trainer's own (``alg.horizon=5``), so nobody has to k
 from __future__ import annotations
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 # Metadata of a dataclass field that holds a part.
 PART = {"part": True}
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def flat_hints(cls: type[Any]) -> dict[str, Any]:
@@ -63,10 +63,11 @@ def own_key(cls: type[Any], key: object) -> str:
     return own_key(hints[first], rest) if first in inside else str(key or "")
 
 
-@functools.cache
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    """Types of the fields of ``cls``; not to be changed."""
-    return typing.get_type_hints(cls)
+    """Types of the fields of ``cls``, read once; not to be changed."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _is_part(option: dataclasses.Field[Any]) -> bool:
