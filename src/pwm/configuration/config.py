@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import math
@@ -32,6 +31,7 @@ from pwm.parts import flat_hints, flat_values, nested, own_key
 from pwm.training.trainer import DEFAULT, load_trainer
 
 T = TypeVar("T")
+_STRUCTURED: dict[type[Any], Any] = {}
 # Unless told otherwise, a policy is evaluated after this many epochs and environment steps.
 EVAL_EPOCHS, EVAL_STEPS = 20, 2000
 
@@ -224,10 +224,11 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
         raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
 
 
-@functools.cache
 def _structured(cls: type[Any]) -> Any:
-    """OmegaConf's form of an options dataclass with its defaults; not to be changed."""
-    return OmegaConf.structured(cls)
+    """OmegaConf's form of an options dataclass with its defaults, made once; not to be changed."""
+    if cls not in _STRUCTURED:
+        _STRUCTURED[cls] = OmegaConf.structured(cls)
+    return _STRUCTURED[cls]
 
 
 def _literal(value: Any) -> Any:
