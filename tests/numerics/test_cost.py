@@ -47,23 +47,20 @@ LOCKSTEP = [
     "alg.replay_starts=0",
     "alg.open_loop_share=0",
 ]
-# Every integrator, number of substeps and source of the flow, once in the closed loop and once in lockstep.
+# Every integrator and source, one and two substeps.
 FLOWS = [
     ["dynamics=flow", f"alg.flow_integrator={name}", f"alg.flow_substeps={k}", f"alg.flow_source={source}"]
     for name, k, source in (("euler", 2, "teacher"), ("heun", 1, "rollout"), ("rk4", 1, "rollout"))
 ]
 DYNAMICS = [["dynamics=mlp"], ["dynamics=residual"], *FLOWS]
 VARIANTS = [
-    ["alg.predict_termination=false"],
-    ["alg.saturation_coef=0"],
+    ["alg.predict_termination=false", "alg.saturation_coef=0"],
     ["alg.reward_head.name=two_hot"],
     ["alg.target_rate=1.0", "alg.value_rms=false", "alg.activation_first=true"],
-    ["alg.horizon=1"],
     ["alg.horizon=1", "dynamics=flow", "alg.flow_integrator=heun"],
     ["alg.wm_iterations=0"],
     ["alg.critic_units=[]", "alg.encoder_units=[]", "alg.actor.units=[]", "alg.dynamics.units=[]"],
-    ["alg.open_loop_share=0.5"],
-    ["dynamics=flow", "alg.open_loop_share=1", "alg.flow_integrator=heun"],
+    ["dynamics=flow", "alg.open_loop_share=0.5", "alg.flow_integrator=heun"],
     ["dynamics=flow", "alg.velocity_head=tangent"],
     ["dynamics=flow", "alg.velocity_head=simnorm"],
 ]
@@ -100,10 +97,14 @@ class Measured:
         self.flops[name] += self.counter.get_total_flops() - before
 
 
-@pytest.mark.parametrize("collect", ["closed_loop", "lockstep"])
 @pytest.mark.parametrize("dynamics", DYNAMICS, ids=" ".join)
-def test_counts_are_those_of_a_real_epoch(dynamics: list[str], collect: str) -> None:
-    assert_right(compose(*dynamics, *(LOCKSTEP if collect == "lockstep" else [])))
+def test_counts_are_those_of_a_real_epoch(dynamics: list[str]) -> None:
+    assert_right(compose(*dynamics))
+
+
+@pytest.mark.parametrize("dynamics", [DYNAMICS[0], DYNAMICS[-1]], ids=" ".join)
+def test_counts_are_those_of_a_real_epoch_in_lockstep(dynamics: list[str]) -> None:
+    assert_right(compose(*dynamics, *LOCKSTEP))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=" ".join)
@@ -138,8 +139,9 @@ def assert_right(config: ExperimentConfig) -> None:
 
 def test_shipped_pair_at_full_size() -> None:
     """What a reader can check by hand: Euler with one substep costs nearly what the MLP costs."""
+    # Every part of an epoch is nearly proportional to the horizon, and so is the time to trace it.
     mlp, flow, heun = (
-        epoch_flops(compose_config(overrides), 37, 8)
+        epoch_flops(compose_config([*overrides, "alg.horizon=4"]), 37, 8)
         for overrides in (
             ["alg=pwm_48M"],
             ["alg=pwm_48M_flow", "alg.flow_integrator=euler", "alg.flow_substeps=1"],
@@ -153,10 +155,9 @@ def test_shipped_pair_at_full_size() -> None:
     assert 1.5 < heun["total"] / flow["total"] < 4.0
 
 
-@pytest.mark.parametrize("name", ["heun", "rk4"])
-def test_matched_baseline_really_costs_as_much(name: str) -> None:
+def test_matched_baseline_really_costs_as_much() -> None:
     baseline = compose()
-    candidate = compose("dynamics=flow", f"alg.flow_integrator={name}", "alg.flow_substeps=2")
+    candidate = compose("dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2")
     real = Measured(candidate)
     match = match_compute(baseline, candidate, *real.sizes)
     assert match.wm_iterations > baseline.alg.model_learning.wm_iterations
