@@ -14,11 +14,12 @@ from typing import Any
 
 # Metadata of a dataclass field that holds a part.
 PART = {"part": True}
+_HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def flat_hints(cls: type[Any]) -> dict[str, Any]:
     """Return the type of every key that a user of options ``cls`` can set, those of its parts included."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     found: dict[str, Any] = {}
     for option in dataclasses.fields(cls):
         if _is_part(option):
@@ -34,7 +35,7 @@ def flat_values(options: Any) -> dict[str, Any]:
 
 
 def _flat(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     found: dict[str, Any] = {}
     for option in dataclasses.fields(cls):
         value = values[option.name]
@@ -44,7 +45,7 @@ def _flat(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 def nested(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return flat ``values`` with those that belong to a part of ``cls`` moved into it."""
-    hints, left = typing.get_type_hints(cls), dict(values)
+    hints, left = _hints(cls), dict(values)
     found: dict[str, Any] = {}
     for option in dataclasses.fields(cls):
         if _is_part(option):
@@ -57,9 +58,16 @@ def nested(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 def own_key(cls: type[Any], key: object) -> str:
     """Return the flat key of the dotted ``key`` of a composed value of options ``cls``."""
     first, _, rest = str(key or "").partition(".")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     inside = {option.name for option in dataclasses.fields(cls) if _is_part(option)}
     return own_key(hints[first], rest) if first in inside else str(key or "")
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Types of the fields of ``cls``, read once; not to be changed."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def _is_part(option: dataclasses.Field[Any]) -> bool:

@@ -30,10 +30,7 @@ def without(*starts: str) -> list[str]:
 
 
 ARGUMENTS = {
-    # Every arm of it names a preset, whose latents have no width.
-    "cpu_suite": last_of_each([*without("alg="), "alg.reward_units=[48,48]"]),
-    # What one of its arms changes is there for some dynamics only; another needs 20 states of an epoch.
-    "cpu_ablations": [*without("alg=", "alg.num_envs"), "alg.num_envs=5"],
+    "compute_matched": SMALL,
     # Its arms differ in these; the most environments need the longest warm-up.
     "horizon_sweep": [
         *without("alg.horizon", "alg.num_envs", "alg.warmup_env_steps"),
@@ -96,12 +93,13 @@ def test_arms_differ_in_what_is_declared_and_in_nothing_else(name: str) -> None:
     assert not idle
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_dry_run_lists_every_run_and_writes_nothing(
+# Arms that differ in their components and in the number of updates, and some that differ in other options.
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_dry_run_measures_every_arm_and_writes_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    chosen = [f"experiment={name}", "seeds=[1,2]", *ARGUMENTS.get(name, SMALL)]
+    chosen = [f"experiment={name}", "seeds=[1,2]", *ARGUMENTS[name]]
     assert main(["experiment", *chosen, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = plan(name, "seeds=[1,2]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import resource
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -240,14 +240,12 @@ def test_command_refuses_bad_input(
     assert named in capsys.readouterr().err
 
 
-def test_script_of_the_predecessor_runs() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/verify_param_parity.py", *DIMS, "--latent-dim", "768"],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "PASS" in done.stdout
+def test_script_of_the_predecessor_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = ROOT / "scripts" / "verify_param_parity.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *DIMS, "--latent-dim", "768"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert "PASS" in capsys.readouterr().out

@@ -64,12 +64,12 @@ def table() -> list[Row]:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Names of all metrics of each run."""
     found, folders = {}, {}
+    for name, options in RUNS.items():
+        folder = trained(tmp_path_factory.mktemp("run"), *options)
+        found[name] = {key for record in metrics(folder) for key in record}
+        folders[name] = folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-        for name, options in RUNS.items():
-            folder = trained(tmp_path_factory.mktemp("run"), *options)
-            found[name] = {key for record in metrics(folder) for key in record}
-            folders[name] = folder
         found["extraction"] = _recorded_by_extraction(
             folders["lockstep"], tmp_path_factory.mktemp("extraction")
         )

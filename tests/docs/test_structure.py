@@ -6,6 +6,7 @@ Words that a rule forbids are put together from parts here, so that this file ob
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -63,7 +64,9 @@ def python_files(*folders: str) -> list[Path]:
     return sorted(p for folder in folders for p in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
+    """Syntax tree of a file; not to be changed."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tests.end_to_end.tiny import overrides
+from tests.end_to_end.tiny import train
 
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 
 
@@ -32,7 +33,7 @@ def start(logdir: Path, *changes: str, largest_file: int | None = None) -> int:
         sys.stdout = sys.stderr = (logdir / "output.txt").open("a", buffering=1)
         if largest_file is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-        os._exit(main(["train", *overrides(logdir, *changes)]))
+        os._exit(train(logdir, *changes))
     finally:
         os._exit(70)
 
@@ -68,6 +69,8 @@ class Forked:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             sys.stdout = sys.stderr = log.open("a", buffering=1)
+            # As in ``train``; the copy ends with the command.
+            TrainingVisualizer.generate_all_plots = lambda self: []  # type: ignore[method-assign]
             os._exit(main(list(arguments)))
         finally:
             os._exit(70)

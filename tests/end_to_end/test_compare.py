@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ import pytest
 from tests.unit.run_folders import write_run
 
 from pwm.analysis.plots.style import save_figure
-from pwm.analysis.statistics.comparison import limits
+from pwm.analysis.statistics.comparison import sample_size_notes
 from pwm.analysis.statistics.estimates import (
     Estimate,
     holm,
@@ -29,6 +29,7 @@ from pwm.analysis.tables.run_measures import MEASURES
 from pwm.configuration.config import ExperimentConfig
 from pwm.launch import compare
 from pwm.launch.cli import main
+from pwm.study.comparison import files
 from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm, load_algorithms, load_arms
 from pwm.study.comparison.fairness import DECLARED
@@ -83,6 +84,12 @@ def shown(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
         return code, output.err if code else output.out
 
     return command
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons draw nothing, which would take nearly all of their time."""
+    monkeypatch.setattr(files, "draw_study", lambda study, smoothing: {})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -175,7 +182,7 @@ def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tupl
     assert "return of the last evaluation" in text
     (line,) = [line for line in text.split("flow against baseline")[1].splitlines() if line.startswith(LQR)]
     assert line.split()[1:] == ["+12.0", "[5.5,", "18.5]", "+57.1", "%", "0.007", "0.014", "0.10", "0.20"]
-    for note in [*limits(2, 2, tasks=2), *limits(3, 3, tasks=2)]:
+    for note in [*sample_size_notes(2, 2, tasks=2), *sample_size_notes(3, 3, tasks=2)]:
         assert f"- {note}\n" in text
     assert "there is no figure over all tasks" in text
     assert "no performance profiles" in text
@@ -183,32 +190,30 @@ def test_text_shows_differences_and_what_so_few_seeds_cannot_show(compared: tupl
     assert "declared to differ: alg.dynamics.*; nothing else that decides results differs\n" in text
 
 
-def test_script_of_the_predecessor_runs(logdir: Path, tmp_path: Path) -> None:
+def test_script_of_the_predecessor_runs(
+    logdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     arms = [f"{logdir}/*/{name}/seed1" for name in ("mlp", "flow")]
     output = tmp_path / "analysis"
-    done = subprocess.run(
-        [sys.executable, "scripts/compare_runs.py", "--run-dirs", *arms, "--output-dir", str(output)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    script = ROOT / "scripts" / "compare_runs.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--run-dirs", *arms, "--output-dir", str(output)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.err) == (0, "")
     assert names(output) == FILES | {PROFILES}
-    assert "flow against mlp" in done.stdout
+    assert "flow against mlp" in shown.out
     assert (
-        "probability that a run of flow beats one of mlp, with 95 % bootstrap intervals: 1.00\n"
-        in done.stdout
+        "probability that a run of flow beats one of mlp, with 95 % bootstrap intervals: 1.00\n" in shown.out
     )
     # One seed each, of the floor (10) and the best arm (30 and 210).
     assert (
         "interquartile mean of normalised scores, with 95 % bootstrap intervals: flow 1.00, mlp 0.72\n"
-        in (done.stdout)
+        in (shown.out)
     )
     assert (
         "on which 0 is the floor and 1 the mean of the best arm: analytic_counting 10.0 and 210.0;"
-        in done.stdout
+        in shown.out
     )
 
 
@@ -226,6 +231,7 @@ def test_figures_over_tasks_are_shown_with_their_intervals(logdir: Path) -> None
 # --- calling forms --------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_both_forms_say_the_same_and_missing_seeds_are_named(
     logdir: Path, shown: Shown, tmp_path: Path
 ) -> None:
@@ -282,6 +288,7 @@ def test_measure_and_smoothing_reach_tables_and_figures(logdir: Path, shown: Sho
         ).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_path: Path) -> None:
     late = write_run(tmp_path / "logs", LQR, "late", 1, [5.0, 9.0], state="running")
     arms = ("--run-dirs", logdir / LQR / "mlp" / "seed1", late, "--labels", "mlp", "late")
@@ -299,6 +306,7 @@ def test_unfinished_runs_are_used_when_asked(logdir: Path, shown: Shown, tmp_pat
     assert "late: 1 runs used, 1 problems\n  partial: " in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_thresholds_say_when_they_were_reached(logdir: Path, shown: Shown, tmp_path: Path) -> None:
     code, text = shown(
         "--run-dirs",
@@ -362,6 +370,7 @@ def unfair(tmp_path: Path) -> list[Path]:
     return pair
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_undeclared_differences_are_named_and_can_be_declared(
     unfair: list[Path], shown: Shown, tmp_path: Path
 ) -> None:
@@ -384,6 +393,7 @@ def test_undeclared_differences_are_named_and_can_be_declared(
     assert "alg.dynamics.name (mlp against flow" in shown("--run-dirs", *unfair, "--declared")[1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_damaged_run_is_named_and_stops_no_comparison(logdir: Path, shown: Shown, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     good = write_run(logs, LQR, "flow", 8, [5.0, 6.0])

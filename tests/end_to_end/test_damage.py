@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints import storage
 from pwm.envs.analytic import LqrEnv
 from pwm.envs.base import StepResult
@@ -37,18 +37,34 @@ RUN = [*ANALYTIC, "general.save_interval=0", "general.epochs=6"]
 LONGER = [*RUN, "general.epochs=8"]
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-
-
 def interrupted(logdir: Path, monkeypatch: pytest.MonkeyPatch, *options: str, epochs: int = 3) -> Path:
     """A run that ended after ``epochs`` epochs."""
     with monkeypatch.context() as patch:
         interrupt_after(patch, epochs)
         assert train(logdir, *options) == INTERRUPTED
     return only_run(logdir)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Log folder of a run of ``RUN`` that ended after three epochs; not to be changed."""
+    logdir = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(logdir, patch, *RUN)
+    return logdir
+
+
+@pytest.fixture
+def interrupted_run(original: Path, tmp_path: Path) -> Path:
+    """A copy of that run below ``tmp_path``."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    return only_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of ``RUN`` that nothing interrupts; not to be changed."""
+    return trained(tmp_path_factory.mktemp("whole"), *RUN)
 
 
 def remove_states(folder: Path) -> None:
@@ -77,9 +93,9 @@ def test_finished_run_needs_its_state_only_to_go_on(
 
 
 def test_state_that_was_saved_and_removed_is_no_reason_to_start_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, interrupted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     for name in ("latest.pt", "previous.pt"):
         (folder / name).unlink()
     before = contents(folder)
@@ -90,9 +106,9 @@ def test_state_that_was_saved_and_removed_is_no_reason_to_start_over(
 
 
 def test_newer_state_is_refused_and_stays_the_latest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, interrupted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     newer = torch.load(folder / "latest.pt", weights_only=True) | {"version": 99}
     torch.save(newer, folder / "latest.pt")
     before = contents(folder)
@@ -161,7 +177,7 @@ def test_divergence_is_not_blamed_on_actions(
 
 
 def test_signal_while_the_scores_of_doing_nothing_are_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def signalled(*arguments: Any, **named: Any) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
@@ -173,12 +189,13 @@ def test_signal_while_the_scores_of_doing_nothing_are_measured(
     assert status(folder)["state"] == "preempted"
     assert not (folder / "reference.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
     assert train(tmp_path, *RUN) == 0
-    assert_same_run(folder, trained(tmp_path / "whole", *RUN))
+    assert_same_run(folder, whole_run)
 
 
-def test_warm_up_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_is_saved_while_it_goes_on(
+    whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     update = OnlineTrainer.update_world_model
 
     def killed(trainer: OnlineTrainer) -> Any:
@@ -193,13 +210,13 @@ def test_warm_up_is_saved_while_it_goes_on(tmp_path: Path, monkeypatch: pytest.M
     saved = storage.load(folder / "latest.pt", storage.STATE_FORMAT)["trainer"]["counters"]
     assert (saved["env_steps"], saved["warmup_updates"]) == (200, 1)
     assert train(tmp_path / "parts", *RUN) == 0
-    assert_same_run(folder, trained(tmp_path / "whole", *RUN))
+    assert_same_run(folder, whole_run)
 
 
 def test_status_says_how_far_the_saved_state_is_and_why_a_run_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, interrupted_run: Path
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     found = status(folder)
     assert (found["epoch"], found["env_steps"], found["state"]) == (3, 200 + 3 * 16, "failed")
     assert str(found["updated"]).endswith("+00:00")
@@ -229,9 +246,9 @@ def test_failure_is_told_even_where_no_file_can_be_made(
 
 @pytest.mark.parametrize("content", ["", '{"state": "fini', "[]"])
 def test_damaged_status_and_manifest_are_written_anew(
-    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: str, tmp_path: Path, interrupted_run: Path
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     (folder / "status.json").write_text(content)
     (folder / "manifest.json").write_text(content)
     with pytest.warns(RuntimeWarning, match=r"manifest\.json was damaged and is written anew"):
@@ -242,9 +259,9 @@ def test_damaged_status_and_manifest_are_written_anew(
 
 
 def test_damaged_record_is_named_by_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, interrupted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join([lines[0], lines[1][:9] + "\n", *lines[2:]]))
     assert train(tmp_path, *RUN) == 2
@@ -252,8 +269,8 @@ def test_damaged_record_is_named_by_its_line(
     assert "line 2" in str(status(folder)["reason"])
 
 
-def test_lost_records_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+def test_lost_records_are_noticed(tmp_path: Path, interrupted_run: Path) -> None:
+    folder = interrupted_run
     (folder / "metrics.jsonl").unlink()
     with pytest.warns(RuntimeWarning, match="holds 0 of the 4 records"):
         assert train(tmp_path, *RUN) == 0
@@ -261,21 +278,21 @@ def test_lost_records_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_state_without_its_configuration_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    whole_run: Path, tmp_path: Path, interrupted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     (folder / "config.yaml").unlink()
     assert train(tmp_path, *RUN) == 2
     assert "config.yaml is missing" in capsys.readouterr().err
     assert train(tmp_path, *RUN, "general.resume=force") == 0
-    assert_same_run(folder, trained(tmp_path / "whole", *RUN))
+    assert_same_run(folder, whole_run)
 
 
 @pytest.mark.parametrize("change", ["alg.latent_dim=32", "alg.buffer_size=4000", "dynamics=flow"])
 def test_sizes_cannot_be_forced(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: str, tmp_path: Path, interrupted_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = interrupted(tmp_path, monkeypatch, *RUN)
+    folder = interrupted_run
     before = contents(folder)
     # The name of a run follows from its dynamics.
     name = f"general.name={folder.parent.name}"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.end_to_end.tiny import ANALYTIC, trained
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints.policies import load_policy
 from pwm.data.offline.dataset import OfflineData
 from pwm.data.offline.verification import verify_store
@@ -17,12 +16,6 @@ from pwm.datasets import collection
 from pwm.envs.task_table import task_names
 from pwm.launch.cli import main
 from pwm.runs.state_store import StateStore
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 def collected(folder: Path, *settings: str, options: tuple[str, ...] = ()) -> int:

@@ -17,17 +17,10 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 
 pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
 TASK = ["env=dmc", "env.task=cartpole-swingup", "env.num_threads=1"]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 def test_an_interrupted_run_ends_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.analysis.tables.runs import RunTable, load_runs
 from pwm.configuration.config import compose_config
 from pwm.errors import DataError
@@ -27,11 +26,6 @@ from pwm.study.comparison.fairness import DECLARED, find_differences
 
 LONG, SHORT = "general.epochs=4", "general.epochs=2"
 FURTHER = "extended at epoch 2 from 2 to 4 epochs"
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 def extended(logdir: Path, *changes: str) -> Path:

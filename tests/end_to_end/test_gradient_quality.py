@@ -25,7 +25,6 @@ from tests.end_to_end.tiny import (
 )
 
 from pwm.algorithm.gradient_quality import MICRO_BATCHES
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.configuration.config import compose_config
 from pwm.launch.cli import INTERRUPTED
 from pwm.runs.preemption import EXIT_CODE
@@ -48,12 +47,6 @@ NAMES = {
         "mean_grad_non_finite",
     )
 }
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 @pytest.mark.parametrize("name", RUNS)

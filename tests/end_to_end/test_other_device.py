@@ -11,18 +11,12 @@ import torch
 from tests.end_to_end.tiny import ANALYTIC, HOPPER, assert_same_weights, metrics, train, trained
 from torch import Tensor
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints import storage
 from pwm.checkpoints.storage import STATE_FORMAT
 from pwm.envs.base import restore_generator
 
 # A CUDA generator's state: seed and offset, two 64-bit integers.
 ON_GPU = torch.tensor(list(struct.pack("=qq", 7, 40)), dtype=torch.uint8)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 def test_a_state_of_a_gpu_continues_on_a_cpu(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Without:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 import demo
 
@@ -71,7 +72,10 @@ def run(name, arguments):
         return demo.main() or 0
     return main(arguments)
 
+draw_all = TrainingVisualizer.generate_all_plots
 for name, arguments in work.items():
+    # Drawn once: that takes longer than everything else here.
+    TrainingVisualizer.generate_all_plots = draw_all if name == "train" else lambda self: []
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         code = run(name, arguments)

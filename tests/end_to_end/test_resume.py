@@ -29,7 +29,6 @@ from tests.end_to_end.tiny import (
     trained,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult
 from pwm.envs.dflex.env import DflexEnv
@@ -53,24 +52,16 @@ LONG = [
     *FLOW,
     SAVE_ALWAYS,
     "general.threads=1",
-    "general.epochs=40",
-    "general.eval_every=10",
+    "general.epochs=20",
+    "general.eval_every=5",
     "alg.buffer_size=400",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of ``LONG`` that nothing interrupts."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-        return trained(tmp_path_factory.mktemp("whole"), *LONG)
+    return trained(tmp_path_factory.mktemp("whole"), *LONG)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -193,7 +184,7 @@ def test_damaged_latest_state_falls_back_to_the_one_before(
     damage: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 30)
+        interrupt_after(patch, 15)
         assert train(tmp_path, *LONG) == INTERRUPTED
     folder = only_run(tmp_path)
     victim = folder / "latest.pt"
@@ -254,7 +245,7 @@ def test_replay_files_stay_bounded_and_grow_by_what_is_new(
         return state
 
     monkeypatch.setattr(ReplayBuffer, "state_dict", counted)
-    folder = trained(tmp_path, *LONG, "alg.buffer_size=2000")
+    folder = trained(tmp_path, *LONG, "general.epochs=40", "general.eval_every=10", "alg.buffer_size=2000")
     # The untrained policy is saved with an empty buffer, then one transition of 4 environments at a time in
     # warm-up; every epoch adds 16 of them and at most 3 END rows each, until the files are merged.
     assert written[0] == 0
@@ -300,7 +291,7 @@ def test_file_that_cannot_be_written_is_one_clear_error_and_keeps_what_was_saved
 ) -> None:
     """A limit on the size of files, set by the kernel, stands in for a disk that is full."""
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 20)
+        interrupt_after(patch, 10)
         assert train(tmp_path, *LONG) == INTERRUPTED
     folder = only_run(tmp_path)
     before = (folder / "latest.pt").read_bytes()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
-import os
-import subprocess
+import re
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
 from tests.end_to_end.tiny import NETWORKS, metrics
 
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
-from pwm.launch.original import multitask_arguments
+from pwm.launch.cli import main
+from pwm.launch.original import multitask_arguments, run_multitask
+
+wandb = pytest.importorskip("wandb")
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -35,18 +41,18 @@ SHORT = [
 
 
 def run(folder: Path, script: str, *arguments: str) -> str:
-    """Output of a script that must succeed, called in ``folder``."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """Output of a script that must succeed, run as a program in ``folder``."""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        if script == "train_dflex.py":
+            # Pictures have a script of their own.
+            patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+        patch.setattr(sys, "argv", [script, *arguments])
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert ended.value.code == 0
+    return shown.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     second = ["env=dflex_ant", "alg=pwm_48M", "general.seed=42", "general.run_wandb=True"]
     second += ["wandb.project=pwm-flow-matching", "wandb.group=pairs", "general.logdir=outputs"]
     run(folder, "train_dflex.py", *second, *SHORT, "wandb.mode=offline", "general.epochs=1")
+    wandb.teardown()
     return folder
 
 
@@ -99,39 +106,42 @@ def test_scripts_hold_no_logic(script: Path) -> None:
     assert ast.get_docstring(tree)
     *others, last = tree.body[1:]
     assert all(isinstance(node, (ast.Import, ast.ImportFrom, ast.Assign)) for node in others)
-    assert ast.unparse(last).startswith("if __name__ == '__main__':\n    sys.exit(main([")
+    assert re.match(r"if __name__ == '__main__':\n    sys.exit\((main\(\[|run_)", ast.unparse(last))
     assert len(last.body) == 1
 
 
-def test_the_multi_task_script_pretrains_and_extracts(tmp_path: Path) -> None:
+def test_the_multi_task_script_pretrains_and_extracts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
-    run_pwm = [sys.executable, "-m", "pwm.launch.cli", "data", "collect", "tasks=pendulum-spin", "episodes=2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*run_pwm, "to=data"], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    model = [
-        word for word in NETWORKS if not any(part in word for part in ("actor", "critic", "termination"))
-    ]
-    config = ["--config-name", "config_mt30", "alg=pwm_48M_flow", "general.data_dir=data", "general.epochs=1"]
-    short = ["alg.horizon=3", "general.progress=false"]
-    data = ["tasks=pendulum-spin", "alg.wm_iterations=1", "alg.wm_batch_size=4"]
+    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "collect", "tasks=pendulum-spin", "episodes=2", "to=data"]) == 0
+    others = ("actor", "critic", "termination")
+    model = [word for word in NETWORKS if not any(part in word for part in others)]
+    named = ["--config-name", "config_mt30", "general.data_dir=data", "general.epochs=1"]
+    size = ["alg=pwm_48M_flow", "alg.horizon=3", "general.progress=false"]
     # The set has 30 tasks, of which a test collects one.
-    pretrained = multitask_arguments([*config, *short, *model, *data[1:]])
-    assert pretrained[:2] == ["pretrain", "tasks=mt30"]
+    pretrained = multitask_arguments([*named, *size, *model])
+    assert pretrained[:3] == ["pretrain", "tasks=mt30", "data=data"]
+    short = ["alg.wm_iterations=1", "alg.wm_batch_size=4"]
+    assert main(["pretrain", "tasks=pendulum-spin", *pretrained[2:], *short]) == 0
+    task = ["general.checkpoint=logs/pendulum-spin/pwm_48M_flow/seed42", "task=pendulum-spin"]
+    policy = ["alg.actor_iterations=1", "general.eval_runs=1", "env.episode_length=20"]
+    assert "pendulum-spin" in run(
+        tmp_path,
+        "train_multitask.py",
+        *named,
+        "alg=pwm_extract",
+        *size[1:],
+        *task,
+        *policy,
+        "alg.max_model_error=1e9",
+    )
+
+
+def test_the_multi_task_script_names_its_configurations(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="config_mt30, config_mt80"):
         multitask_arguments(["alg=pwm_48M"])
-    command = [sys.executable, "-m", "pwm.launch.cli", "pretrain", *data, *short, *model, "alg=pwm_48M_flow"]
-    command += ["data=data", "general.epochs=1"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    task = [
-        "general.checkpoint=logs/pendulum-spin/pwm_48M_flow/seed42",
-        "task=pendulum-spin",
-        "alg=pwm_extract",
-    ]
-    policy = [
-        "alg.actor_iterations=1",
-        "general.eval_runs=1",
-        "env.episode_length=20",
-        "alg.max_model_error=1e9",
-    ]
-    shown = run(tmp_path, "train_multitask.py", *config[:2], *config[3:], *task, *short, *policy)
-    assert "pendulum-spin" in shown
+    assert run_multitask(["--config-name", "config_mt31"]) == 2
+    assert "config_mt31" in capsys.readouterr().err

@@ -16,7 +16,6 @@ from tests.end_to_end.tiny import ANALYTIC, metrics, only_run, overrides, status
 from tests.end_to_end.wandb_server import Uploaded, WandBServer
 from torch import nn
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints.storage import POLICY_FORMAT, load
 from pwm.launch.cli import INTERRUPTED
 from pwm.logging import wandb_logger
@@ -43,14 +42,6 @@ def fresh_wandb(patch: pytest.MonkeyPatch, folder: Path, **variables: str) -> No
     quiet = {"WANDB_CONFIG_DIR": str(folder), "WANDB_CACHE_DIR": str(folder), "NETRC": str(folder / "netrc")}
     for name, value in (quiet | variables).items():
         patch.setenv(name, value)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures() -> Iterator[None]:
-    """Leave the pictures out, which take longer than such a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -31,15 +31,6 @@ from pwm.launch.cli import INTERRUPTED, main
 OBS, ACT = 4, 2
 # Nothing but the environment's steps changes what a run started from.
 FROZEN = ["alg.warmup_updates=0", "alg.warmup_env_steps=0", "alg.wm_iterations=0"]
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training draws no pictures at its end, which takes longer than the run."""
-    monkeypatch.setattr(
-        "pwm.analysis.plots.visualization.TrainingVisualizer.generate_all_plots", lambda self: []
-    )
 
 
 def converted(folder: Path, content: Any, source: str = "pwm", *options: str) -> Path:

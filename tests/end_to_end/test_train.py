@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.end_to_end.tiny import (
     FLOW,
     HOPPER,
     LOCKSTEP,
+    assert_same_run,
     assert_same_weights,
     computed,
     contents,
@@ -30,7 +32,6 @@ from tests.end_to_end.tiny import (
     weights,
 )
 
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.launch.cli import main
 from pwm.logging.monitoring import TrainingMonitor
 
@@ -47,6 +48,9 @@ RUNS = {
     for collect, how in COLLECT.items()
 } | OTHER_ENVS
 
+# Every environment, dynamics and way of collecting in one of them.
+EVERY_PART = ["hopper-flow-lockstep", "hopper-residual-closed_loop", "analytic-lockstep", "gym"]
+
 FILES = {
     ".lock",
     "config.yaml",
@@ -60,6 +64,8 @@ FILES = {
     "final_policy.pt",
     "latest.pt",
     "replay",
+}
+PICTURES = {
     "learning_curves.png",
     "world_model_losses.png",
     "gradient_norms.png",
@@ -94,10 +100,10 @@ EVERY_EPOCH = {
 }
 
 
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the pictures out, which take longer than such a run."""
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the finished run of a name, not to be changed; each is trained once."""
+    return functools.cache(lambda name: trained(tmp_path_factory.mktemp("run"), *RUNS[name]))
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +113,10 @@ def hopper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_leaves_every_file_and_metric(name: str, tmp_path: Path) -> None:
-    folder = trained(tmp_path, *RUNS[name])
+def test_run_leaves_every_file_and_metric(name: str, finished: Callable[[str], Path]) -> None:
+    folder = finished(name)
     assert {path.name for path in folder.iterdir()} == FILES
-    assert folder.relative_to(tmp_path).parts[1:] == ("pwm_small_h16", "seed42")
+    assert folder.parts[-2:] == ("pwm_small_h16", "seed42")
     assert status(folder)["state"] == "finished"
     assert status(folder)["epoch"] == 3
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -175,15 +181,15 @@ def test_evaluate_reads_the_policy_it_is_told_to(hopper_run: Path, tmp_path: Pat
 def test_same_command_again_says_finished_and_changes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = trained(tmp_path, *ANALYTIC)
+    folder = trained(tmp_path, *ANALYTIC, pictures=True)
+    assert {path.name for path in folder.iterdir()} == FILES | PICTURES
     before = contents(folder)
     capsys.readouterr()
-    assert train(tmp_path, *ANALYTIC) == 0
+    assert train(tmp_path, *ANALYTIC, pictures=True) == 0
     assert "already finished" in capsys.readouterr().out
     assert contents(folder) == before
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
     folder = trained(tmp_path, *ANALYTIC)
     first = computed(folder)
@@ -194,19 +200,17 @@ def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
     assert status(folder)["epochs"] == 5
 
 
-@pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize(
-    "name",
-    RUNS,
-)
-def test_seed_decides_the_run(name: str, tmp_path: Path) -> None:
-    runs = [trained(tmp_path / str(i), *RUNS[name], f"general.seed={s}") for i, s in enumerate((1, 1, 2))]
-    assert computed(runs[0]) == computed(runs[1])
-    for policy in ("best_policy.pt", "final_policy.pt"):
-        assert_same_weights(runs[0] / policy, runs[1] / policy)
-    first, other = weights(runs[0] / "final_policy.pt"), weights(runs[2] / "final_policy.pt")
-    assert not torch.equal(first["actor.log_std"], other["actor.log_std"])
-    assert computed(runs[0]) != computed(runs[2])
+@pytest.mark.parametrize("name", RUNS)
+def test_the_same_seed_gives_the_same_run(name: str, finished: Callable[[str], Path], tmp_path: Path) -> None:
+    assert_same_run(finished(name), trained(tmp_path, *RUNS[name]))
+
+
+@pytest.mark.parametrize("name", EVERY_PART)
+def test_another_seed_gives_another_run(name: str, finished: Callable[[str], Path], tmp_path: Path) -> None:
+    run, other = finished(name), trained(tmp_path, *RUNS[name], "general.seed=2")
+    first, second = weights(run / "final_policy.pt"), weights(other / "final_policy.pt")
+    assert not torch.equal(first["actor.log_std"], second["actor.log_std"])
+    assert computed(run) != computed(other)
 
 
 def train_in_a_process(logdir: Path, *changes: str, hash_seed: int = 0) -> Path:
@@ -237,8 +241,8 @@ def own_torch_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.usefixtures("own_torch_settings")
+@pytest.mark.parametrize("name", EVERY_PART)
 def test_deterministic_training_works_and_repeats_itself(name: str, tmp_path: Path) -> None:
     changes = [*RUNS[name], "general.deterministic=true"]
     runs = [trained(tmp_path / str(i), *changes) for i in range(2)]
@@ -249,7 +253,7 @@ def test_deterministic_training_works_and_repeats_itself(name: str, tmp_path: Pa
     assert not bad
 
 
-@pytest.mark.usefixtures("no_pictures", "own_torch_settings")
+@pytest.mark.usefixtures("own_torch_settings")
 def test_a_run_may_become_deterministic_later(tmp_path: Path) -> None:
     folder = trained(tmp_path, *ANALYTIC)
     digest = (folder / "config.sha256").read_text()
@@ -273,7 +277,6 @@ def test_deterministic_training_repeats_itself_on_a_gpu(dynamics: str, collect: 
     assert_same_weights(runs[0] / "final_policy.pt", runs[1] / "final_policy.pt")
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_changed_configuration_is_refused_with_the_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +293,6 @@ def test_changed_configuration_is_refused_with_the_difference(
     assert status(folder)["epoch"] == 5
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_resume_never_refuses_an_existing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path, *ANALYTIC)
     capsys.readouterr()
@@ -298,7 +300,6 @@ def test_resume_never_refuses_an_existing_folder(tmp_path: Path, capsys: pytest.
     assert "general.resume=never" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("changes", [HOPPER, ANALYTIC], ids=["hopper", "analytic"])
 def test_run_starts_from_another_runs_policy(changes: list[str], tmp_path: Path) -> None:
     source = trained(tmp_path / "first", *changes) / "final_policy.pt"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.checkpoints.storage import POLICY_FORMAT, load
 from pwm.launch.cli import main
 from pwm.logging.loggers import read_metrics
@@ -66,9 +67,15 @@ def overrides(logdir: Path, *changes: str) -> list[str]:
     return [f"{key}={value}" for key, value in chosen.items()]
 
 
-def train(logdir: Path, *changes: str) -> int:
-    """``pwm train`` with the tiny sizes; returns the exit code."""
-    return main(["train", *overrides(logdir, *changes)])
+def train(logdir: Path, *changes: str, pictures: bool = False) -> int:
+    """``pwm train`` with the tiny sizes; returns the exit code.
+
+    Without ``pictures`` it draws none at its end, which would take four times as long as the rest.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            patch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+        return main(["train", *overrides(logdir, *changes)])
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
@@ -83,9 +90,9 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     monkeypatch.setattr(OnlineTrainer, "run_epoch", interrupted)
 
 
-def trained(logdir: Path, *changes: str) -> Path:
+def trained(logdir: Path, *changes: str, pictures: bool = False) -> Path:
     """Train below ``logdir``, which must hold no other run; returns the run folder."""
-    assert train(logdir, *changes) == 0
+    assert train(logdir, *changes, pictures=pictures) == 0
     return only_run(logdir)
 
 

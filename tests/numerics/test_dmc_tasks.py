@@ -92,7 +92,7 @@ def test_the_suite_has_the_tabled_widths(task: str) -> None:
     assert (limits.maximum == 1).all()
     assert 2 * suite_env.control_timestep() == pytest.approx(2 * load_task(task).recipe.control_dt)
     assert flat(suite_env.reset().observation).shape == (row.obs_dim,)
-    for action in np.random.default_rng(0).uniform(-1, 1, (100, row.action_dim)):
+    for action in np.random.default_rng(0).uniform(-1, 1, (10, row.action_dim)):
         result = suite_env.step(action)
         assert np.isfinite(flat(result.observation)).all()
         assert 0 <= result.reward <= 1
@@ -102,9 +102,11 @@ def test_the_suite_has_the_tabled_widths(task: str) -> None:
 # Batched against the suite.
 
 
+# All bodies that can fall have fallen after 60 steps; 200 are what results/dmc states.
+@pytest.mark.parametrize("steps", [60, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", TASKS)
-def test_batched_and_suite_agree_over_200_steps(task: str) -> None:
-    deviation = largest_deviation(task, 200)
+def test_batched_and_suite_agree(task: str, steps: int) -> None:
+    deviation = largest_deviation(task, steps)
     assert max(deviation.values()) < AGREEMENT, deviation
 
 
@@ -118,7 +120,7 @@ def test_steps_are_two_control_steps_with_summed_rewards() -> None:
     env = make("cheetah-jump", 3)
     record, physics = env.task, env.physics
     action = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pair = physics.step(env._qpos, env._qvel, action.double(), env._target)
+    pair = physics.step(env._qpos, env._qvel, action.double(), env._kept)
     result = env.step(action)
     reward = record.reward(pair)
     torch.testing.assert_close(result.reward.double(), reward[::2] + reward[1::2], rtol=1e-6, atol=0)

@@ -9,7 +9,6 @@ import pytest
 from tests.end_to_end.tiny import ANALYTIC, metrics, trained
 
 from pwm.algorithm.updates import SCHEDULES, Options
-from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
 
 
@@ -34,10 +33,7 @@ def test_constant_never_decays() -> None:
         ("constant", [1.0, 1.0, 1.0, 1.0]),
     ],
 )
-def test_logged_rates_follow_the_schedule(
-    schedule: str, expected: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+def test_logged_rates_follow_the_schedule(schedule: str, expected: list[float], tmp_path: Path) -> None:
     folder = trained(
         tmp_path,
         *ANALYTIC,
@@ -62,8 +58,7 @@ def test_decay_may_start_after_so_many_epochs() -> None:
     assert {Options(lr_decay_start=10_000).decay(epoch, 100) for epoch in range(100)} == {0.0}
 
 
-def test_a_run_shorter_than_its_decay_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainingVisualizer, "generate_all_plots", lambda self: [])
+def test_a_run_shorter_than_its_decay_start_says_so(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match=r"alg.lr_decay_start=10000.0 epochs.*2 epochs.*keep"):
         folder = trained(tmp_path, *ANALYTIC, "general.epochs=2", "alg.lr_decay_start=10000")
     assert {record["lr/wm"] for record in metrics(folder)[1:]} == {1e-3}

@@ -6,8 +6,10 @@ option has, so that text stays text.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
+import functools
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +62,8 @@ def compose_values(typed: Sequence[str]) -> dict[str, Any]:
     values = _compose_presets(presets)
     single = [override for override in overrides if not override.group]
     _choose_components(values, presets, single)
-    assign(values, single, lambda path: _type_of(path, values), lambda: _known_keys(values))
+    classes = _classes(values)
+    assign(values, single, lambda path: _type_of(path, classes), lambda: _known_keys(classes))
     return values
 
 
@@ -151,16 +154,26 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
                 f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}{also}"
             )
         chosen.append(f"{preset.key}={name}")
+    return copy.deepcopy(_composed(tuple(chosen)))
+
+
+@functools.cache
+def _composed(chosen: tuple[str, ...]) -> dict[str, Any]:
+    """Values of the presets that Hydra's overrides ``chosen`` name; not to be changed.
+
+    Experiments compose many configurations of few presets, and Hydra takes a tenth of a second for each.
+    """
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
-            composed = compose("config", overrides=chosen, return_hydra_config=True)
+            composed = compose("config", overrides=list(chosen), return_hydra_config=True)
         own = [str(key) for key in composed if key != "hydra"]
         values = OmegaConf.to_container(OmegaConf.masked_copy(composed, own), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        for preset in presets:
+        for key, _, name in (preset.partition("=") for preset in chosen):
             # A preset of an algorithm without a component of this kind.
-            if f"Could not override '{preset.key}'" in str(error):
-                raise ConfigError(f"{preset.typed}: the preset of alg= has no {preset.group}") from error
+            if f"Could not override '{key}'" in str(error):
+                kind = key.partition("@")[0]
+                raise ConfigError(f"{kind}={name}: the preset of alg= has no {kind}") from error
         raise ConfigError(_one_line(error)) from error
     assert isinstance(values, dict)
     return {**values, "preset": str(composed.hydra.runtime.choices["alg"])}
@@ -240,16 +253,16 @@ def _classes(values: dict[str, Any]) -> dict[Path, Any]:
     return found | {("general",): General, ("alg",): trainer.Options, ("wandb",): wandb_logger.Options}
 
 
-def _type_of(path: Path, values: dict[str, Any]) -> Any:
+def _type_of(path: Path, classes: dict[Path, Any]) -> Any:
     if ".".join(path) in {TRAINER, *NAMES}:
         return str
-    for place, cls in _classes(values).items():
+    for place, cls in classes.items():
         if path[: len(place)] == place:
             return type_at(cls, path[len(place) :])
     return Unknown
 
 
-def _known_keys(values: dict[str, Any]) -> Iterator[str]:
+def _known_keys(classes: dict[Path, Any]) -> Iterator[str]:
     def below(cls: Any, prefix: str) -> Iterator[str]:
         for name, hint in flat_hints(cls).items():
             if dataclasses.is_dataclass(hint):
@@ -258,7 +271,7 @@ def _known_keys(values: dict[str, Any]) -> Iterator[str]:
                 yield prefix + name
 
     yield TRAINER
-    for place, cls in _classes(values).items():
+    for place, cls in classes.items():
         yield from below(cls, ".".join(place) + ".")
 
 

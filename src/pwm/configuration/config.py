@@ -31,6 +31,7 @@ from pwm.parts import flat_hints, flat_values, nested, own_key
 from pwm.training.trainer import DEFAULT, load_trainer
 
 T = TypeVar("T")
+_STRUCTURED: dict[type[Any], Any] = {}
 # Unless told otherwise, a policy is evaluated after this many epochs and environment steps.
 EVAL_EPOCHS, EVAL_STEPS = 20, 2000
 
@@ -220,7 +221,7 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     _only_keys(values, list(flat_hints(cls)), f"{where}.")
     composed = nested(cls, _literal(values))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), composed))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(_structured(cls), composed))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}.{own_key(cls, error.full_key)} must be given") from error
     except ConfigKeyError as error:
@@ -231,6 +232,13 @@ def build_options(cls: type[T], values: dict[str, Any], where: str) -> T:
     except OmegaConfBaseException as error:
         key = f"{where}.{own_key(cls, error.full_key)}".rstrip(".")
         raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+
+
+def _structured(cls: type[Any]) -> Any:
+    """OmegaConf's form of an options dataclass with its defaults, made once; not to be changed."""
+    if cls not in _STRUCTURED:
+        _STRUCTURED[cls] = OmegaConf.structured(cls)
+    return _STRUCTURED[cls]
 
 
 def _literal(value: Any) -> Any:

@@ -7,7 +7,9 @@ other overrides go to every run. Overrides are read as those of ``pwm train`` ar
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -174,6 +176,12 @@ def _load_file(name: str) -> dict[str, Any]:
     if name not in (names := experiment_names()):
         wrong = f"unknown experiment {name!r}" if name else "no experiment is named"
         raise ConfigError(f"{wrong}; write experiment=NAME with one of: {', '.join(names)}")
+    return copy.deepcopy(_composed(name))
+
+
+@functools.cache
+def _composed(name: str) -> dict[str, Any]:
+    """Values of an experiment file; not to be changed."""
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
             values = OmegaConf.to_container(compose(f"{GROUP}/{name}")[GROUP])

@@ -9,9 +9,10 @@ the simulator.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,23 +24,21 @@ from pwm.algorithm.updates import Updater
 from pwm.configuration.config import ExperimentConfig
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
-from pwm.models.dynamics.base import Integrated
 
 PHASES = ("world_model", "actor", "critic", "interaction")
 
 
-class VelocityEvals(NamedTuple):
-    """Evaluations of the velocity network; all 0 for dynamics without one.
+class Updates(NamedTuple):
+    """Operations of one update of each network, and of an epoch's interaction with the environment."""
 
-    Attributes:
-        per_step: per imagined step of one trajectory.
-        imagination: per epoch in the policy's imagination, one per sample: the metric ``velocity_evals``.
-        model_learning: per epoch in the updates of the world model, one per sample.
-    """
+    world_model: int
+    actor: int
+    critic: int
+    interaction: int
 
-    per_step: int
-    imagination: int
-    model_learning: int
+
+# What was traced: by algorithm and widths.
+TRACED: dict[tuple[str, int, int], Updates] = {}
 
 
 @dataclass(frozen=True)
@@ -89,20 +88,9 @@ class Tracer:
         self.horizon = config.alg.objective.horizon
         self.lockstep = config.alg.collect == "lockstep"
         self.starts = start_states(config)
-        self.updates = 1 if self.lockstep else config.alg.actor_critic.actor_iterations
+        self.updates = imagined_rollouts(config)
         with torch.device("meta"):
             self.agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
-        # Evaluations of the velocity network, one per sample, since this was last set to 0.
-        self.velocities = 0
-        dynamics = self.agent.world_model.dynamics
-        if isinstance(dynamics, Integrated):
-            velocity = dynamics.velocity
-
-            def counted(z: Tensor, *rest: Any) -> Tensor:
-                self.velocities += z.shape[:-1].numel()
-                return velocity(z, *rest)
-
-            dynamics.velocity = counted  # type: ignore[method-assign, assignment]
 
     def model_update(self) -> int:
         """Return the operations of one update of the world model; everything in it learns."""
@@ -176,6 +164,21 @@ def back(updater: Updater, loss: Tensor) -> None:
     torch.autograd.grad(loss, updater.parameters, allow_unused=True)
 
 
+def traced(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Updates:
+    """Return the operations of single updates; runs that differ in their seed alone are traced once.
+
+    Raises:
+        ConfigError: a width is smaller than 1.
+    """
+    key = (json.dumps(config.to_dict()["alg"], sort_keys=True), obs_dim, act_dim)
+    if key not in TRACED:
+        tracer = Tracer(config, obs_dim, act_dim)
+        TRACED[key] = Updates(
+            tracer.model_update(), tracer.actor_update(), tracer.critic_update(), tracer.interaction()
+        )
+    return TRACED[key]
+
+
 def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[str, float]:
     """Operations of one training epoch by phase, and their ``total``.
 
@@ -185,12 +188,12 @@ def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[st
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    tracer = Tracer(config, obs_dim, act_dim)
+    one, rollouts = traced(config, obs_dim, act_dim), imagined_rollouts(config)
     counted = {
-        "world_model": float(config.alg.model_learning.wm_iterations * tracer.model_update()),
-        "actor": float(tracer.updates * tracer.actor_update()),
-        "critic": float(tracer.updates * tracer.critic_update()),
-        "interaction": float(tracer.interaction()),
+        "world_model": float(config.alg.model_learning.wm_iterations * one.world_model),
+        "actor": float(rollouts * one.actor),
+        "critic": float(rollouts * one.critic),
+        "interaction": float(one.interaction),
     }
     return counted | {"total": sum(counted.values())}
 
@@ -201,22 +204,7 @@ def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> float:
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    return float(config.alg.warmup_updates * Tracer(config, obs_dim, act_dim).model_update())
-
-
-def velocity_evals(config: ExperimentConfig, obs_dim: int, act_dim: int) -> VelocityEvals:
-    """Return the number of evaluations of the velocity network.
-
-    Raises:
-        ConfigError: a width is smaller than 1.
-    """
-    tracer = Tracer(config, obs_dim, act_dim)
-    tracer.imagine()
-    imagined, tracer.velocities = tracer.velocities, 0
-    tracer.model_update()
-    learned = config.alg.model_learning.wm_iterations * tracer.velocities
-    per_step = tracer.agent.world_model.dynamics.velocity_evals
-    return VelocityEvals(per_step, tracer.updates * imagined, learned)
+    return float(config.alg.warmup_updates * traced(config, obs_dim, act_dim).world_model)
 
 
 def match_compute(
@@ -232,7 +220,7 @@ def match_compute(
     """
     before = epoch_flops(baseline, obs_dim, act_dim)
     target = epoch_flops(candidate, obs_dim, act_dim)["total"]
-    one = float(Tracer(baseline, obs_dim, act_dim).model_update())
+    one = float(traced(baseline, obs_dim, act_dim).world_model)
     other = before["total"] - before["world_model"]
     iterations = max(1, round((target - other) / one))
     warmup = round(warmup_flops(candidate, obs_dim, act_dim) / one)
@@ -242,3 +230,8 @@ def match_compute(
 def start_states(config: ExperimentConfig) -> int:
     """Start states of one imagined rollout, the batch of the actor's gradient."""
     return config.alg.num_envs if config.alg.collect == "lockstep" else config.alg.actor_batch_size
+
+
+def imagined_rollouts(config: ExperimentConfig) -> int:
+    """Imagined rollouts of an epoch, each followed by an update of the actor and those of the critics."""
+    return 1 if config.alg.collect == "lockstep" else config.alg.actor_critic.actor_iterations

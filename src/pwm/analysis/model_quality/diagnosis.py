@@ -111,7 +111,7 @@ MEASUREMENTS: dict[str, Callable[[Subject], dict[str, Any] | None]] = {
 }
 
 
-def check_request(output: Path | None, episodes: int, seed: int) -> None:
+def check_diagnosis(output: Path | None, episodes: int, seed: int) -> None:
     """Raise ConfigError unless the numbers make sense and ``output`` can be a folder."""
     check_episodes(episodes)
     if not 0 <= seed < 2**32:
@@ -144,7 +144,7 @@ def diagnose_run(
         StorageError: the folder cannot be written to.
     """
     seed = HELD_OUT_SEED if seed is None else seed
-    check_request(output, episodes, seed)
+    check_diagnosis(output, episodes, seed)
     path = find_policy(run, which)
     device = pick_device(device_name)
     agent, config, spec, progress = load_policy(path, device)

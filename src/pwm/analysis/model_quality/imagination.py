@@ -100,7 +100,7 @@ class Imagination:
         }
 
 
-def check_request(output: Path | None, steps: int, episodes: int) -> None:
+def check_imagination(output: Path | None, steps: int, episodes: int) -> None:
     """Raise ConfigError unless the numbers make sense and ``output`` names a PNG file."""
     if steps < 1:
         raise ConfigError(f"steps={steps}; it must be at least 1")
@@ -128,7 +128,7 @@ def imagine_run(run: Path, which: str, steps: int, episodes: int, output: Path |
         CheckpointError: no such policy.
         StorageError: its folder cannot be written to.
     """
-    check_request(output, steps, episodes)
+    check_imagination(output, steps, episodes)
     path = find_policy(run, which)
     output = path.with_name("imagination.png") if output is None else output
     agent, config, spec, progress = load_policy(path, pick_device("cpu"))

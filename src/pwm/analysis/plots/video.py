@@ -63,7 +63,7 @@ class Film:
         )
 
 
-def check_request(output: Path, runs: int) -> None:
+def check_film(output: Path, runs: int) -> None:
     """Raise ConfigError unless one run is to be filmed into a kind of file that can be written here."""
     if runs != 1:
         raise ConfigError(f"--video films one run; {runs} were given")
@@ -99,7 +99,7 @@ def film_run(
         CheckpointError: no such policy, or one of another task than ``task``.
         EnvError: the task cannot be drawn, or not on this machine.
     """
-    check_request(output, len(runs))
+    check_film(output, len(runs))
     check_episodes(episodes)
     path = find_policy(runs[0], which)
     device = pick_device(device_name)

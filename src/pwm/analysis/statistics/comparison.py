@@ -128,7 +128,7 @@ def normalise(
     return np.asarray((np.asarray(scores, dtype=float) - zero) / (one - zero))
 
 
-def limits(n: int, m: int, tasks: int = 1) -> list[str]:
+def sample_size_notes(n: int, m: int, tasks: int = 1) -> list[str]:
     """Return what n seeds against m seeds on so many tasks can and cannot show, in sentences."""
     seeds = f"{n} against {m} seeds"
     if min(n, m) < 2:
@@ -192,7 +192,7 @@ def _corrected(tasks: list[TaskComparison]) -> list[TaskComparison]:
 
 def _notes(tasks: Sequence[TaskComparison], improvement: Estimate | None) -> list[str]:
     counts = sorted({(t.candidate.seeds, t.baseline.seeds) for t in tasks})
-    notes = list(dict.fromkeys(line for n, m in counts for line in limits(n, m, len(tasks))))
+    notes = list(dict.fromkeys(line for n, m in counts for line in sample_size_notes(n, m, len(tasks))))
     for task in tasks:
         if (found := task.power) is None or math.isnan(found.effect):
             continue

@@ -1,8 +1,8 @@
 """Statistics over training runs (seeds): numbers in, numbers out; the libraries do the mathematics.
 
 Scores of one task are an array [seeds]; of several tasks, a matrix [seeds, tasks] as in rliable. What the
-methods can show with few seeds is part of the results (``power``, ``limits``): with three seeds an interval
-or a test promises more than it keeps.
+methods can show with few seeds is part of the results (``power``, ``sample_size_notes``): with three seeds an
+interval or a test promises more than it keeps.
 
 Sources:
     Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice (rliable).
@@ -147,7 +147,7 @@ def interquartile_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMP
 
     Runs are drawn again within each task (Agarwal et al. 2021, section 4); the interval is that of the
     percentiles. Drawing again understates the spread by a factor sqrt((n - 1) / n), so that with n = 3 seeds
-    the intervals hold the truth much less often than 95 % of the time, see ``limits``.
+    the intervals hold the truth much less often than 95 % of the time, see ``sample_size_notes``.
 
     Args:
         scores: [seeds, tasks], comparable between tasks (normalised).

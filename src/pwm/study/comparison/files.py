@@ -13,14 +13,22 @@ from pwm.analysis.tables.runs import write_table
 from pwm.checkpoints.run_search import MARKS
 from pwm.errors import ConfigError, StorageError
 from pwm.files import write_text
-from pwm.study.comparison import plots as comparison_plots
 from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import DECLARED
+from pwm.study.comparison.plots import draw_study
 from pwm.study.comparison.tables import comparison_rows, comparison_text, difference_rows
 from pwm.study.comparison.wording import count, mean_and_std, minutes
 
-PROFILES = "performance_profiles.png"
+# File of each figure.
+PICTURES = {
+    "returns_by_steps": "learning_curves_env_steps.png",
+    "returns_by_time": "learning_curves_wall_time.png",
+    "final_returns": "task_bars.png",
+    "gradient_norms": "gradient_norms.png",
+    "losses": "losses.png",
+    "performance_profile": "performance_profiles.png",
+}
 
 
 def write_comparison(
@@ -62,24 +70,17 @@ def write_comparison(
         "comparison.csv": comparison_rows(study, measure),
         "differences.csv": difference_rows(study.differences),
     }
-    figures = {
-        "learning_curves_env_steps.png": comparison_plots.learning_curves(arms, "env_steps", smoothing),
-        "learning_curves_wall_time.png": comparison_plots.learning_curves(arms, "wall_time", smoothing),
-        "task_bars.png": comparison_plots.task_bars(study),
-        "gradient_norms.png": comparison_plots.gradient_norms(arms),
-        "losses.png": comparison_plots.losses(arms, smoothing),
-        PROFILES: comparison_plots.performance_profiles(study),
-    }
+    figures = draw_study(study, smoothing)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # A picture of an earlier comparison must not pass for one of this.
-        (folder / PROFILES).unlink(missing_ok=True)
+        (folder / PICTURES["performance_profile"]).unlink(missing_ok=True)
         write_text(folder / "comparison.txt", text)
         for name, rows in tables.items():
             write_table(folder / name, rows)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    drawn = [save_figure(figure, folder / name) for name, figure in figures.items() if figure is not None]
+    drawn = [save_figure(figure, folder / PICTURES[name]) for name, figure in figures.items()]
     return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
 
 

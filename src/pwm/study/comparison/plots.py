@@ -39,6 +39,28 @@ NO_BAND = "one seed per arm: no mean and no band"
 Points = tuple[Array, Array]
 
 
+def draw_study(study: StudyComparison, smoothing: float = 0.0) -> dict[str, Figure]:
+    """All figures of a study by name; ``performance_profile`` only where the runs at hand allow it.
+
+    Args:
+        study: what was compared.
+        smoothing: of learning curves and losses, see ``learning_curves``.
+
+    Raises:
+        ConfigError: impossible smoothing.
+        DataError: metrics of a run cannot be read.
+    """
+    arms, profiles = study.arms, performance_profiles(study)
+    figures = {
+        "returns_by_steps": learning_curves(arms, "env_steps", smoothing),
+        "returns_by_time": learning_curves(arms, "wall_time", smoothing),
+        "final_returns": task_bars(study),
+        "gradient_norms": gradient_norms(arms),
+        "losses": losses(arms, smoothing),
+    }
+    return figures if profiles is None else figures | {"performance_profile": profiles}
+
+
 def learning_curves(
     arms: Sequence[Arm], x: Literal["env_steps", "wall_time"] = "env_steps", smoothing: float = 0.0
 ) -> Figure:

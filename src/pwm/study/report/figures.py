@@ -7,8 +7,8 @@ import io
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from pwm.study.comparison import plots as comparison_plots
 from pwm.study.comparison.arm_comparison import StudyComparison
+from pwm.study.comparison.plots import draw_study
 from pwm.study.comparison.wording import listing
 from pwm.study.report.document import Picture
 
@@ -53,20 +53,10 @@ def draw_figures(study: StudyComparison) -> dict[str, Picture]:
     Raises:
         DataError: metrics of a run cannot be read.
     """
-    arms = study.arms
-    names, tasks = listing(arm.label for arm in arms), listing(study.tasks)
-    figures = {
-        "returns_by_steps": comparison_plots.learning_curves(arms),
-        "returns_by_time": comparison_plots.learning_curves(arms, x="wall_time"),
-        "final_returns": comparison_plots.task_bars(study),
-        "performance_profile": comparison_plots.performance_profiles(study),
-        "gradient_norms": comparison_plots.gradient_norms(arms),
-        "losses": comparison_plots.losses(arms),
-    }
+    names, tasks = listing(arm.label for arm in study.arms), listing(study.tasks)
     return {
         name: picture(name, figure, *(text.format(arms=names, tasks=tasks) for text in TEXTS[name]))
-        for name, figure in figures.items()
-        if figure is not None
+        for name, figure in draw_study(study).items()
     }
 
 
