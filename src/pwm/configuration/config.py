@@ -65,6 +65,7 @@ class ExperimentConfig:
             "device",
             "threads",
             "deterministic",
+            "compile",
             "logdir",
             "name",
             "resume",
