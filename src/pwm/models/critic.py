@@ -85,8 +85,8 @@ class CriticEnsemble(nn.Module):
         x = z.reshape(-1, z.shape[-1]).expand(len(self.first.weight), -1, -1)
         for layer, norm in zip(layers[:-1], self.norms, strict=True):
             if not self.activation_first and fused.usable(x):
-                product = torch.bmm(x, layer.weight.transpose(1, 2))
-                x = fused.normed_mish(product, layer.bias, norm.weight, norm.bias)
+                x = fused.products(x, layer.weight)
+                x = fused.normed_mish(x, layer.bias, norm.weight, norm.bias)
             else:
                 x = layer(x)
                 x = norm(mish(x)) if self.activation_first else mish(norm(x))

@@ -103,12 +103,37 @@ def normed_mish(h: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return y
 
 
+def products(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x [M, N, in] times the transposed weight [M, out, in] of every member, differentiable once."""
+    y: Tensor = _Products.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Products(torch.autograd.Function):
+    """The gradient of the weights lies in memory as they do; that of ``bmm`` would have to be transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.bmm(x, weight.transpose(1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight = ctx.needs_input_grad
+        return (
+            torch.bmm(grad, weight) if for_x else None,
+            torch.bmm(grad.transpose(1, 2), x) if for_weight else None,
+        )
+
+
 class _NormedMish(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         h = h.contiguous()
         y, moments = torch.empty_like(h), h.new_empty(2, *h.shape[:-1])
-        _call("forward", (h, bias, gain, shift, y, moments[0], moments[1]), h, gain, EPS)
+        _call("forward", (h, bias, gain, shift, y, moments), h, gain, EPS)
         ctx.save_for_backward(h, bias, gain, shift, moments)
         return y
 
@@ -117,9 +142,8 @@ class _NormedMish(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, bias, gain, shift, moments = ctx.saved_tensors
         grad_h, sums = torch.empty_like(h), gain.new_zeros(3, *gain.shape)
-        given = (grad.contiguous(), h, bias, gain, shift, moments[0], moments[1])
-        _call("backward", (*given, grad_h, sums[0], sums[1], sums[2]), h, gain)
-        return grad_h, sums[0], sums[1], sums[2]
+        _call("backward", (grad.contiguous(), h, bias, gain, shift, moments, grad_h, sums), h, gain)
+        return grad_h, *sums.unbind()
 
 
 def _call(name: str, tensors: tuple[Tensor, ...], h: Tensor, gain: Tensor, *rest: float) -> None:
@@ -173,8 +197,8 @@ def _output(command: list[str]) -> bytes:
 
 def _declare(library: ctypes.CDLL) -> None:
     sizes = [ctypes.c_int64] * 4
-    library.normed_mish_forward.argtypes = [ctypes.c_void_p] * 7 + sizes + [ctypes.c_float]
-    library.normed_mish_backward.argtypes = [ctypes.c_void_p] * 11 + sizes
+    library.normed_mish_forward.argtypes = [ctypes.c_void_p] * 6 + sizes + [ctypes.c_float]
+    library.normed_mish_backward.argtypes = [ctypes.c_void_p] * 8 + sizes
     library.normed_mish_forward.restype = library.normed_mish_backward.restype = None
 
 

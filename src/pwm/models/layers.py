@@ -127,7 +127,9 @@ class NormedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_dim] to [..., out_dim]."""
-        if self.act is mish and not self.activation_first and fused.usable(x):
+        # Narrower inputs are those that a hook of the linear layer pads.
+        whole = x.shape[-1] == self.linear.in_features
+        if whole and self.act is mish and not self.activation_first and fused.usable(x):
             product = F.linear(x, self.linear.weight)
             return fused.normed_mish(product, self.linear.bias, self.norm.weight, self.norm.bias)
         x = self.linear(x)

@@ -1,9 +1,9 @@
 /* LayerNorm and Mish of the rows of a matrix, forward and backward, each in one pass over memory.
  *
  * Row r of h [rows, dim] belongs to member (r / run) % members; bias, gain and shift are [members, dim]. With
- * u = (h + bias - mean) * scale * gain + shift the result is u tanh(softplus(u)), where
+ * u = (h + bias - mean) * scale * gain + shift, where moments [2, rows] holds mean and scale, the result is u tanh(softplus(u)), where
  * tanh(softplus(u)) = n / (n + 2) with n = e^u (e^u + 2), and its derivative is 4 e^u (e^u + 1) / (n + 2)^2.
- * The backward pass computes u anew: one exponential costs less than reading what was kept of it.
+ * The backward pass adds up the gradients of bias, gain and shift in sums [3, members, dim]. It computes u anew: one exponential costs less than reading what was kept of it.
  */
 #include <math.h>
 #include <stdint.h>
@@ -34,9 +34,10 @@ static inline float exponential(float x) {
 }
 
 void normed_mish_forward(const float *restrict h, const float *restrict bias, const float *restrict gain,
-                         const float *restrict shift, float *restrict y, float *restrict mean,
-                         float *restrict scale, int64_t rows, int64_t dim, int64_t members, int64_t run,
+                         const float *restrict shift, float *restrict y, float *restrict moments,
+                         int64_t rows, int64_t dim, int64_t members, int64_t run,
                          float eps) {
+    float *restrict mean = moments, *restrict scale = moments + rows;
     for (int64_t r = 0; r < rows; r++) {
         const int64_t m = (r / run) % members * dim;
         const float *restrict b = bias + m, *restrict g = gain + m, *restrict s = shift + m;
@@ -69,10 +70,12 @@ void normed_mish_forward(const float *restrict h, const float *restrict bias, co
 }
 
 void normed_mish_backward(const float *restrict grad, const float *restrict h, const float *restrict bias,
-                          const float *restrict gain, const float *restrict shift, const float *restrict mean,
-                          const float *restrict scale, float *restrict grad_h, float *restrict grad_bias,
-                          float *restrict grad_gain, float *restrict grad_shift, int64_t rows, int64_t dim,
+                          const float *restrict gain, const float *restrict shift, const float *restrict moments,
+                          float *restrict grad_h, float *restrict sums, int64_t rows, int64_t dim,
                           int64_t members, int64_t run) {
+    const float *restrict mean = moments, *restrict scale = moments + rows;
+    float *restrict grad_bias = sums, *restrict grad_gain = sums + members * dim;
+    float *restrict grad_shift = sums + 2 * members * dim;
     for (int64_t r = 0; r < rows; r++) {
         const int64_t m = (r / run) % members * dim;
         const float *restrict b = bias + m, *restrict g = gain + m, *restrict s = shift + m;
