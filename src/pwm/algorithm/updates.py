@@ -112,12 +112,12 @@ class Vector:
         given = [torch.zeros_like(p) if part is None else part for part, p in zip(parts, self.parameters)]
         return torch.cat([part.to(self.values.device).flatten() for part in given])
 
-    def take_gradients(self, gradients: Sequence[Tensor]) -> None:
+    def take_gradients(self, gradients: list[Tensor]) -> None:
         """Put ``gradients``, one for each parameter, into the vector, and let the parameters show them."""
         if not self._lie_in(self.gradient, [p.grad for p in self.parameters]):
             for parameter, view in zip(self.parameters, self.split(self.gradient), strict=True):
                 parameter.grad = view
-        torch._foreach_copy_([p.grad for p in self.parameters], gradients)
+        torch._foreach_copy_([p.grad for p in self.parameters if p.grad is not None], gradients)
         self.values.grad = self.gradient
 
 
@@ -197,7 +197,7 @@ class Updater:
             vector.attach()
             vector.take_gradients([gradients.pop(0) for _ in vector.parameters])
         norms = [torch.linalg.vector_norm(vector.gradient) for vector in self.vectors]
-        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         bad = ~torch.isfinite(norm)
         self.skipped += bad
         self.skipped_in_row.add_(1).mul_(bad)

@@ -33,8 +33,10 @@ from pwm.files import write_atomically
 
 SOURCE = Path(__file__).with_name("normed_mish.c")
 # Sums may be reordered for the sake of vectors; NaN and infinity keep their meaning.
-FLAGS = ("-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math")
-FLAGS += ("-fno-signed-zeros", "-fassociative-math", "-shared", "-fPIC")
+FLAGS = (
+    *("-O3", "-march=native", "-fopenmp-simd", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"),
+)
 COMPILE_SECONDS = 60
 # The kernels use one thread. PyTorch's operations, spread over more than these, are about as fast.
 MOST_THREADS = 4
@@ -196,9 +198,9 @@ def _output(command: list[str]) -> bytes:
 
 
 def _declare(library: ctypes.CDLL) -> None:
-    sizes = [ctypes.c_int64] * 4
-    library.normed_mish_forward.argtypes = [ctypes.c_void_p] * 6 + sizes + [ctypes.c_float]
-    library.normed_mish_backward.argtypes = [ctypes.c_void_p] * 8 + sizes
+    sizes: list[Any] = [ctypes.c_int64] * 4
+    library.normed_mish_forward.argtypes = [*[ctypes.c_void_p] * 6, *sizes, ctypes.c_float]
+    library.normed_mish_backward.argtypes = [*[ctypes.c_void_p] * 8, *sizes]
     library.normed_mish_forward.restype = library.normed_mish_backward.restype = None
 
 
