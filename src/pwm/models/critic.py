@@ -81,9 +81,10 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, z: Tensor, task: Tensor | None = None) -> Tensor:
         """Values [M, ...] of latents [..., latent_dim], of tasks int64 [B] on the last axis but one."""
-        layers = [self.first, *self.layers]
+        layers = cast("list[EnsembleLinear]", [self.first, *self.layers])
+        norms = cast("list[EnsembleNorm]", list(self.norms))
         x = z.reshape(-1, z.shape[-1]).expand(len(self.first.weight), -1, -1)
-        for layer, norm in zip(layers[:-1], self.norms, strict=True):
+        for layer, norm in zip(layers[:-1], norms, strict=True):
             if not self.activation_first and fused.usable(x):
                 x = fused.products(x, layer.weight)
                 x = fused.normed_mish(x, layer.bias, norm.weight, norm.bias)
