@@ -177,11 +177,50 @@ def test_state_brings_moments_and_leaves_rates_and_betas_as_configured() -> None
     resumed.load_state_dict(copy.deepcopy(saved.state_dict()))
     groups = resumed.optimizer.param_groups
     assert [(g["lr"], g["betas"], g["scale"]) for g in groups] == [(LR / 2, (0.5, 0.6), 1.0)] * 2
-    for ours, theirs in zip(net.parameters(), old.parameters(), strict=True):
-        moment = resumed.optimizer.state[ours]["exp_avg"]
-        torch.testing.assert_close(moment, saved.optimizer.state[theirs]["exp_avg"])
+    assert resumed.state_dict()["optimizer"]["state"].keys() == set(range(4))
+    torch.testing.assert_close(
+        resumed.state_dict()["optimizer"]["state"], saved.state_dict()["optimizer"]["state"]
+    )
     resumed.set_lr(LR)
     assert [g["lr"] for g in groups] == [LR, LR]
+
+
+def test_state_is_that_of_an_optimiser_of_the_single_parameters() -> None:
+    """As earlier releases saved it: with the groups of slow parameters last."""
+    ours, theirs, data = network(), network(), batches(6)
+    groups = [list(theirs[2].parameters()), list(theirs[0].parameters())]
+    adam = torch.optim.Adam([{"params": group} for group in groups], lr=LR, betas=BETAS)
+    step = Updater("toy", ours.parameters(), LR, BETAS, 1e6, 3, ours[0].parameters())
+    for number, x in enumerate(data):
+        if number == 3:
+            ours.load_state_dict(theirs.state_dict())
+            counts = {name: torch.tensor(0) for name in ("skipped", "skipped_in_row")}
+            step.load_state_dict(copy.deepcopy({"optimizer": adam.state_dict(), **counts}))
+        if number >= 3:
+            step.step(loss_of(ours, x))
+        adam.zero_grad()
+        loss_of(theirs, x).backward()
+        adam.step()
+    saved, expected = step.state_dict()["optimizer"], adam.state_dict()
+    torch.testing.assert_close(saved["state"], expected["state"], rtol=1e-4, atol=1e-6)
+    assert [g["params"] for g in saved["param_groups"]] == [g["params"] for g in expected["param_groups"]]
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-4, atol=1e-6)
+    adam.load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"saved with \[2, 2\] parameters, not \[4\]"):
+        updater(network()).load_state_dict(step.state_dict())
+
+
+def test_copies_learn_by_themselves_and_alike() -> None:
+    net, (first, second) = network(), batches(2)
+    step = updater(net)
+    step.step(loss_of(net, first))
+    other, copied = copy.deepcopy((net, step))
+    before = [p.detach().clone() for p in net.parameters()]
+    copied.step(loss_of(other, second))
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    step.step(loss_of(net, second))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    assert not torch.equal(before[0], net[0].weight)
 
 
 def test_slow_parameters_move_at_their_share_of_every_rate() -> None:

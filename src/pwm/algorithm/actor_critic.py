@@ -20,7 +20,7 @@ from pwm.algorithm.losses import (
     critic_targets,
     imagine,
 )
-from pwm.algorithm.updates import Updater, follow
+from pwm.algorithm.updates import Updater, Vector, follow
 from pwm.errors import ConfigError
 from pwm.models.actors.base import Actor
 from pwm.models.critic import CriticEnsemble
@@ -162,6 +162,10 @@ class ActorCritic(nn.Module):
         self.register_buffer("action_masks", tasks, persistent=False)
         self.to(self.device)
         self.updaters = self._build_updaters(optimisation.max_skipped_updates)
+        self._slow_critic = Vector(self.target_critic.parameters())
+        self._slow_actor = None
+        if self.averaged_actor is not None:
+            self._slow_actor = Vector(self.averaged_actor.parameters())
 
     def _build_updaters(self, skips: int) -> dict[str, Updater]:
         opts = self.options
@@ -270,8 +274,8 @@ class ActorCritic(nn.Module):
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)
         self.actor.project()
-        if self.averaged_actor is not None:
-            follow(self.averaged_actor, self.actor, opts.actor_average)
+        if self._slow_actor is not None:
+            follow(self._slow_actor, self.updaters["actor"].vectors[0], opts.actor_average)
         targets = critic_targets(rollout, result.next_values, gamma, opts.lam)
         metrics = {
             "loss": loss.detach(),
@@ -322,7 +326,7 @@ class ActorCritic(nn.Module):
                 of = None if task is None else task[index]
                 loss = critic_loss(self.critic, z[index], targets[index], weights[index], of)
                 norms.append(self.updaters["critic"].step(loss))
-                follow(self.target_critic, self.critic, opts.target_rate)
+                follow(self._slow_critic, self.updaters["critic"].vectors[0], opts.target_rate)
                 losses.append(loss.detach())
         return {
             "loss": torch.stack(losses).mean(),

@@ -216,15 +216,13 @@ def actor_loss(rollout: Imagined, critic: Critic, gamma: float) -> ActorLoss:
     only the last value carries gradient.
     """
     if rollout.ends is None:
-        with torch.no_grad():
-            next_values = critic.minimum(rollout.next_latents)
-        bootstrap = torch.cat([next_values[:-1], critic.minimum(rollout.next_latents[-1:])])
+        inside = critic.minimum(rollout.next_latents[:-1].detach()).detach()
+        bootstrap = torch.cat([inside, critic.minimum(rollout.next_latents[-1:])])
     else:
         assert rollout.terminated is not None
         bootstrap = torch.where(rollout.terminated, 0.0, critic.minimum(rollout.next_latents))
-        next_values = bootstrap.detach()
     objective = trajectory_objective(rollout.rewards, bootstrap, rollout.ends, gamma, rollout.survival)
-    return ActorLoss(-objective, next_values)
+    return ActorLoss(-objective, bootstrap.detach())
 
 
 def critic_targets(rollout: Imagined, next_values: Tensor, gamma: float, lam: float) -> Tensor:

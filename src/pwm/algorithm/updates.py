@@ -1,14 +1,18 @@
 """One optimiser step: gradient clipping and the non-finite policy, without a host synchronisation.
 
-A step whose gradient norm is not finite is skipped and counted; ``check_finite`` raises once too many
-were skipped in a row. Clipping and skipping ride on the ``grad_scale`` and ``found_inf`` inputs of
-torch's fused Adam, so gradients are scaled inside the update kernel. ``follow`` moves slow copies behind.
+The parameters of a group lie in one vector, and so do their gradients and moments: small networks would spend
+more time on the calls for each of their tensors than on the arithmetic.
+
+A step whose gradient norm is not finite is skipped and counted; ``check_finite`` raises once too many were
+skipped in a row. Clipping and skipping ride on the ``grad_scale`` and ``found_inf`` inputs of torch's fused
+Adam, so gradients are scaled inside the update kernel. ``follow`` moves slow copies behind.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +28,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda passed: 0.5 - 0.5 * math.cos(math.pi * passed),
     "constant": lambda passed: 0.0,
 }
+
+# What Adam keeps of every entry of a parameter.
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -63,10 +70,63 @@ class Options:
         return SCHEDULES[self.lr_schedule](max(epoch / epochs - start, 0.0) / (1.0 - start))
 
 
+class Vector:
+    """Parameters, moved into one vector of which they are views from then on; values and shapes stay.
+
+    Args:
+        parameters: at least one, all of one device and dtype.
+
+    Attributes:
+        values, gradient: the vectors; parameters show the gradient once ``take_gradients`` was called.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.values = nn.Parameter(torch.cat([p.detach().flatten() for p in self.parameters]))
+        self.gradient = torch.zeros_like(self.values)
+        sizes = [p.numel() * p.element_size() for p in self.parameters]
+        self._offsets = list(itertools.accumulate(sizes, initial=0))[:-1]
+        self.attach()
+
+    @torch.no_grad()
+    def attach(self) -> None:
+        """Make the parameters views of the vector again where they are not: copies of modules are whole."""
+        if not self._lie_in(self.values, self.parameters):
+            for parameter, view in zip(self.parameters, self.split(self.values.detach()), strict=True):
+                view.copy_(parameter)
+                parameter.data = view
+
+    def _lie_in(self, vector: Tensor, parts: Sequence[Tensor | None]) -> bool:
+        """True if each of ``parts`` is the view of ``vector`` that ``split`` gives."""
+        start = vector.data_ptr()
+        pairs = zip(parts, self._offsets, strict=True)
+        return all(part is not None and part.data_ptr() == start + offset for part, offset in pairs)
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Return the part of ``vector`` that belongs to each parameter, as a view of its shape."""
+        parts = vector.split([p.numel() for p in self.parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def join(self, parts: Sequence[Tensor | None]) -> Tensor:
+        """Return a vector of ``parts``, one for each parameter; None counts as zeros."""
+        given = [torch.zeros_like(p) if part is None else part for part, p in zip(parts, self.parameters)]
+        return torch.cat([part.to(self.values.device).flatten() for part in given])
+
+    def take_gradients(self, gradients: list[Tensor]) -> None:
+        """Put ``gradients``, one for each parameter, into the vector, and let the parameters show them."""
+        if not self._lie_in(self.gradient, [p.grad for p in self.parameters]):
+            for parameter, view in zip(self.parameters, self.split(self.gradient), strict=True):
+                parameter.grad = view
+        torch._foreach_copy_([p.grad for p in self.parameters if p.grad is not None], gradients)
+        self.values.grad = self.gradient
+
+
 @torch.no_grad()
-def follow(slow: nn.Module, fast: nn.Module, rate: float) -> None:
+def follow(slow: Vector, fast: Vector, rate: float) -> None:
     """Move every parameter of ``slow`` the share ``rate`` of the way to its counterpart in ``fast``."""
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), rate)
+    slow.attach()
+    fast.attach()
+    slow.values.lerp_(fast.values, rate)
 
 
 class Updater:
@@ -104,11 +164,15 @@ class Updater:
         self.max_skipped = max_skipped
         slow = list(slow)
         rest = set(self.parameters) - set(slow)
-        groups = [
-            {"params": [p for p in self.parameters if p in rest], "scale": 1.0},
-            {"params": slow, "scale": slow_scale},
-        ]
-        self.optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+        groups = [[p for p in self.parameters if p in rest], slow]
+        self.vectors = [Vector(group) for group in groups if group]
+        scales = [scale for scale, group in zip((1.0, slow_scale), groups, strict=True) if group]
+        self.optimizer = torch.optim.Adam(
+            [{"params": [v.values], "scale": s} for v, s in zip(self.vectors, scales, strict=True)],
+            lr=lr,
+            betas=betas,
+            fused=True,
+        )
         self.set_lr(lr)
         device = self.parameters[0].device
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
@@ -131,10 +195,16 @@ class Updater:
 
     def step_over(self, losses: Iterable[Tensor]) -> Tensor:
         """Update by the gradient of the sum of ``losses``, of which one is kept in memory at a time."""
-        self.optimizer.zero_grad(set_to_none=True)
+        parameters = [p for vector in self.vectors for p in vector.parameters]
+        gradients: list[Tensor] = []
         for loss in losses:
-            loss.backward(inputs=self.parameters)
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            found = list(torch.autograd.grad(loss, parameters, materialize_grads=True))
+            gradients = list(torch._foreach_add(gradients, found)) if gradients else found
+        for vector in self.vectors:
+            vector.attach()
+            vector.take_gradients([gradients.pop(0) for _ in vector.parameters])
+        norms = [torch.linalg.vector_norm(vector.gradient) for vector in self.vectors]
+        norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         bad = ~torch.isfinite(norm)
         self.skipped += bad
         self.skipped_in_row.add_(1).mul_(bad)
@@ -153,20 +223,43 @@ class Updater:
             )
 
     def state_dict(self) -> dict[str, object]:
-        """Optimiser moments and skip counters."""
+        """Optimiser moments and skip counters, in the form of an optimiser of the single parameters."""
+        state: dict[int, dict[str, Tensor]] = {}
+        groups: list[dict[str, Any]] = []
+        for vector, group in zip(self.vectors, self.optimizer.param_groups, strict=True):
+            indices = list(range(len(state), len(state) + len(vector.parameters)))
+            groups.append({**group, "params": indices})
+            found = self.optimizer.state.get(vector.values, {})
+            moments = {key: vector.split(found[key]) for key in MOMENTS if key in found}
+            for place, index in enumerate(indices):
+                state[index] = {key: parts[place] for key, parts in moments.items()}
+                if found:
+                    state[index]["step"] = found["step"].clone()
+        taken = {index: entry for index, entry in state.items() if entry}
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {"state": taken, "param_groups": groups},
             "skipped": self.skipped.clone(),
             "skipped_in_row": self.skipped_in_row.clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the moments and counters of ``state``; rates and betas stay the configured ones."""
-        groups = self.optimizer.param_groups
-        configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        # torch restores what the optimiser was saved with; a forced resume may have changed it.
-        for group, values in zip(self.optimizer.param_groups, configured, strict=True):
-            group.update(values)
+        """Continue from the moments and counters of ``state``; rates and betas stay the configured ones.
+
+        Raises:
+            ValueError: it was saved with other parameters.
+        """
+        entries, groups = state["optimizer"]["state"], state["optimizer"]["param_groups"]
+        saved = [len(group["params"]) for group in groups]
+        if saved != (own := [len(vector.parameters) for vector in self.vectors]):
+            raise ValueError(f"the {self.name} optimiser was saved with {saved} parameters, not {own}")
+        for vector, group in zip(self.vectors, groups, strict=True):
+            found = [entries.get(index, {}) for index in group["params"]]
+            steps = [entry["step"] for entry in found if entry]
+            if not steps:
+                self.optimizer.state.pop(vector.values, None)
+                continue
+            own_state = {key: vector.join([entry.get(key) for entry in found]) for key in MOMENTS}
+            step = torch.stack(steps).max().to(vector.values)
+            self.optimizer.state[vector.values] = {"step": step, **own_state}
         self.skipped.copy_(state["skipped"])
         self.skipped_in_row.copy_(state["skipped_in_row"])

@@ -66,6 +66,7 @@ class ExperimentConfig:
             "device",
             "threads",
             "deterministic",
+            "compile",
             "logdir",
             "name",
             "resume",

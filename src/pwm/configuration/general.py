@@ -9,6 +9,7 @@ from pwm.errors import ConfigError
 
 # Far above the cores of any machine; OpenMP ends the process without a word where threads cannot be made.
 MOST_THREADS = 1024
+COMPILE_MODES = ("off", "auto", "on")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 FOLDER_NAME_RULE = "use letters, digits, '_', '-' and '.', and start with a letter, a digit or '_'"
 
@@ -23,6 +24,8 @@ class General:
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
         threads: CPU threads of PyTorch; 0 keeps its default.
         deterministic: let PyTorch use deterministic kernels only, which may be slower.
+        compile: compiled kernels for training on a CPU, whose results differ by rounding: ``auto`` uses them
+            where there is a C compiler and ``deterministic`` is not asked for, ``on`` insists, or ``off``.
         logdir: parent of all run folders.
         name: run folder under ``logdir/<task>/``; empty takes the name of the algorithm preset.
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
@@ -50,6 +53,7 @@ class General:
     device: str = "cpu"
     threads: int = 0
     deterministic: bool = False
+    compile: str = "auto"
     logdir: str = "logs"
     name: str | None = None
     resume: str = "auto"
@@ -70,6 +74,11 @@ class General:
     def __post_init__(self) -> None:
         if self.resume not in ("auto", "never", "force"):
             raise ConfigError(f"general.resume={self.resume!r}; choose one of: auto, never, force")
+        if self.compile not in COMPILE_MODES:
+            allowed = ", ".join(COMPILE_MODES)
+            raise ConfigError(f"general.compile={self.compile!r}; choose one of: {allowed}")
+        if self.deterministic and self.compile == "on":
+            raise ConfigError("general.compile=on does not go with general.deterministic=true; set it to off")
         if self.name is not None and not FOLDER_NAME.fullmatch(self.name):
             raise ConfigError(f"general.name={self.name!r}; {FOLDER_NAME_RULE}")
         if not self.logdir:
@@ -92,3 +101,8 @@ class General:
             raise ConfigError(
                 f"general.threads={self.threads}; it must be at least 0 and at most {MOST_THREADS}"
             )
+
+    @property
+    def kernels(self) -> str:
+        """What ``compile`` amounts to: ``off`` where determinism is asked for."""
+        return "off" if self.deterministic else self.compile

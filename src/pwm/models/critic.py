@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pwm.models import fused
 from pwm.models.layers import mish
 
 
@@ -26,12 +27,6 @@ class EnsembleLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply member m to ``x[m]``."""
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
-
-    def forward_shared(self, x: Tensor) -> Tensor:
-        """Apply every member to the same input [N, in] with one matrix product; returns [M, N, out]."""
-        members, out_dim, _ = self.weight.shape
-        y = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
-        return y.view(-1, members, out_dim).transpose(0, 1)
 
 
 class EnsembleNorm(nn.Module):
@@ -86,15 +81,22 @@ class CriticEnsemble(nn.Module):
 
     def forward(self, z: Tensor, task: Tensor | None = None) -> Tensor:
         """Values [M, ...] of latents [..., latent_dim], of tasks int64 [B] on the last axis but one."""
-        x = self.first.forward_shared(z.reshape(-1, z.shape[-1]))
-        for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = norm(mish(x)) if self.activation_first else mish(norm(x))
-            x = layer(x)
+        layers = cast("list[EnsembleLinear]", [self.first, *self.layers])
+        norms = cast("list[EnsembleNorm]", list(self.norms))
+        x = z.reshape(-1, z.shape[-1]).expand(len(self.first.weight), -1, -1)
+        for layer, norm in zip(layers[:-1], norms, strict=True):
+            if not self.activation_first and fused.usable(x):
+                x = fused.products(x, layer.weight)
+                x = fused.normed_mish(x, layer.bias, norm.weight, norm.bias)
+            else:
+                x = layer(x)
+                x = norm(mish(x)) if self.activation_first else mish(norm(x))
+        x = layers[-1](x)
         values = torch.addcmul(self.mean, x, self.std)
         if task is not None:
             index = task.expand(z.shape[:-1]).reshape(1, -1, 1).expand(len(values), -1, 1)
             values = values.gather(-1, index)
-        return values.view(-1, *z.shape[:-1])
+        return values.view(len(values), *z.shape[:-1])
 
     @torch.no_grad()
     def rescale(self, mean: Tensor, std: Tensor) -> None:

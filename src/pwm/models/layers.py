@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pwm.errors import ConfigError
+from pwm.models import fused
 
 
 class _Mish(torch.autograd.Function):
@@ -126,6 +127,11 @@ class NormedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_dim] to [..., out_dim]."""
+        # Narrower inputs are those that a hook of the linear layer pads.
+        whole = x.shape[-1] == self.linear.in_features
+        if whole and self.act is mish and not self.activation_first and fused.usable(x):
+            product = F.linear(x, self.linear.weight)
+            return fused.normed_mish(product, self.linear.bias, self.norm.weight, self.norm.bias)
         x = self.linear(x)
         return self.norm(self.act(x)) if self.activation_first else self.act(self.norm(x))
 

@@ -13,6 +13,7 @@ import torch
 from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
+from pwm.models import fused
 from pwm.runs import reference
 from pwm.runs.preemption import PreemptionGuard
 from pwm.runs.run_folder import RunFolder, run_path
@@ -63,7 +64,7 @@ def train(config: ExperimentConfig) -> RunResult:
 
                 start_from(trainer, Path(start), config)
             folder = RunFolder(config, trainer)
-            with folder.locked():
+            with folder.locked(), fused.enabled(config.general.kernels):
                 return _train(folder, guard.safe_point)
 
 

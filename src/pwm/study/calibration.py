@@ -15,6 +15,7 @@ from pwm.configuration.building import build_agent, build_env, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import VectorEnv
 from pwm.logging.monitoring import PhaseTimer
+from pwm.models import fused
 from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED
 from pwm.training.trainers.online.trainer import OnlineTrainer
 
@@ -37,7 +38,8 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
     eval_copies = min(EVAL_ENVS, general.eval_runs)
     env = build_env(short, alg.num_envs, general.seed, device)
     eval_env = build_env(short, eval_copies, EVALUATION_SEED, device)
-    with contextlib.closing(env), contextlib.closing(eval_env):
+    kernels = fused.enabled(general.kernels)
+    with contextlib.closing(env), contextlib.closing(eval_env), kernels:
         agent = build_agent(short, env.spec, device)
         trainer = OnlineTrainer(short.alg, env, agent)
         timer = PhaseTimer()
