@@ -15,7 +15,17 @@ from pwm.errors import ConfigError, PwmError
 from pwm.launch.arguments import add_parser, typed_path
 
 # Modules of this room that add commands of their own, in the order of the help.
-COMMANDS = ("evaluate", "experiment", "compare", "inspection", "data", "diagnose", "parity", "convert")
+COMMANDS = (
+    "evaluate",
+    "experiment",
+    "submit",
+    "compare",
+    "inspection",
+    "data",
+    "diagnose",
+    "parity",
+    "convert",
+)
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141
 INTERRUPTED = 130
