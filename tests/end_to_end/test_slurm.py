@@ -1,4 +1,4 @@
-"""An array on a real SLURM node: a kill, a time limit, a cancellation; the results are those of local runs."""
+"""An array on a real SLURM node: a kill, a time limit, a cancellation; results are those of local runs."""
 
 from __future__ import annotations
 

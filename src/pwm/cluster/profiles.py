@@ -194,7 +194,7 @@ def _with_overrides(kind: Any, values: dict[str, Any], overrides: list[Override]
             f"launch.{missing[0]}=..., or once and for all into {user_file()}:\n  {name}:\n"
             + "\n".join(f"    {key}: ..." for key in missing)
         )
-    return build_options(kind, values, GROUP)  # type: ignore[no-any-return]
+    return build_options(kind, values, GROUP)
 
 
 def _of_user(name: str) -> dict[str, Any]:

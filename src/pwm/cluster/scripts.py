@@ -16,20 +16,22 @@ from pwm.cluster.profiles import SlurmProfile
 from pwm.runs.preemption import EXIT_CODE
 
 ARRAY_BODY = """\
-# A signal interrupts `wait`, so that it is repeated until the process itself has ended.
-child= signalled=
-trap 'signalled=yes; kill -s USR1 "$child"' USR1
-trap 'signalled=yes; kill -s TERM "$child"' TERM
+child= received=
+take() {{ received=$1; [ -z "$child" ] || kill -s "$1" "$child"; }}
+trap 'take USR1' USR1
+trap 'take TERM' TERM
 {command} "$SLURM_ARRAY_TASK_ID" & child=$!
+[ -z "$received" ] || kill -s "$received" "$child"
+# A signal interrupts `wait`, so that it is repeated until the process itself has ended.
 while true; do
-  signalled=; wait "$child"; ended=$?
+  received=; wait "$child"; ended=$?
   [ "$ended" = 127 ] || code=$ended
-  [ -n "$signalled" ] || break
+  [ -n "$received" ] || break
 done
+# Ended by the signal itself it has not begun yet: Python had not taken the signal over.
 case "$code" in
-  {preempted}) again=yes ;;
-  # The signal came before Python had taken it over, and so before anything had begun.
-  *) case "$(kill -l "$code" 2>/dev/null)" in USR1 | TERM) again=yes ;; *) again= ;; esac ;;
+  {preempted} | $((128 + $(kill -l USR1))) | $((128 + $(kill -l TERM)))) again=yes ;;
+  *) again= ;;
 esac
 if [ -n "$again" ]; then
   # The number of the array alone would stand for all of its tasks.

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pwm.cluster.profiles import TIME, time_seconds
 from pwm.errors import PwmError
 
 # Seconds that SLURM is given for an answer.
@@ -165,9 +164,9 @@ def _limit(text: str) -> int | None:
     """Seconds of a limit as `sinfo` prints it: ``infinite``, ``2:00``, ``1-00:00:00``."""
     if not text[0].isdigit():
         return None
-    parts = text.count(":")
-    whole = text if parts == 2 else "0:" * (2 - parts) + text
-    return time_seconds("time", whole) if TIME.fullmatch(whole) else None
+    days, _, clock = text.rpartition("-")
+    units = zip(reversed(clock.split(":")), (1, 60, 3600))
+    return int(days or 0) * 86400 + sum(int(part) * unit for part, unit in units)
 
 
 def _answer(*words: str) -> str:

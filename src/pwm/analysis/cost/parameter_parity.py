@@ -171,7 +171,7 @@ def _shapes(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int) 
 
 
 class _NoValues(TorchFunctionMode):
-    """Initialises nothing: shapes need no values, and to draw them without memory torch imports a compiler."""
+    """Initialises nothing: shapes need no values, and torch would import a compiler to draw them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
