@@ -35,7 +35,7 @@ class RunOverview:
     Attributes:
         run: its folder, as it was found.
         state: ``running``, ``finished``, ``preempted``, ``failed``, ``waiting``, ``dead`` or ``missing``.
-        epoch: epochs done, as last saved.
+        epoch: epochs done; of a run that is not running those that are saved.
         epochs: of the whole run; None where nothing says it.
         seconds_left: of training, at the speed so far; None where nothing is known of it.
         last_return: of the last evaluation; None before the first one.
@@ -118,10 +118,12 @@ class _Run:
     def overview(self, name: str, queue: Mapping[str, QueuedJob], past: Mapping[str, str]) -> RunOverview:
         """Its row, with what SLURM says of its job."""
         state, reason = self._state(queue.get(self.job), past.get(self.job))
-        epoch, epochs = int(self.status.get("epoch") or 0), self.status.get("epochs")
+        epochs = self.status.get("epochs")
         if epochs is None and self.record is not None:
             epochs = self.record.run.epochs
         last, last_return = _last_records(self.folder / "metrics.jsonl")
+        # What is not saved is lost when nobody works on it any more.
+        epoch = int((last if state == RUNNING else self.status).get("epoch") or 0)
         left = None
         if state != FINISHED and epochs and last.get("epoch"):
             left = last["wall_time"] / last["epoch"] * max(0.0, epochs - last["epoch"])

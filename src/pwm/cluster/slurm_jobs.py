@@ -27,7 +27,7 @@ from pwm.study.run_job import RunJob, TrainingRun
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunsToSubmit:
     """Runs that are to be submitted together.
 
     Attributes:
@@ -54,7 +54,7 @@ def on_device(profile: SlurmProfile, overrides: Sequence[str]) -> list[str]:
     return [*overrides, "general.device=cuda"]
 
 
-def submit_runs(plan: Plan, profile: SlurmProfile, dry_run: bool) -> None:
+def submit_runs(plan: RunsToSubmit, profile: SlurmProfile, dry_run: bool) -> None:
     """Submit what is neither done nor in the queue, and tell the user what that is.
 
     Args:
@@ -67,6 +67,8 @@ def submit_runs(plan: Plan, profile: SlurmProfile, dry_run: bool) -> None:
         SlurmError: SLURM does not answer, or refuses the jobs.
     """
     check_devices(profile, {run.title: run.config.general.device for run in plan.runs})
+    if not dry_run and not slurm.installed():
+        raise slurm.SlurmError("sbatch is not there; jobs are submitted from a login node of a cluster")
     guard = contextlib.nullcontext() if dry_run else files.locked(plan.root / "slurm", "name")
     with guard:
         left, lines = _left(plan)
@@ -85,8 +87,6 @@ def submit_runs(plan: Plan, profile: SlurmProfile, dry_run: bool) -> None:
         if slurm.installed():
             jobs = submission.jobs
             check_cluster(profile, slurm.partitions(), jobs, slurm.largest_array(), plan.threads)
-        elif not dry_run:
-            raise slurm.SlurmError("sbatch is not there; jobs are submitted from a login node of a cluster")
         scripts = _scripts(plan, profile, submission)
         if dry_run:
             print("\n".join([*_table(submission), *(text for pair in scripts for text in _shown(*pair))]))
@@ -98,7 +98,7 @@ def submit_runs(plan: Plan, profile: SlurmProfile, dry_run: bool) -> None:
     print(_sent(plan, submission, folder, jobs_sent))
 
 
-def _left(plan: Plan) -> tuple[list[TrainingRun], list[str]]:
+def _left(plan: RunsToSubmit) -> tuple[list[TrainingRun], list[str]]:
     """The runs that are to be submitted, and what becomes of the others."""
     submitted = {record.run.path: record.job for record in records(plans(plan.root)) if record.job}
     queue = {}
@@ -114,7 +114,7 @@ def _left(plan: Plan) -> tuple[list[TrainingRun], list[str]]:
     return left, [f"{len(plan.runs)} runs: {words}"]
 
 
-def _scripts(plan: Plan, profile: SlurmProfile, submission: Submission) -> list[tuple[str, str]]:
+def _scripts(plan: RunsToSubmit, profile: SlurmProfile, submission: Submission) -> list[tuple[str, str]]:
     """Name and text of each script."""
     folder, here = next_folder(plan.root).absolute(), Path.cwd()
     array = array_script(profile, plan.name, folder, submission.jobs, submission.threads, here)
@@ -138,7 +138,7 @@ def _shown(name: str, text: str) -> list[str]:
     return ["", f"--- {name}", text.rstrip()]
 
 
-def _sent(plan: Plan, submission: Submission, folder: Path, jobs: dict[str, int]) -> str:
+def _sent(plan: RunsToSubmit, submission: Submission, folder: Path, jobs: dict[str, int]) -> str:
     tasks = "task 0" if submission.jobs == 1 else f"tasks 0 to {submission.jobs - 1}"
     lines = [f"submitted as job {jobs['array']}, {tasks}; output: {folder}"]
     if "report" in jobs:

@@ -143,7 +143,7 @@ def _run_here(args: argparse.Namespace, profile: LocalProfile, overrides: Sequen
 
 def _submit(args: argparse.Namespace, profile: SlurmProfile, overrides: Sequence[str]) -> int:
     """Submit to SLURM what is not done and not queued; returns the exit code."""
-    from pwm.cluster.slurm_jobs import Plan, on_device, submit_runs
+    from pwm.cluster.slurm_jobs import RunsToSubmit, on_device, submit_runs
     from pwm.runs.sinks import require_services
     from pwm.study.experiment_file import load_experiment
     from pwm.study.plan import make_plan, require_own_folders, require_parity
@@ -163,7 +163,7 @@ def _submit(args: argparse.Namespace, profile: SlurmProfile, overrides: Sequence
     print("\n".join([plan.experiment.title, *origin_warnings(plan, here=False)]), flush=True)
     report = ["experiment", *overrides, *_episodes(args), "--report-only"]
     runs, name = plan.part(args.only), f"pwm-{plan.experiment.name}"
-    whole = Plan(name, plan.folder, runs, plan.threads, args.episodes, report)
+    whole = RunsToSubmit(name, plan.folder, runs, plan.threads, args.episodes, report)
     submit_runs(whole, profile, args.dry_run)
     return 0
 

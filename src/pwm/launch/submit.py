@@ -138,7 +138,7 @@ def _launch(
     from pwm.checkpoints.policy_evaluation import check_episodes
     from pwm.cluster.grid import grid_runs
     from pwm.cluster.profiles import SlurmProfile, load_profile, split_launch
-    from pwm.cluster.slurm_jobs import Plan, on_device, submit_runs
+    from pwm.cluster.slurm_jobs import RunsToSubmit, on_device, submit_runs
     from pwm.runs.sinks import require_services
 
     check_episodes(args.episodes)
@@ -151,7 +151,7 @@ def _launch(
     if not isinstance(profile, SlurmProfile):
         return _run_here(args, profile, runs)
     root, threads = Path(runs[0].config.general.logdir), runs[0].config.general.threads or 1
-    submit_runs(Plan(name, root, runs, threads, args.episodes), profile, args.dry_run)
+    submit_runs(RunsToSubmit(name, root, runs, threads, args.episodes), profile, args.dry_run)
     return 0
 
 
