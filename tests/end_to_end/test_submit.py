@@ -183,7 +183,7 @@ def test_a_run_that_fails_says_why_where_the_report_finds_it(
     capsys.readouterr()
     assert main(["status", "logs"]) == 0
     shown = capsys.readouterr().out
-    assert "1 runs: 1 failed" in shown
+    assert "1 run: 1 failed" in shown
     assert "is not a configuration" in shown
 
 

@@ -109,23 +109,24 @@ def test_what_sinfo_prints_is_read_as_the_largest_node_of_each_partition() -> No
         (["partition=cpu", "gpus=1"], 1, "no node of partition cpu has a GPU"),
         (["runs_per_job=4"], 8, "asks for 32 processor cores; a node of cpu has 24"),
         (["memory_per_run=100", "runs_per_job=2"], 1, "more than the 187.5 GB"),
+        (["report_time=30:00:00"], 1, "launch.report_time=30:00:00 is above the limit of partition cpu"),
         (["report_partition=small"], 1, "launch.report_partition=small: there is no partition small"),
     ],
 )
 def test_what_no_node_can_do_is_refused_with_the_reason(keys: list[str], threads: int, message: str) -> None:
     with pytest.raises(ConfigError, match="not submitted") as error:
-        check_cluster(slurm_profile(*keys), slurm.read_partitions(SINFO), 4, 1000, threads)
+        check_cluster(slurm_profile(*keys), slurm.read_partitions(SINFO), 4, 1000, threads, True)
     assert message in str(error.value)
 
 
 def test_what_nodes_can_do_is_not_refused_and_all_reasons_come_at_once() -> None:
     partitions = slurm.read_partitions(SINFO)
     good = slurm_profile("partition=gpu-v100", "gpus=2", "gpu_type=V100", "runs_per_job=8", "time=16:00:00")
-    check_cluster(good, partitions, 4, 1000, 2)
+    check_cluster(good, partitions, 4, 1000, 2, False)
     # Without a partition the cluster chooses one that has such a GPU.
-    check_cluster(slurm_profile("gpus=4", "runs_per_job=4", "time=16:00:00"), partitions, 4, 1000, 1)
+    check_cluster(slurm_profile("gpus=4", "runs_per_job=4", "time=16:00:00"), partitions, 4, 1000, 1, False)
     with pytest.raises(ConfigError) as error:
-        check_cluster(slurm_profile("time=2-00:00:00", "runs_per_job=99"), partitions, 2000, 1000, 1)
+        check_cluster(slurm_profile("time=2-00:00:00", "runs_per_job=99"), partitions, 2000, 1000, 1, True)
     assert len(str(error.value).splitlines()) == 4
 
 

@@ -10,7 +10,12 @@ from pwm.errors import ConfigError
 
 
 def check_cluster(
-    profile: SlurmProfile, partitions: Mapping[str, Partition], jobs: int, largest_array: int, threads: int
+    profile: SlurmProfile,
+    partitions: Mapping[str, Partition],
+    jobs: int,
+    largest_array: int,
+    threads: int,
+    report: bool,
 ) -> None:
     """Refuse what no node of the cluster can do.
 
@@ -20,11 +25,19 @@ def check_cluster(
         jobs: tasks of the array.
         largest_array: tasks that an array may have.
         threads: of one run.
+        report: whether a report follows.
 
     Raises:
         ConfigError: every reason, one a line.
     """
-    reasons = [*_reasons(profile, partitions, threads)]
+    reasons = [
+        *_unknown_partitions(profile, partitions),
+        *_node_reasons(profile, _chosen(profile, profile.partition, partitions), threads),
+        *_time_reasons("time", profile, _chosen(profile, profile.partition, partitions)),
+    ]
+    if report:
+        where = _chosen(profile, profile.report_partition or profile.partition, partitions)
+        reasons += _time_reasons("report_time", profile, where)
     if jobs > largest_array:
         reasons.append(
             f"{jobs} jobs are more than an array of this cluster may have ({largest_array}); let each train "
@@ -56,22 +69,29 @@ def check_devices(profile: SlurmProfile, devices: Mapping[str, str]) -> None:
             )
 
 
-def _reasons(profile: SlurmProfile, partitions: Mapping[str, Partition], threads: int) -> Iterator[str]:
+def _unknown_partitions(profile: SlurmProfile, partitions: Mapping[str, Partition]) -> Iterator[str]:
     for key in ("partition", "report_partition"):
         if unknown := set(_names(getattr(profile, key))) - set(partitions):
             yield (
                 f"launch.{key}={getattr(profile, key)}: there is no partition {sorted(unknown)[0]}; "
                 f"choose from: {', '.join(partitions)}"
             )
-    if profile.partition is not None:
-        chosen = [partitions[name] for name in _names(profile.partition) if name in partitions]
-    else:
-        # Where a GPU is asked for the cluster may choose the partition by its kind.
-        chosen = [p for p in partitions.values() if p.default or profile.gpus] or list(partitions.values())
+
+
+def _chosen(
+    profile: SlurmProfile, partition: str | None, partitions: Mapping[str, Partition]
+) -> list[Partition]:
+    """The partitions that a job may get; empty where none of that name is known."""
+    if partition is not None:
+        return [partitions[name] for name in _names(partition) if name in partitions]
+    # Where a GPU is asked for, the cluster may choose the partition by its kind.
+    return [p for p in partitions.values() if p.default or profile.gpus] or list(partitions.values())
+
+
+def _node_reasons(profile: SlurmProfile, chosen: list[Partition], threads: int) -> Iterator[str]:
     if not chosen:
         return
     where = ", ".join(p.name for p in chosen)
-    yield from _time_reasons(profile, chosen, where)
     if profile.gpus:
         yield from _gpu_reasons(profile, chosen, where)
     if (cpus := profile.runs_per_job * threads) > (most := max(p.cpus for p in chosen)):
@@ -92,16 +112,15 @@ def _names(partition: str | None) -> list[str]:
     return partition.split(",") if partition else []
 
 
-def _time_reasons(profile: SlurmProfile, chosen: list[Partition], where: str) -> Iterator[str]:
-    limits = [p.seconds for p in chosen]
-    known = [seconds for seconds in limits if seconds is not None]
-    if len(known) < len(limits):
+def _time_reasons(key: str, profile: SlurmProfile, chosen: list[Partition]) -> Iterator[str]:
+    limits = [p.seconds for p in chosen if p.seconds is not None]
+    if not chosen or len(limits) < len(chosen):
         return
-    hours, rest = divmod(max(known), 3600)
-    longest = f"{hours}:{rest // 60:02}:{rest % 60:02}"
-    for key in ("time", "report_time") if profile.report_partition is None else ("time",):
-        if time_seconds(key, asked := getattr(profile, key)) > max(known):
-            yield f"launch.{key}={asked} is above the limit of partition {where}, {longest}"
+    longest = max(limits)
+    if time_seconds(key, asked := getattr(profile, key)) > longest:
+        limit = f"{longest // 3600}:{longest // 60 % 60:02}:{longest % 60:02}"
+        where = ", ".join(p.name for p in chosen)
+        yield f"launch.{key}={asked} is above the limit of partition {where}, {limit}"
 
 
 def _gpu_reasons(profile: SlurmProfile, chosen: list[Partition], where: str) -> Iterator[str]:

@@ -113,6 +113,7 @@ def comparison_overrides(envs: Sequence[str], algs: Sequence[str], seeds: Sequen
     shipped = [f"arms.{arm}=null" for arm in ("mlp", "residual", "flow")]
     return [
         "experiment=flow_vs_mlp",
+        f"title={algs[1]} against {algs[0]}",
         *shipped,
         *(f"arms.{alg}=[alg={alg}]" for alg in algs),
         f"baseline={algs[0]}",

@@ -99,7 +99,8 @@ def in_words(runs: Sequence[RunOverview]) -> str:
     ]
     states = [run.state for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"{aligned(header, rows, words=('run', 'state', 'job', 'reason'))}\n\n{len(runs)} runs: {counts}"
+    total = f"{len(runs)} run{'s' * (len(runs) > 1)}: {counts}"
+    return f"{aligned(header, rows, words=('run', 'state', 'job', 'reason'))}\n\n{total}"
 
 
 class _Run:

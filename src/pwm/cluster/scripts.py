@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pwm.cluster.profiles import SlurmProfile
@@ -102,7 +102,7 @@ def report_script(
 
 def _script(
     profile: SlurmProfile,
-    options: dict[str, object],
+    options: Mapping[str, object],
     working_folder: Path,
     flags: Sequence[str],
     body: Sequence[str],

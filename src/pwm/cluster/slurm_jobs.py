@@ -85,8 +85,8 @@ def submit_runs(plan: RunsToSubmit, profile: SlurmProfile, dry_run: bool) -> Non
             profile.attempts,
         )
         if slurm.installed():
-            jobs = submission.jobs
-            check_cluster(profile, slurm.partitions(), jobs, slurm.largest_array(), plan.threads)
+            jobs, largest = submission.jobs, slurm.largest_array()
+            check_cluster(profile, slurm.partitions(), jobs, largest, plan.threads, bool(plan.report))
         scripts = _scripts(plan, profile, submission)
         if dry_run:
             print("\n".join([*_table(submission), *(text for pair in scripts for text in _shown(*pair))]))
@@ -111,7 +111,7 @@ def _left(plan: RunsToSubmit) -> tuple[list[TrainingRun], list[str]]:
     left = [run for run in plan.runs if run not in waiting and run not in done]
     counts = {"done": done, "in the queue already": waiting, "to be submitted": left}
     words = ", ".join(f"{len(runs)} {what}" for what, runs in counts.items() if runs)
-    return left, [f"{len(plan.runs)} runs: {words}"]
+    return left, [f"{len(plan.runs)} run{'s' * (len(plan.runs) > 1)}: {words}"]
 
 
 def _scripts(plan: RunsToSubmit, profile: SlurmProfile, submission: Submission) -> list[tuple[str, str]]:
