@@ -23,13 +23,18 @@ from pwm.launch.cli import main
 from pwm.study import run_pool
 
 NODE = Path(__file__).with_name("slurm_node.sh")
-LENGTH = ["general.epochs=200", "general.eval_every=100", "general.run_wandb=true", "wandb.mode=offline"]
+# Epochs of a run, and how many of them are done before something happens to it.
+EPOCHS, EARLY = 100, 5
+LENGTH = [
+    f"general.epochs={EPOCHS}",
+    f"general.eval_every={EPOCHS // 2}",
+    "general.run_wandb=true",
+    "wandb.mode=offline",
+]
 LAUNCH = ["launch=slurm", "launch.time=01:00:00", "launch.warning=60", "launch.max_running=2"]
 ARMS = ["experiment=flow_vs_mlp", "arms.residual=null", "env=analytic", "seeds=[1,2]"]
 # Seconds that one step may take on a busy machine.
 PATIENCE = 1500
-# Before the run is over, and after its first save.
-EARLY = 5
 
 pytestmark = [
     pytest.mark.slow,
@@ -97,7 +102,7 @@ def frozen(run: Path) -> int:
     until(lambda: epochs() > EARLY)
     pid = json.loads((run / "status.json").read_text())["pid"]
     os.kill(pid, signal.SIGSTOP)
-    assert epochs() < 200
+    assert epochs() < EPOCHS
     return int(pid)
 
 
@@ -122,7 +127,7 @@ def test_an_array_outlives_a_kill_a_time_limit_and_a_cancellation(
     assert [run["job"] for run in found] == [f"{array}_{index}" for index in range(4)]
     assert found[2]["reason"] == "JobArrayTaskLimit"
     assert found[0]["seconds_left"] > 0
-    assert found[0]["epochs"] == found[2]["epochs"] == 200
+    assert found[0]["epochs"] == found[2]["epochs"] == EPOCHS
 
     # Killed, as by a lack of memory.
     os.kill(victim, signal.SIGKILL)
@@ -137,7 +142,7 @@ def test_an_array_outlives_a_kill_a_time_limit_and_a_cancellation(
     found = shown(capsys)
     assert found[0]["state"] == "waiting"
     assert found[0]["reason"].endswith("preempted before")
-    assert EARLY <= found[0]["epoch"] < 200
+    assert EARLY <= found[0]["epoch"] < EPOCHS
     control("scontrol", "update", f"JobId={array}_0", "TimeLimit=60")
     identity = (limited / "wandb_id.txt").read_text()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +78,16 @@ def test_a_login_node_without_a_gpu_submits_gpu_jobs(capsys: pytest.CaptureFixtu
     assert "#SBATCH --gres=gpu:2" in shown
     assert shown.count("  task ") == 1
     assert "general.device=cuda" in shown
+
+
+def test_a_plan_of_a_hundred_runs_is_shown_in_two_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    arms = ["experiment=flow_vs_mlp", "arms.residual=null", "env=dflex_hopper"]
+    seeds = ",".join(map(str, range(50)))
+    start = time.process_time()
+    assert main(["experiment", *arms, f"seeds=[{seeds}]", "launch=slurm", "--dry-run"]) == 0
+    # Of this process alone, however busy the machine is.
+    assert time.process_time() - start < 2.0
+    assert "100 runs: 100 to be submitted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

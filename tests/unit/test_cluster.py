@@ -138,6 +138,20 @@ def test_a_gpu_that_nothing_would_use_is_refused_and_one_that_nobody_asks_for() 
         check_devices(slurm_profile(), {"a": "cuda"})
 
 
+def test_how_jobs_ended_is_asked_of_the_accounting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The test node keeps no accounts; what the controller remembers instead is asked in test_slurm.py.
+    sacct = tmp_path / "sacct"
+    sacct.write_text(
+        '#!/bin/sh\n[ "$7" = --jobs=12,13 ] && printf "12_0|TIMEOUT\\n12_1|CANCELLED by 0\\n13|FAILED\\n"'
+    )
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.ended([13, 12, 12]) == {"12_0": "TIMEOUT", "12_1": "CANCELLED by 0", "13": "FAILED"}
+    # Neither of them is there: nothing is known, and nothing stops.
+    sacct.unlink()
+    assert slurm.ended([12]) == {}
+
+
 # --- scripts ---------------------------------------------------------------------------------------
 
 
