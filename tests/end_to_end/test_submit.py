@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.processes import Forked
-from tests.end_to_end.tiny import metrics, overrides, status, train
+from tests.end_to_end.tiny import metrics, overrides, status
 
 import pwm.runs.run  # noqa: F401 (so that forked processes have everything they need)
 from pwm.cluster.grid import grid_runs
@@ -20,6 +21,7 @@ from pwm.launch.cli import main
 from pwm.runs.preemption import EXIT_CODE
 from pwm.study import run_pool
 
+RUN = Path("logs/analytic_lqr/pwm_small_h16/seed1")
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
@@ -152,32 +154,47 @@ def task(folder: Path, index: int = 0) -> int:
     return main(["array-task", str(folder / "plan.json"), str(index)])
 
 
-def test_a_job_trains_and_evaluates_its_runs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Working folder in which a job has made its run; for reading only."""
+    folder = tmp_path_factory.mktemp("made")
+    job = {
+        "SLURM_JOB_ID": "15",
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_RESTART_COUNT": "1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(run_pool, "start_process", Forked)
+        for name, value in job.items():
+            patch.setenv(name, value)
+        assert task(submission(seeds=[1])) == 0
+    return folder
+
+
+def test_a_job_trains_and_evaluates_its_run_and_knows_its_number(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = submission()
-    monkeypatch.setenv("SLURM_JOB_ID", "15")
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert task(plan) == 0
-    runs = [Path(f"logs/analytic_lqr/pwm_small_h16/seed{seed}") for seed in (1, 2)]
-    for run in runs:
-        assert (run / "evaluation_final_policy.json").exists()
-        manifest = json.loads((run / "manifest.json").read_text())
-        assert manifest["job"] == {"id": "12_3", "attempt": 2}
+    run = made / RUN
+    assert status(run)["state"] == "finished"
+    assert (run / "learning_curves.png").exists()
+    assert (run / "evaluation_final_policy.json").exists()
+    assert json.loads((run / "manifest.json").read_text())["job"] == {"id": "12_0", "attempt": 2}
+    # Nothing is done twice.
+    monkeypatch.chdir(made)
     capsys.readouterr()
+    plan = Path("logs/slurm/0001")
     assert task(plan) == 0
     assert not capsys.readouterr().out
     assert task(plan, 1) == 2
     assert "has no task 1" in capsys.readouterr().err
 
 
-def test_a_job_ends_by_its_own_clock_and_the_next_attempt_continues(folder: Path) -> None:
+def test_a_job_ends_by_its_own_clock(folder: Path) -> None:
     plan = submission("general.epochs=4000", "general.eval_every=4000", seeds=[1], seconds=1)
     assert task(plan) == EXIT_CODE
-    run = Path("logs/analytic_lqr/pwm_small_h16/seed1")
-    before = status(run)["epoch"] if (run / "status.json").exists() else 0
+    before = status(RUN)["epoch"] if (RUN / "status.json").exists() else 0
     assert before < 4000
     assert not list(plan.glob("run_*.json"))
 
@@ -202,10 +219,10 @@ def test_a_run_that_fails_says_why_where_the_report_finds_it(
 
 
 def test_status_tells_what_runs_and_what_only_says_so(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(Path("logs"), "env=analytic") == 0
-    run = Path("logs/analytic_lqr/pwm_small_h16/seed42")
+    shutil.copytree(made / RUN, RUN)
+    run = RUN
     stored = status(run)
 
     def shown(**changes: object) -> dict[str, object]:

@@ -142,7 +142,7 @@ def test_how_jobs_ended_is_asked_of_the_accounting(tmp_path: Path, monkeypatch: 
     # The test node keeps no accounts; what the controller remembers instead is asked in test_slurm.py.
     sacct = tmp_path / "sacct"
     sacct.write_text(
-        '#!/bin/sh\n[ "$7" = --jobs=12,13 ] && printf "12_0|TIMEOUT\\n12_1|CANCELLED by 0\\n13|FAILED\\n"'
+        '#!/bin/sh\n[ "$6" = --jobs=12,13 ] && printf "12_0|TIMEOUT\\n12_1|CANCELLED by 0\\n13|FAILED\\n"'
     )
     sacct.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

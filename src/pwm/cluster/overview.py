@@ -53,6 +53,19 @@ class RunOverview:
     reason: str
 
 
+@dataclass(frozen=True)
+class SlurmAnswer:
+    """What SLURM says of jobs.
+
+    Attributes:
+        queue: those that have not ended, by their number.
+        ended: how the others did, as far as it still knows.
+    """
+
+    queue: Mapping[str, QueuedJob]
+    ended: Mapping[str, str]
+
+
 def overview(top: Path) -> list[RunOverview]:
     """Every run in or below ``top``, those included that were submitted and have not begun.
 
@@ -73,11 +86,11 @@ def overview(top: Path) -> list[RunOverview]:
     unfinished = {
         int(job.split("_")[0]) for folder, job in jobs.items() if job and not StatusFile(folder).ended
     }
-    queue, past = _asked(unfinished)
+    answer = _asked(unfinished)
     found = []
     for folder in sorted(folders):
         run = _Run(folder, submitted.get(folder), jobs[folder])
-        found.append(run.overview(str(top / folder.relative_to(top_absolute)), queue, past))
+        found.append(run.overview(str(top / folder.relative_to(top_absolute)), answer))
     return found
 
 
@@ -116,9 +129,9 @@ class _Run:
         self.folder, self.record, self.job = folder, record, job
         self.status = StatusFile(folder).read()
 
-    def overview(self, name: str, queue: Mapping[str, QueuedJob], past: Mapping[str, str]) -> RunOverview:
-        """Its row, with what SLURM says of its job."""
-        state, reason = self._state(queue.get(self.job), past.get(self.job))
+    def overview(self, name: str, answer: SlurmAnswer | None) -> RunOverview:
+        """Its row, with what SLURM says of its job; None where it cannot be asked."""
+        state, reason = self._state(answer)
         epochs = self.status.get("epochs")
         if epochs is None and self.record is not None:
             epochs = self.record.run.epochs
@@ -130,7 +143,8 @@ class _Run:
             left = last["wall_time"] / last["epoch"] * max(0.0, epochs - last["epoch"])
         return RunOverview(name, state, epoch, epochs, left, last_return, self.job, reason)
 
-    def _state(self, queued: QueuedJob | None, past: str | None) -> tuple[str, str]:
+    def _state(self, answer: SlurmAnswer | None) -> tuple[str, str]:
+        queued = answer.queue.get(self.job) if answer else None
         said, reason = str(self.status.get("state", "")), str(self.status.get("reason", ""))
         if said == FINISHED:
             return FINISHED, reason
@@ -142,14 +156,16 @@ class _Run:
             # Its process, or that of another run of the same job, is at work; until it has begun, its state
             # is that of an attempt before.
             return (FAILED, reason) if said == FAILED else (RUNNING, "" if said == RUNNING else "starting")
-        ending = f"job {self.job} {past or 'is not in the queue'}" if self.job else ""
+        ending = ""
+        if self.job and answer is not None:
+            ending = f"job {self.job} {answer.ended.get(self.job) or 'is not in the queue'}"
         if said == PREEMPTED:
             return PREEMPTED, "; ".join(filter(None, [reason, ending]))
         if said == FAILED:
             return FAILED, reason
         if said == RUNNING:
             return self._without_job(ending)
-        return MISSING, ending
+        return MISSING, ending or "there is no SLURM here to ask"
 
     def _without_job(self, ending: str) -> tuple[str, str]:
         """State of a run that says it is running, whose job has ended, or that had none."""
@@ -182,12 +198,11 @@ def _stated_job(folder: Path) -> str:
     return str(job.get("id", "")) if isinstance(job, dict) else ""
 
 
-def _asked(jobs: set[int]) -> tuple[dict[str, QueuedJob], dict[str, str]]:
-    """What SLURM says of jobs; nothing on a machine without it."""
-    if not jobs or not slurm.installed():
-        return {}, {}
-    queue = slurm.queued(jobs)
-    return queue, slurm.ended(jobs)
+def _asked(jobs: set[int]) -> SlurmAnswer | None:
+    """What SLURM says of jobs; None on a machine without it."""
+    if not slurm.installed():
+        return None
+    return SlurmAnswer(slurm.queued(jobs), slurm.ended(jobs))
 
 
 def _last_records(metrics: Path) -> tuple[dict[str, Any], float | None]:
