@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from pwm.cluster.local_budget import runs_at_a_time
 from pwm.cluster.profiles import LocalProfile, SlurmProfile, load_profile, time_seconds, user_file
 from pwm.cluster.scripts import array_script, report_script
 from pwm.errors import ConfigError
+from pwm.study import run_pool
 
 # As sinfo prints them: two kinds of nodes in one partition, types of GPUs with and without sockets.
 SINFO = """\
@@ -294,3 +296,26 @@ def test_gpus_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs_at_a_time(LocalProfile(), None, 1, "cuda:1") == (1, [])
     with pytest.raises(ConfigError, match="3 can be used here"):
         runs_at_a_time(LocalProfile(gpus=4), None, 1, "cuda")
+
+
+def test_runs_of_one_job_share_its_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def start(arguments: object, threads: int, log: Path, gpu: str | None) -> subprocess.Popen[bytes]:
+        seen.append(gpu)
+        return subprocess.Popen(["sleep", "0.3"])
+
+    monkeypatch.setattr(run_pool, "start_process", start)
+    words = {"log": tmp_path / "log", "commands": lambda: [["train"]], "progress": lambda _: None}
+    jobs = [SimpleNamespace(title=str(number), **words) for number in range(4)]
+    ended: list[str] = []
+
+    def report(job: SimpleNamespace, outcome: run_pool.JobOutcome) -> None:
+        ended.append(outcome.state)
+
+    run_pool.run_jobs(jobs, 4, 1, report, ["2", "5"])
+    assert sorted(map(str, seen)) == ["2", "2", "5", "5"]
+    assert ended == ["finished"] * 4
+    # Without time nothing begins.
+    outcomes = run_pool.run_jobs(jobs, 4, 1, report, seconds=0.0)
+    assert {outcome.state for outcome in outcomes} == {"not started"}
