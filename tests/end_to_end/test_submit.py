@@ -75,9 +75,11 @@ def test_a_dry_run_shows_the_jobs_and_writes_nothing(
 
 def test_a_login_node_without_a_gpu_submits_gpu_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["multi", "analytic", "pwm_small,pwm_small_flow", "baseline_vs_flow", "--seeds", "1,2"]
-    assert submit(*words, "launch.gpus=2", "launch.runs_per_job=4") == 0
+    assert submit(*words, "launch.gpus=2", "launch.runs_per_job=8") == 0
     shown = capsys.readouterr().out
     assert "#SBATCH --gres=gpu:2" in shown
+    # No more than the four runs need.
+    assert "#SBATCH --cpus-per-task=4" in shown
     assert shown.count("  task ") == 1
     assert "general.device=cuda" in shown
 
@@ -247,8 +249,9 @@ def test_status_tells_what_runs_and_what_only_says_so(
 def test_status_of_a_submission_that_never_began(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = submission()
     (plan / "jobs.json").write_text('{"array": 12}')
-    assert main(["status", "logs/analytic_lqr"]) == 2
-    assert main(["status", "logs", "--json"]) == 0
+    assert main(["status", "logs/nothing"]) == 2
+    assert "logs/nothing holds no run" in capsys.readouterr().err
+    assert main(["status", "logs/analytic_lqr", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(run["state"], run["job"], run["epochs"]) for run in found] == [("missing", "12_0", 3)] * 2
     (plan / "plan.json").write_text("{}")

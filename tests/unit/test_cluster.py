@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,8 +150,17 @@ def test_how_jobs_ended_is_asked_of_the_accounting(tmp_path: Path, monkeypatch: 
     sacct.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.ended([13, 12, 12]) == {"12_0": "TIMEOUT", "12_1": "CANCELLED by 0", "13": "FAILED"}
-    # Neither of them is there: nothing is known, and nothing stops.
     sacct.unlink()
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        '#!/bin/sh\necho "JobId=12 ArrayJobId=12 ArrayTaskId=2-3,5%2 JobState=CANCELLED ExitCode=0:0"\n'
+        'echo "JobId=14 ArrayJobId=12 ArrayTaskId=0 JobState=FAILED ExitCode=1:0"\n'
+    )
+    scontrol.chmod(0o755)
+    states = {"12_2": "CANCELLED", "12_3": "CANCELLED", "12_5": "CANCELLED", "12_0": "FAILED (exit code 1:0)"}
+    assert slurm.ended([12]) == states
+    # Neither of them is there: nothing is known, and nothing stops.
+    scontrol.unlink()
     assert slurm.ended([12]) == {}
 
 
@@ -209,6 +219,28 @@ def test_environment_scratch_and_container_come_before_the_runs(tmp_path: Path) 
         )
     ]
     assert places[2:] == sorted(places[2:])
+
+
+def test_folders_are_staged_once_and_what_changed_again(tmp_path: Path) -> None:
+    (tmp_path / "data" / "mt30").mkdir(parents=True)
+    (tmp_path / "data" / "mt30" / "0.bin").write_text("old")
+    profile = slurm_profile(f"scratch={tmp_path}/fast disk", "stage=[data/mt30]", "setup=[cd $HERE]")
+    text = array_script(profile, "pwm", tmp_path, 1, 1, tmp_path).partition("child=")[0]
+    copy = tmp_path / "fast disk" / "mt30" / "0.bin"
+
+    def stage() -> None:
+        environment = {"PATH": "/usr/bin:/bin", "HERE": str(tmp_path)}
+        subprocess.run(["bash", "-c", text], env=environment, check=True)
+
+    stage()
+    before = copy.stat()
+    stage()
+    assert (copy.stat().st_ctime_ns, copy.read_text()) == (before.st_ctime_ns, "old")
+    later = before.st_mtime + 10
+    (tmp_path / "data" / "mt30" / "0.bin").write_text("new")
+    os.utime(tmp_path / "data" / "mt30" / "0.bin", (later, later))
+    stage()
+    assert copy.read_text() == "new"
 
 
 def test_the_report_needs_no_gpu_and_no_array(tmp_path: Path) -> None:

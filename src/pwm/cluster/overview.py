@@ -70,16 +70,14 @@ def overview(top: Path) -> list[RunOverview]:
     """Every run in or below ``top``, those included that were submitted and have not begun.
 
     Raises:
-        DataError: ``top`` is not there, holds no run, or a plan in it cannot be read.
+        DataError: ``top`` holds no run, or a plan in it cannot be read.
         SlurmError: there are submitted runs, and SLURM is here and does not answer.
     """
-    if not top.is_dir():
-        raise DataError(f"{top} is no folder; name that of a run, of an experiment or of all logs")
     top_absolute = top.absolute()
     submitted = {r.folder: r for r in records(_plans(top_absolute)) if r.folder.is_relative_to(top_absolute)}
     folders = {folder.absolute() for folder in run_folders(top)} | set(submitted)
     if not folders:
-        raise DataError(f"{top} holds no run")
+        raise DataError(f"{top} holds no run; name the folder of one, of an experiment or of all logs")
     jobs = {
         folder: submitted[folder].job if folder in submitted else _stated_job(folder) for folder in folders
     }

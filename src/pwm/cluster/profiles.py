@@ -7,6 +7,7 @@ them below the name of the profile.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
@@ -129,6 +130,10 @@ class SlurmProfile:
     def seconds(self) -> int:
         """Limit of one attempt in seconds."""
         return time_seconds("time", self.time)
+
+    def for_runs(self, runs: int) -> SlurmProfile:
+        """The same for so many runs in all, which may be too few to fill one job and its GPUs."""
+        return dataclasses.replace(self, runs_per_job=min(self.runs_per_job, runs), gpus=min(self.gpus, runs))
 
 
 Profile: TypeAlias = LocalProfile | SlurmProfile

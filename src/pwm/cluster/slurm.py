@@ -153,11 +153,19 @@ def _remembered(number: int) -> dict[str, str]:
     found = {}
     for line in text.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split())
-        task = words.get("ArrayTaskId")
-        name = f"{words.get('ArrayJobId')}_{task}" if task else words.get("JobId", "")
         code = words.get("ExitCode", "0:0")
-        found[name] = words.get("JobState", "") + (f" (exit code {code})" if code != "0:0" else "")
+        state = words.get("JobState", "") + (f" (exit code {code})" if code != "0:0" else "")
+        if tasks := words.get("ArrayTaskId"):
+            found |= {f"{words.get('ArrayJobId')}_{task}": state for task in _indices(tasks)}
+        else:
+            found[words.get("JobId", "")] = state
     return found
+
+
+def _indices(text: str) -> list[int]:
+    """Indices in ``0-2,5%2``, as tasks that never began are written together."""
+    parts = (part.split("-") for part in text.partition("%")[0].split(","))
+    return [index for part in parts for index in range(int(part[0]), int(part[-1]) + 1)]
 
 
 def _limit(text: str) -> int | None:

@@ -75,6 +75,7 @@ def submit_runs(plan: RunsToSubmit, profile: SlurmProfile, dry_run: bool) -> Non
         print("\n".join(lines))
         if not left:
             return
+        profile = profile.for_runs(len(left))
         submission = Submission(
             [SubmittedRun.of(run) for run in left],
             profile.runs_per_job,
