@@ -74,6 +74,8 @@ def submit_runs(plan: RunsToSubmit, profile: SlurmProfile, dry_run: bool) -> Non
         left, lines = _left(plan)
         print("\n".join(lines))
         if not left:
+            if plan.report:
+                print("nothing is left to submit; --report-only writes the report of what is there")
             return
         profile = profile.for_runs(len(left))
         submission = Submission(
