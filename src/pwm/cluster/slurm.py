@@ -150,7 +150,7 @@ def _remembered(number: int) -> dict[str, str]:
         text = _answer("scontrol", "show", "job", "-o", str(number))
     except SlurmError:
         return {}
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         words = dict(word.partition("=")[::2] for word in line.split())
         code = words.get("ExitCode", "0:0")
