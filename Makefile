@@ -16,7 +16,7 @@ METAWORLD := $(VENV)/.installed-metaworld
 NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-slow lint bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
+.PHONY: help demo test test-newest test-slow slurm lint bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -107,6 +107,11 @@ lint: $(ALL) ## check style, format and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# As root on Debian; the tests start a node of it and stop it again.
+slurm: ## install SLURM, which the slow tests of the cluster need (root, Debian or Ubuntu)
+	apt-get update -q
+	DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends slurm-wlm munge
 
 bench: $(ALL) ## measure the speed of training and simulation
 	$(BIN)/pwm bench $(ARGS)

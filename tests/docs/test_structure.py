@@ -42,6 +42,7 @@ ROOMS = [
     "study/comparison",
     "study/report",
     "study",
+    "cluster",
     "launch",
 ]
 # Files of the package root that belong to no room; `configs` holds YAML only.

@@ -56,7 +56,7 @@ class Forked:
     Takes the place of ``run_pool.start_process``: it starts at once, because everything is imported.
     """
 
-    def __init__(self, arguments: Sequence[str], threads: int, log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], threads: int, log: Path, gpu: str | None = None) -> None:
         torch.set_num_threads(threads)
         log.parent.mkdir(parents=True, exist_ok=True)
         self.returncode: int | None = None

@@ -50,7 +50,7 @@ class Starts:
         self.then = then
         self.arguments: list[list[str]] = []
 
-    def __call__(self, arguments: Sequence[str], threads: int, log: Path) -> Forked:
+    def __call__(self, arguments: Sequence[str], threads: int, log: Path, gpu: str | None = None) -> Forked:
         self.arguments.append(list(arguments))
         process = Forked(arguments, threads, log)
         self.then(arguments, process)

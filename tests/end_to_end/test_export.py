@@ -47,7 +47,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Processes are forked instead of started afresh; their arguments are remembered."""
     arguments: list[list[str]] = []
 
-    def start(words: Sequence[str], threads: int, log: Path) -> Forked:
+    def start(words: Sequence[str], threads: int, log: Path, gpu: str | None = None) -> Forked:
         arguments.append(list(words))
         return Forked(words, threads, log)
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "extract",
     "evaluate",
     "experiment",
+    "submit",
     "compare",
     "inspection",
     "data",

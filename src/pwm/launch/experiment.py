@@ -6,18 +6,19 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm import files, packages
-from pwm.errors import ConfigError, DataError, PwmError
+from pwm.errors import ConfigError, DataError
 from pwm.launch.arguments import Commands, add_parser
 
 if TYPE_CHECKING:
-    from pwm.study.plan import ExperimentPlan, PlannedRun
-    from pwm.study.run_pool import JobOutcome
-    from pwm.study.run_progress import RunProgress
+    from pwm.analysis.tables.runs import Key
+    from pwm.cluster.profiles import LocalProfile, SlurmProfile
+    from pwm.study.plan import ExperimentPlan
+    from pwm.study.run_job import RunJob
 
 EPISODES = 64
 EXPERIMENT_HELP = """\
@@ -31,6 +32,12 @@ A task is the name of an env preset and its overrides. Keys of the experiment (s
 pwm/configs/experiment: %s)
 are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, overrides and title;
 every other override goes to all runs. Runs and report are in <general.logdir>/experiments/<name>/.
+
+launch=slurm submits the runs to a cluster and returns (docs/cluster.md); launch.KEY=VALUE changes the jobs,
+and with launch=local, which is the default, the share of this machine:
+
+  pwm experiment experiment=flow_vs_mlp env=dflex_ant launch=slurm launch.time=08:00:00 --dry-run
+  pwm experiment experiment=flow_vs_mlp env=dflex_ant launch.cores=4
 
 The same command continues what was interrupted and repeats nothing that is done. A part of the
 runs is made with
@@ -74,6 +81,11 @@ def add_commands(commands: Commands) -> None:
         help="runs at the same time (default: usable cores / threads per run; 1 on a GPU)",
     )
     experiment.add_argument(
+        "--report-only",
+        action="store_true",
+        help="train nothing; write the report of the runs that are there",
+    )
+    experiment.add_argument(
         "--episodes", type=int, default=EPISODES, help="held-out episodes of every policy (default: 64)"
     )
 
@@ -81,18 +93,34 @@ def add_commands(commands: Commands) -> None:
 def run_experiment(args: argparse.Namespace) -> int:
     """``pwm experiment``; returns the exit code."""
     from pwm.checkpoints.policy_evaluation import check_episodes
+    from pwm.cluster.profiles import SlurmProfile, load_profile, split_launch
+
+    check_episodes(args.episodes)
+    launch, overrides = split_launch(args.overrides)
+    profile = load_profile(launch)
+    if args.report_only:
+        return _report_only(args, overrides)
+    if isinstance(profile, SlurmProfile):
+        return _submit(args, profile, overrides)
+    return _run_here(args, profile, overrides)
+
+
+def _run_here(args: argparse.Namespace, profile: LocalProfile, overrides: Sequence[str]) -> int:
+    """Train, evaluate and report on this machine; returns the exit code."""
+    from pwm.cluster.local_budget import runs_at_a_time
     from pwm.runs.sinks import require_services
     from pwm.study.experiment_file import load_experiment
     from pwm.study.plan import make_plan, require_own_folders, require_parity
     from pwm.study.plan_origin import origin_warnings
     from pwm.study.plan_table import estimate_by_measuring, estimate_from_runs, plan_in_words, total
+    from pwm.study.run_job import RunJob
 
-    check_episodes(args.episodes)
-    plan = make_plan(load_experiment(args.overrides))
+    plan = make_plan(load_experiment(overrides))
     require_own_folders(plan)
     part = dataclasses.replace(plan, runs=plan.part(args.only))
-    at_a_time = _at_a_time(args.jobs, plan)
-    jobs = [RunJob(run, plan, args.episodes) for run in part.runs]
+    at_a_time, gpus = runs_at_a_time(profile, args.jobs, plan.threads, plan.general.device)
+    show = plan.general.progress
+    jobs = [RunJob(run, plan.folder / "output", args.episodes, show) for run in part.runs]
     estimates = estimate_from_runs(plan)
     if args.dry_run:
         for cell in dict.fromkeys(run.cell for run in part.runs):
@@ -110,112 +138,59 @@ def run_experiment(args: argparse.Namespace) -> int:
     shown = [plan.experiment.title, total(part, estimates, at_a_time), *origin_warnings(plan)]
     print("\n".join(shown), flush=True)
     with files.locked(plan.folder, "name"):
-        return _execute(plan, jobs, at_a_time, args)
+        return _execute(plan, jobs, at_a_time, gpus, args)
 
 
-class RunJob:
-    """One run of an experiment: it is trained, then its best and its final policy are evaluated.
+def _submit(args: argparse.Namespace, profile: SlurmProfile, overrides: Sequence[str]) -> int:
+    """Submit to SLURM what is not done and not queued; returns the exit code."""
+    from pwm.cluster.slurm_jobs import RunsToSubmit, on_device, submit_runs
+    from pwm.runs.sinks import require_services
+    from pwm.study.experiment_file import load_experiment
+    from pwm.study.plan import make_plan, require_own_folders, require_parity
+    from pwm.study.plan_origin import origin_warnings
 
-    Args:
-        run: the run.
-        plan: the experiment it belongs to.
-        episodes: held-out episodes of every policy.
-    """
-
-    def __init__(self, run: PlannedRun, plan: ExperimentPlan, episodes: int) -> None:
-        self.run = run
-        self.title = run.title
-        self.log = plan.folder / "output" / f"{'_'.join(run.folder.parts[-3:])}.txt"
-        self._episodes = episodes
-        self._show = plan.general.progress
-
-    def commands(self) -> Iterator[list[str]]:
-        """Arguments of ``pwm`` for what is left to do.
-
-        Raises:
-            CheckpointError: a policy that training should have left is missing.
-        """
-        from pwm.checkpoints.policy_evaluation import held_out_returns
-        from pwm.checkpoints.policy_files import CHECKPOINTS
-        from pwm.study.plan import FINISHED
-
-        run = self.run
-        if run.state().state != FINISHED:
-            yield ["train", *run.overrides]
-        for which in CHECKPOINTS:
-            if held_out_returns(run.folder, which, self._episodes) is None:
-                options = {
-                    "--checkpoint": which,
-                    "--episodes": str(self._episodes),
-                    "--device": run.config.general.device,
-                }
-                yield ["evaluate", str(run.folder), *(word for pair in options.items() for word in pair)]
-
-    def done(self) -> bool:
-        """True if nothing is left to do."""
-        try:
-            return next(self.commands(), None) is None
-        except PwmError:
-            # Whoever does the work will say what is wrong.
-            return False
-
-    def progress(self, command: Sequence[str]) -> RunProgress | None:
-        """A bar while the run is trained."""
-        from pwm.study.run_progress import RunProgress
-
-        if command[0] != "train":
-            return None
-        metrics = self.run.folder / "metrics.jsonl"
-        return RunProgress(metrics, self.run.config.epochs, self.run.title, self._show)
-
-    def result(self) -> str:
-        """Return the held-out scores of its policies in words."""
-        from pwm.checkpoints.policy_evaluation import held_out_returns
-        from pwm.checkpoints.policy_files import CHECKPOINTS
-        from pwm.numbers import readable
-
-        means = []
-        for which in CHECKPOINTS:
-            returns = held_out_returns(self.run.folder, which, self._episodes) or [float("nan")]
-            means.append(f"{which} policy {readable(sum(returns) / len(returns))}")
-        return ", ".join(means)
+    if args.jobs is not None:
+        raise ConfigError(
+            f"--jobs {args.jobs} is for this machine; on a cluster write launch.max_running={args.jobs}"
+        )
+    overrides = on_device(profile, overrides)
+    plan = make_plan(load_experiment(overrides), here=False)
+    require_own_folders(plan)
+    require_parity(plan)
+    packages.require(packages.REPORT, "comparing runs", "report")
+    for cell in plan.cells:
+        require_services(cell.config)
+    print("\n".join([plan.experiment.title, *origin_warnings(plan, here=False)]), flush=True)
+    report = ["experiment", *overrides, *_episodes(args), "--report-only"]
+    runs, name = plan.part(args.only), f"pwm-{plan.experiment.name}"
+    whole = RunsToSubmit(name, plan.folder, runs, plan.threads, args.episodes, report)
+    submit_runs(whole, profile, args.dry_run)
+    return 0
 
 
-class EndedRuns:
-    """Tells the user of every run that has ended.
+def _report_only(args: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from pwm.cluster.submission import failures
+    from pwm.study.experiment_file import load_experiment
+    from pwm.study.plan import make_plan
 
-    Args:
-        total: number of runs.
-        before: how many of them were done before.
-    """
-
-    def __init__(self, total: int, before: int) -> None:
-        self.total, self.ended = total, before
-
-    def __call__(self, job: RunJob, outcome: JobOutcome) -> None:
-        """One more run has ended."""
-        from tqdm import tqdm
-
-        from pwm.study.run_pool import FAILED, FINISHED, NOT_STARTED
-
-        if outcome.state == NOT_STARTED:
-            return
-        self.ended += 1
-        said = {FINISHED: job.result, FAILED: lambda: f"FAILED: {outcome.reason}"}
-        text = said[outcome.state]() if outcome.state in said else outcome.state
-        took = tqdm.format_interval(round(outcome.seconds))
-        # Through tqdm, so that the line does not land inside a bar.
-        tqdm.write(f"[{self.ended}/{self.total}] {job.title}: {text} ({took})", file=sys.stdout)
-        sys.stdout.flush()
+    plan = make_plan(load_experiment(overrides), here=False)
+    return 0 if _write_report(plan, failures(plan.folder), args) else 1
 
 
-def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args: argparse.Namespace) -> int:
+def _execute(
+    plan: ExperimentPlan,
+    jobs: Sequence[RunJob],
+    at_a_time: int,
+    gpus: Sequence[str],
+    args: argparse.Namespace,
+) -> int:
     from pwm.runs import preemption
     from pwm.study import run_pool
-    from pwm.study.findings import write_reports
+    from pwm.study.run_job import EndedRuns
 
     left = [job for job in jobs if not job.done()]
-    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, EndedRuns(len(jobs), len(jobs) - len(left)))
+    told = EndedRuns(len(jobs), len(jobs) - len(left))
+    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, told, gpus)
     failed = {job: outcome for job, outcome in zip(left, outcomes) if outcome.state == run_pool.FAILED}
     for job, outcome in failed.items():
         print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")
@@ -223,40 +198,40 @@ def _execute(plan: ExperimentPlan, jobs: Sequence[RunJob], at_a_time: int, args:
         print(f"{plan.folder} was interrupted; the same command continues it")
         return preemption.EXIT_CODE
     failures = {job.run.key: outcome.reason for job, outcome in failed.items()}
+    written = _write_report(plan, failures, args)
+    if written and failed:
+        print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again")
+    return 1 if failed or not written else 0
+
+
+def _write_report(plan: ExperimentPlan, failures: Mapping[Key, str], args: argparse.Namespace) -> bool:
+    """Write the report of the runs that are there; False if there should be one and cannot."""
+    from pwm.study.findings import write_reports
+
     try:
         reports = write_reports(plan, failures, args.episodes, _commands(plan, args))
     except DataError as error:
-        if args.only and not failed:
+        if args.only and not failures:
             print(f"no report before other runs are made: {error}")
-            return 0
+            return True
         print(f"pwm: no report: {error}", file=sys.stderr)
-        return 1
+        return False
     for path in reports:
         print(f"report: {path}")
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} runs failed; the same command tries them again")
-    return 1 if failed else 0
+    return True
 
 
 def _commands(plan: ExperimentPlan, args: argparse.Namespace) -> list[str]:
     """Return the commands that do it again: the experiment as a whole, and step by step."""
     from pwm.checkpoints.policy_files import CHECKPOINTS
 
-    episodes = [] if args.episodes == EPISODES else ["--episodes", str(args.episodes)]
     trained = [shlex.join(["pwm", "train", *run.overrides]) for run in plan.runs]
     every = f"{shlex.quote(str(plan.folder))}/*/*/seed*"
     evaluated = [
         f"pwm evaluate {every} --checkpoint {which} --episodes {args.episodes}" for which in CHECKPOINTS
     ]
-    return [shlex.join(["pwm", "experiment", *args.overrides, *episodes]), *trained, *evaluated]
+    return [shlex.join(["pwm", "experiment", *args.overrides, *_episodes(args)]), *trained, *evaluated]
 
 
-def _at_a_time(jobs: int | None, plan: ExperimentPlan) -> int:
-    """Processes at the same time."""
-    from pwm.envs.engines.mujoco_cpu import usable_cores
-
-    if jobs is not None:
-        if jobs < 1:
-            raise ConfigError(f"--jobs {jobs}; it must be at least 1")
-        return jobs
-    return max(1, usable_cores() // plan.threads) if plan.general.device == "cpu" else 1
+def _episodes(args: argparse.Namespace) -> list[str]:
+    return [] if args.episodes == EPISODES else ["--episodes", str(args.episodes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -64,15 +65,26 @@ def device_name(device: torch.device) -> str:
     return cpu_model() if device.type == "cpu" else device.type
 
 
+def slurm_job() -> dict[str, Any] | None:
+    """Job of SLURM that this process belongs to: its number (``12_3`` in an array) and attempt; else None."""
+    environment = os.environ
+    if (number := environment.get("SLURM_JOB_ID")) is None:
+        return None
+    if array := environment.get("SLURM_ARRAY_JOB_ID"):
+        number = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return {"id": number, "attempt": int(environment.get("SLURM_RESTART_COUNT", 0)) + 1}
+
+
 def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]:
-    """Return what a run is made with: versions, commit, command, device, threads, parameter counts."""
+    """Return what a run is made with: job, versions, commit, command, device, threads, parameter counts."""
     versions: dict[str, str | None] = {}
     for library in LIBRARIES:
         try:
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             versions[library] = None
-    return {
+    job = slurm_job()
+    return ({} if job is None else {"job": job}) | {
         "command": " ".join(["pwm", *sys.argv[1:]]),
         "git_commit": git_commit(),
         "python": platform.python_version(),

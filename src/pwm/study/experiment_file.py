@@ -13,13 +13,14 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from pwm.configuration.composition import assign, type_at
 from pwm.configuration.config import build_options
@@ -117,7 +118,10 @@ def task_overrides(task: str) -> list[str]:
 
 def known_thresholds() -> set[str]:
     """Tasks for which an experiment file names the return that counts as solved."""
-    return {task for name in experiment_names() for task in _load_file(name).get("thresholds") or {}}
+    # Composing all of these files takes a second; what they inherit is in one of them.
+    folder = resources.files("pwm.configs").joinpath(GROUP)
+    texts = (folder.joinpath(f"{name}.yaml").read_text(encoding="utf-8") for name in experiment_names())
+    return {task for text in texts for task in yaml.safe_load(text).get("thresholds") or {}}
 
 
 def experiment_names() -> list[str]:
@@ -185,7 +189,7 @@ def _composed(name: str) -> dict[str, Any]:
     try:
         with initialize_config_module("pwm.configs", version_base="1.3"):
             values = OmegaConf.to_container(compose(f"{GROUP}/{name}")[GROUP])
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"experiment={name} cannot be read: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     return values  # type: ignore[return-value]

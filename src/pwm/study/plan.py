@@ -142,11 +142,8 @@ class PlannedRun:
         return [line for line in lines if not line.startswith(EXTENDS)]
 
     def state(self) -> RunState:
-        """Return the state of its folder; of a damaged status the run itself says what is wrong."""
-        status = StatusFile(self.folder)
-        if not status.path.exists():
-            return RunState(NEW, 0)
-        return RunState(FINISHED if is_finished(self.folder, self.config) else UNFINISHED, status.epoch)
+        """Return the state of its folder."""
+        return run_state(self.folder, self.config)
 
 
 @dataclass(frozen=True)
@@ -197,8 +194,20 @@ class ExperimentPlan:
         return [run for run in self.runs if run in chosen]
 
 
-def make_plan(experiment: Experiment) -> ExperimentPlan:
+def run_state(folder: Path, config: ExperimentConfig) -> RunState:
+    """State of the folder of a run; of a damaged status the run itself says what is wrong."""
+    status = StatusFile(folder)
+    if not status.path.exists():
+        return RunState(NEW, 0)
+    return RunState(FINISHED if is_finished(folder, config) else UNFINISHED, status.epoch)
+
+
+def make_plan(experiment: Experiment, here: bool = True) -> ExperimentPlan:
     """Compose and check every run; nothing is written.
+
+    Args:
+        experiment: what is asked for.
+        here: whether its runs are trained on this machine, which must then have their device.
 
     Raises:
         ConfigError: a run's configuration is not valid, its device is not there, two tasks are the same, a
@@ -211,7 +220,7 @@ def make_plan(experiment: Experiment) -> ExperimentPlan:
     threads = general.threads or 1
     cells: list[Cell] = []
     for task in experiment.tasks:
-        found = _task_cells(experiment, task, folder, threads)
+        found = _task_cells(experiment, task, folder, threads, here)
         if found[0].task in {cell.task for cell in cells}:
             raise ConfigError(f"tasks={experiment.tasks}: {found[0].task} is there twice")
         cells += found
@@ -252,7 +261,7 @@ def require_own_folders(plan: ExperimentPlan) -> None:
             )
 
 
-def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -> list[Cell]:
+def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int, here: bool) -> list[Cell]:
     """All arms on one task, the baseline first."""
     arms = experiment.ordered_arms()
     baseline_overrides = last_of_each(experiment.run_overrides(task, experiment.baseline))
@@ -267,7 +276,7 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int) -
     configs = {arm: _compose(arm, task, own) for arm, own in overrides.items()}
     baseline = configs[experiment.baseline]
     for arm, config in configs.items():
-        _check_device(experiment, f"arm {arm}, task {task}", baseline, config)
+        _check_device(experiment, f"arm {arm}, task {task}", baseline, config, here)
     spec = task_spec(baseline)
     matched = {}
     for arm, other in experiment.compute_matched.items():
@@ -317,11 +326,12 @@ def _check_declared(
 
 
 def _check_device(
-    experiment: Experiment, where: str, baseline: ExperimentConfig, config: ExperimentConfig
+    experiment: Experiment, where: str, baseline: ExperimentConfig, config: ExperimentConfig, here: bool
 ) -> None:
     """Refuse a device that is not there, or that only some arms use; it is no part of a run's identity."""
+    devices = [c.general.device for c in (baseline, config)]
     try:
-        names = [device_name(pick_device(c.general.device)) for c in (baseline, config)]
+        names = [device_name(pick_device(name)) for name in devices] if here else devices
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     if names[0] != names[1] and not is_declared("manifest.device", experiment.declared):

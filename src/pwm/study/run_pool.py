@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -67,12 +68,17 @@ class JobOutcome:
     seconds: float = 0.0
 
 
-def start_process(arguments: Sequence[str], threads: int, log: Path) -> subprocess.Popen[bytes]:
+def start_process(
+    arguments: Sequence[str], threads: int, log: Path, gpu: str | None = None
+) -> subprocess.Popen[bytes]:
     """``pwm`` with ``arguments`` in a process of its own, with so many threads; its output goes to ``log``.
 
-    It gets a session of its own: an interrupt typed at the terminal reaches it once, through us.
+    It gets a session of its own: an interrupt typed at the terminal reaches it once, through us. Of all
+    GPUs it sees ``gpu`` alone, if given.
     """
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    if gpu is not None:
+        limits["CUDA_VISIBLE_DEVICES"] = gpu
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -91,10 +97,11 @@ class Worker:
     Args:
         job: the job.
         threads: of its processes.
+        gpu: the only one that its processes see; None shows them all.
     """
 
-    def __init__(self, job: Job, threads: int) -> None:
-        self.job = job
+    def __init__(self, job: Job, threads: int, gpu: str | None = None) -> None:
+        self.job, self.gpu = job, gpu
         self._threads = threads
         self._commands = iter(job.commands())
         self._process: subprocess.Popen[bytes] | None = None
@@ -121,7 +128,7 @@ class Worker:
             return self._outcome(FINISHED)
         log = self.job.log
         self._written = log.stat().st_size if log.exists() else 0
-        self._process = start_process(command, self._threads, log)
+        self._process = start_process(command, self._threads, log, self.gpu)
         self._progress = self.job.progress(command)
         return None
 
@@ -170,17 +177,25 @@ class Worker:
 
 
 def run_jobs(
-    jobs: Sequence[J], at_a_time: int, threads: int, report: Callable[[J, JobOutcome], None]
+    jobs: Sequence[J],
+    at_a_time: int,
+    threads: int,
+    report: Callable[[J, JobOutcome], None],
+    gpus: Sequence[str] = (),
+    seconds: float = math.inf,
 ) -> list[JobOutcome]:
     """Do all jobs, ``at_a_time`` of them in parallel; a job that fails stops no other.
 
-    SIGTERM, SIGINT and SIGUSR1 stop all of them, each at its next safe point; a second SIGINT kills them.
+    SIGTERM, SIGINT, SIGUSR1 and the end of the time stop all of them, each at its next safe point; a second
+    SIGINT kills them.
 
     Args:
         jobs: in the order to start them.
         at_a_time: processes at the same time.
         threads: of each process.
         report: told of every job that has ended.
+        gpus: those that the jobs share, each job one of them; empty shows all to every job.
+        seconds: time for all of it.
 
     Returns:
         The outcomes, in the order of the jobs.
@@ -191,14 +206,17 @@ def run_jobs(
     told = False
     with preemption.PreemptionGuard() as guard:
         try:
-            looked = time.monotonic()
-            while active or (waiting and not guard.received):
-                while waiting and len(active) < at_a_time and not guard.received:
+            looked = started = time.monotonic()
+            stop: str | None = None
+            while active or (waiting and not stop):
+                stop = guard.received or ("time is up" if time.monotonic() - started >= seconds else None)
+                while waiting and len(active) < at_a_time and not stop:
                     number = waiting.popleft()
-                    active[number] = Worker(jobs[number], threads)
-                if guard.received and not told:
+                    gpu = _least_used(gpus, [worker.gpu for worker in active.values()])
+                    active[number] = Worker(jobs[number], threads, gpu)
+                if stop and not told:
                     told = True
-                    tqdm.write(f"{guard.received}: {len(active)} runs save and end", file=sys.stderr)
+                    tqdm.write(f"{stop}: {len(active)} runs save and end", file=sys.stderr)
                     for worker in active.values():
                         worker.stop()
                 for number, worker in list(active.items()):
@@ -215,3 +233,16 @@ def run_jobs(
             for worker in active.values():
                 worker.kill()
     return outcomes
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")[: torch.cuda.device_count()]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
+    return min(gpus, key=used.count) if gpus else None

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pwm.configuration.building import task_spec
 from pwm.configuration.config import ExperimentConfig
@@ -158,7 +160,7 @@ def _solve_units(
 
 def _shapes(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int) -> Shapes:
     """Shapes of all trainable parameters by part; on the meta device, which has no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoValues():
         sizes, dynamics = config.alg.world_model, config.chosen["dynamics"]
         model = build_world_model(sizes, dynamics, obs_dim, act_dim, n_tasks)
     shapes: Shapes = {}
@@ -166,6 +168,16 @@ def _shapes(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int) 
         if parameter.requires_grad:
             shapes.setdefault(name.split(".")[0].removesuffix("_net"), []).append(tuple(parameter.shape))
     return shapes
+
+
+class _NoValues(TorchFunctionMode):
+    """Initialises nothing: shapes need no values, and torch would import a compiler to draw them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _total(config: ExperimentConfig, sizes: tuple[int, int, int]) -> int:
