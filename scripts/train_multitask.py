@@ -2,7 +2,7 @@
 
 import sys
 
-from pwm.launch.original import run_multitask
+from pwm.launch.multitask import run_multitask
 
 if __name__ == "__main__":
     sys.exit(run_multitask(sys.argv[1:]))

@@ -17,7 +17,7 @@ from tests.end_to_end.tiny import NETWORKS, metrics
 from pwm.analysis.plots.visualization import TrainingVisualizer
 from pwm.errors import ConfigError
 from pwm.launch.cli import main
-from pwm.launch.original import multitask_arguments, run_multitask
+from pwm.launch.multitask import multitask_arguments, run_multitask
 
 wandb = pytest.importorskip("wandb")
 

@@ -16,8 +16,7 @@ from pwm.launch.arguments import add_parser, typed_path
 
 # Modules of this room that add commands of their own, in the order of the help.
 COMMANDS = (
-    "pretrain",
-    "extract",
+    "multitask",
     "evaluate",
     "experiment",
     "submit",
