@@ -23,7 +23,7 @@ ALGS = sorted(path.stem for path in (CONFIGS / "alg").glob("*.yaml"))
 ENVS = sorted(path.stem for path in (CONFIGS / "env").glob("*.yaml"))
 # Candidate -> baseline of the same size.
 TWINS = {name: name.split("_flow")[0].split("_residual")[0] for name in ALGS if "_" in name}
-TWINS = {name: twin for name, twin in TWINS.items() if name != twin}
+TWINS = {name: twin if twin in ALGS else f"{twin}_baseline" for name, twin in TWINS.items() if name != twin}
 OBS_DIM, ACT_DIM = 11, 3
 # Presets with more parameters than this are built without memory.
 REAL_PARAMETERS = 10_000_000
@@ -70,6 +70,9 @@ def test_preset_composes_and_survives_a_round_trip(preset: str) -> None:
 def test_preset_builds_an_agent(preset: str) -> None:
     config = compose_config([f"alg={preset}"])
     count = model_on_meta(config, OBS_DIM, ACT_DIM).total_params
+    if "actor" not in config.chosen:
+        assert count > 1e5
+        return
     if count <= REAL_PARAMETERS:
         agent = Agent(config.alg, config.chosen, OBS_DIM, ACT_DIM, torch.Generator())
         action = agent.act(torch.zeros(2, OBS_DIM))
@@ -119,13 +122,15 @@ def test_twins_differ_in_nothing_but_the_dynamics(preset: str) -> None:
 @pytest.mark.parametrize("preset", [name for name in ALGS if "M" in name and "flow" not in name])
 def test_size_in_the_name_is_about_right(preset: str) -> None:
     """TD-MPC2 counts all networks of its multi-task agent; the world model alone is smaller, not larger."""
-    named = 1e6 * float(preset.removeprefix("pwm_").removesuffix("M"))
+    named = 1e6 * float(preset.split("_")[1].removesuffix("M"))
     ant = dflex.load_task("ant")
     assert 0.2 * named <= parameters(preset, ant.obs_dim, ant.act_dim) <= 1.05 * named
 
 
 @pytest.mark.parametrize("name", ENVS)
 def test_env_composes_and_builds(name: str) -> None:
+    if name == "metaworld":
+        pytest.importorskip("metaworld", reason="needs the extra 'metaworld'")
     config = compose_config([f"env={name}", "alg=pwm_small"])
     env = components.load("env", config.env_name).build(config.env, 2, "cpu", 0)
     assert env.reset(1).shape == (2, env.spec.obs_dim)

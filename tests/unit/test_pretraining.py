@@ -134,6 +134,7 @@ def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
         (["alg.task_dim=0"], "alg.task_dim=0"),
         (["alg.latents=observations"], "no room for several tasks"),
         (["alg.data=nowhere"], "nowhere"),
+        (["alg.data="], "alg.data is missing"),
         (["general.pretrain=x"], "learns from alg.data alone"),
         (["alg.num_envs=4"], "alg.num_envs"),
     ],

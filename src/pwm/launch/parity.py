@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pwm.envs.task_table import task_set, task_sets
 from pwm.errors import ConfigError
 from pwm.launch.arguments import Commands, add_parser
 
@@ -29,6 +30,9 @@ def add_commands(commands: Commands) -> None:
         )
     parity.add_argument("--obs-dim", type=int, default=None, help="width of observations, with --act-dim")
     parity.add_argument("--act-dim", type=int, default=None, help="width of actions, with --obs-dim")
+    parity.add_argument(
+        "--tasks", choices=task_sets(), help="models of all tasks of this set, with its widths and task table"
+    )
     parity.add_argument("--latent-dim", type=int, default=None, help="width of both models' latents")
     parity.add_argument(
         "--env",
@@ -48,8 +52,8 @@ def run_parity(args: argparse.Namespace) -> int:
     given = (args.obs_dim, args.act_dim)
     if (None in given) != (given == (None, None)):
         raise ConfigError("give --obs-dim and --act-dim together, or take both from --env")
-    if None not in given and args.env is not None:
-        raise ConfigError("give either --obs-dim and --act-dim, or --env, not both")
+    if sum([None not in given, args.env is not None, args.tasks is not None]) > 1:
+        raise ConfigError("give either --obs-dim and --act-dim, or --env, or --tasks, not both")
     common = [] if args.env is None else [f"env={args.env[0]}", *args.env[1:]]
     if args.latent_dim is not None:
         common.append(f"alg.latent_dim={args.latent_dim}")
@@ -57,8 +61,13 @@ def run_parity(args: argparse.Namespace) -> int:
         compose_config([f"alg={preset}", *common, *overrides])
         for preset, *overrides in (args.baseline, args.candidate)
     )
-    obs_dim, act_dim = task_sizes(baseline) if None in given else given
-    parity = check_parity(baseline, candidate, obs_dim, act_dim)
+    n_tasks = 0
+    if args.tasks is not None:
+        tasks = task_set(args.tasks)
+        obs_dim, act_dim, n_tasks = tasks.obs_dim, tasks.action_dim, len(tasks.rows)
+    else:
+        obs_dim, act_dim = task_sizes(baseline) if None in given else given
+    parity = check_parity(baseline, candidate, obs_dim, act_dim, n_tasks)
     print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
     print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.world_model.latent_dim}")
     print(parity.report())

@@ -28,9 +28,9 @@ Q_NETWORKS = {"317": 8}
 
 
 def explain_size(config: ExperimentConfig, obs_dim: int, act_dim: int) -> str | None:
-    """A sentence on the size in the preset's name, with our counts; None for a preset without one."""
+    """A sentence on the size in the preset's name, with our counts; None without such a size or a policy."""
     named = NAMED.match(config.preset)
-    if named is None:
+    if named is None or "actor" not in config.chosen:
         return None
     members = Q_NETWORKS.get(named[1], 5)
     theirs = tdmpc2_parameters(config, OBS_DIM, ACT_DIM, members, TASK_DIM, TASKS)

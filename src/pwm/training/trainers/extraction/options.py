@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from pwm import checks
 from pwm.algorithm import actor_critic, model_learning, objective, updates
 from pwm.models import world_model
@@ -39,7 +37,7 @@ class Options:
     actor_critic: actor_critic.Options = field(default_factory=actor_critic.Options, metadata=PART)
     optimisation: updates.Options = field(default_factory=updates.Options, metadata=PART)
     max_epochs: int = 1000
-    data: str = MISSING
+    data: str = ""
     actor_batch_size: int = 512
     max_model_error: float = 1.0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
-
 from pwm import checks
 from pwm.algorithm import model_learning, objective, updates
 from pwm.envs.task_table import task_set, task_sets
@@ -51,7 +49,7 @@ class Options:
     model_learning: model_learning.Options = field(default_factory=_model_learning, metadata=PART)
     optimisation: updates.Options = field(default_factory=updates.Options, metadata=PART)
     max_epochs: int = 1000
-    data: str = MISSING
+    data: str = ""
     tasks: str = ALL
     balanced: bool = False
     held_out: float = 0.02
