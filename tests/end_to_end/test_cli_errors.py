@@ -80,7 +80,7 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "wandb is a group": (["wandb=offline"], ["wandb='offline'", "wandb.<key>"]),
     "unknown device": (["general.device=gpu"], ["general.device='gpu'"]),
     "missing checkpoint": (["general.checkpoint=nowhere.pt"], ["nowhere.pt", "does not exist"]),
-    "a folder as checkpoint": (["general.checkpoint=."], ["checkpoint . is a folder", "name the file"]),
+    "a folder as checkpoint": (["general.checkpoint=."], [". has no best_policy.pt", "no checkpoints"]),
 }
 
 

@@ -125,7 +125,7 @@ def test_start_states_are_a_uniform_draw_without_replacement(
     epochs, repeats, fresh = 20, 8, round((1 - replayed) * BATCH)
     draws = [f"alg.replay_starts={replayed}", f"alg.actor_iterations={repeats}", "alg.wm_iterations=0"]
     trainer, batches = build(0.0, "env.task=lqr", *draws), []
-    monkeypatch.setattr(trainer, "_update_policy", lambda timer, z: batches.append(z) or {})
+    monkeypatch.setattr(trainer, "improve_policy", lambda timer, z: batches.append(z) or {})
     for _ in range(3):
         # Older experience, so that most states from the replay buffer can be told from those just visited.
         trainer.run_epoch(0.0, PhaseTimer())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pwm.analysis.statistics.comparison import compare_scores, limits, normalise
+from pwm.analysis.statistics.comparison import compare_scores, normalise, sample_size_notes
 from pwm.analysis.statistics.estimates import (
     permutation_test,
     probability_of_improvement,
@@ -69,17 +69,17 @@ def test_arms_that_do_not_overlap_show_no_certainty() -> None:
     assert np.isnan([found.improvement.low, found.improvement.high]).all()
     (note,) = [note for note in found.notes if note.startswith("P(better)")]
     assert "held the truth in 38 to 93 % of simulations with 3 seeds" in note
-    assert not any("P(better)" in note for note in limits(20, 20))
+    assert not any("P(better)" in note for note in sample_size_notes(20, 20))
 
 
 def test_more_seeds_can_show_more() -> None:
-    text = " ".join(limits(10, 10))
+    text = " ".join(sample_size_notes(10, 10))
     assert "it can reach 0.05" in text
     assert "at least 1.3 standard deviations" in text
     assert "too narrow" not in text
     # Four seeds reach 2/70, but not after correction for two tasks.
-    assert "it can reach 0.05" in " ".join(limits(4, 4))
-    assert "cannot reach 0.05" in " ".join(limits(4, 4, tasks=2))
+    assert "it can reach 0.05" in " ".join(sample_size_notes(4, 4))
+    assert "cannot reach 0.05" in " ".join(sample_size_notes(4, 4, tasks=2))
 
 
 def test_one_seed_shows_nothing() -> None:

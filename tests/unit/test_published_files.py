@@ -372,4 +372,4 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "d" / "000000" / "steps.npy").write_bytes(b"")
     assert main(["data", "verify", folder, "--quick"]) == 2
     assert main(["data", "info", str(source)]) == 2
-    assert "manifest.json does not exist" in capsys.readouterr().err
+    assert "is no data set: it holds files like chunk_0.pt" in capsys.readouterr().err

@@ -175,9 +175,9 @@ def test_resets_and_actions_come_from_different_streams(
     built: list[tuple[torch.Tensor, torch.Tensor]] = []
     init = OnlineTrainer.__init__
 
-    def spying(trainer: OnlineTrainer, options: object, env: object, agent: object, eval_env: object) -> None:
+    def spying(trainer: OnlineTrainer, options: object, env: object, agent: object, *rest: object) -> None:
         built.append((env.state_dict()["generator"], agent.generator.get_state()))
-        init(trainer, options, env, agent, eval_env)
+        init(trainer, options, env, agent, *rest)
 
     monkeypatch.setattr(OnlineTrainer, "__init__", spying)
     train(compose_config(overrides(tmp_path, *HOPPER, "general.epochs=1")))

@@ -95,8 +95,8 @@ def test_lockstep_executes_the_rollout_it_learns_from(monkeypatch: pytest.Monkey
     agent, rollouts, steps = trainer.agent, [], []
     update, step = agent.actor_critic.update_actor, trainer.env.step
 
-    def spying_update(model: object, z: Tensor, interrupt: object) -> object:
-        result = update(model, z, interrupt)  # type: ignore[arg-type]
+    def spying_update(model: object, z: Tensor, interrupt: object, *rest: object) -> object:
+        result = update(model, z, interrupt, *rest)  # type: ignore[arg-type]
         rollouts.append(result[0])
         return result
 

@@ -35,6 +35,8 @@ def load_world_model(path: Path, device: torch.device | str = "cpu") -> StoredWo
 
 def file_of(path: Path) -> Path:
     """Return the file that ``path`` names: itself, or of a run folder the final one, else the best so far."""
+    if not path.is_dir():
+        return path
     return find_policy(path, "final" if (path / "final_policy.pt").is_file() else "best")
 
 

@@ -55,7 +55,8 @@ class Imported:
         sizes = self.stored.sizes
         if sizes.n_tasks:
             lines.append(
-                f"a run trains one task: convert it with --task 0 ... {sizes.n_tasks - 1} to start from it"
+                "`pwm extract` takes it whole; any other "
+                f"run trains one task: convert it with --task 0 ... {sizes.n_tasks - 1} to start from it"
             )
         else:
             lines.append(f"a run that starts from it needs {world_model_file.overrides(sizes.settings())}")

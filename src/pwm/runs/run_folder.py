@@ -218,7 +218,11 @@ class RunFolder:
 
     def _check_same_data(self) -> None:
         """Raise DataError if the data set is not the one that the run was started with."""
-        before, now = read_manifest(self.path).get("data"), self.trainer.data_digest
+        try:
+            before, now = read_manifest(self.path).get("data"), self.trainer.data_digest
+        except DataError:
+            # A damaged manifest cannot tell; it is written anew, with a warning.
+            return
         if before != now and self.config.general.resume != "force":
             raise DataError(
                 f"{self.path} was started with the data set {_shown(before)}, this is {_shown(now)}; use "
