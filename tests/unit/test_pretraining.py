@@ -134,7 +134,6 @@ def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
         (["alg.task_dim=0"], "alg.task_dim=0"),
         (["alg.latents=observations"], "no room for several tasks"),
         (["alg.data=nowhere"], "nowhere"),
-        (["alg.data="], "alg.data is missing"),
         (["general.pretrain=x"], "learns from alg.data alone"),
         (["alg.num_envs=4"], "alg.num_envs"),
     ],
@@ -142,6 +141,12 @@ def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
 def test_what_pretraining_refuses(data: Path, changes: list[str], message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         trainer_of(data, *changes)
+
+
+def test_a_data_set_has_to_be_named() -> None:
+    for trainer in ("alg=pwm_multitask", "alg=pwm_extract"):
+        with pytest.raises(ConfigError, match=r"alg\.data is missing"):
+            build_trainer(compose_config([trainer]), CPU)
 
 
 @pytest.mark.parametrize("dynamics", ["mlp", "flow"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from pwm.envs.task_table import task_set, task_sets
 from pwm.errors import ConfigError
 from pwm.launch.arguments import Commands, add_parser
 
@@ -31,7 +30,7 @@ def add_commands(commands: Commands) -> None:
     parity.add_argument("--obs-dim", type=int, default=None, help="width of observations, with --act-dim")
     parity.add_argument("--act-dim", type=int, default=None, help="width of actions, with --obs-dim")
     parity.add_argument(
-        "--tasks", choices=task_sets(), help="models of all tasks of this set, with its widths and task table"
+        "--tasks", default=None, metavar="SET", help="models of all tasks of mt30 or mt80, with its widths"
     )
     parity.add_argument("--latent-dim", type=int, default=None, help="width of both models' latents")
     parity.add_argument(
@@ -63,6 +62,8 @@ def run_parity(args: argparse.Namespace) -> int:
     )
     n_tasks = 0
     if args.tasks is not None:
+        from pwm.envs.task_table import task_set
+
         tasks = task_set(args.tasks)
         obs_dim, act_dim, n_tasks = tasks.obs_dim, tasks.action_dim, len(tasks.rows)
     else:
