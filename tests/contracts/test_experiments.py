@@ -333,3 +333,14 @@ def test_command_prints_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (["--jobs", "0"], ["--episodes", "0"]):
         assert main(["experiment", "experiment=flow_vs_mlp", "env=analytic", *wrong]) == 2
         assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("pwm_extract", "alg.trainer=extraction; experiments count environment steps"),
+        ("pwm_multitask", "no env"),
+    ],
+)
+def test_runs_that_learn_from_data_are_no_arms(preset: str, message: str) -> None:
+    assert message in refusal("experiment=flow_vs_mlp", "env=analytic", f"overrides=[alg={preset}]")

@@ -27,6 +27,7 @@ from pwm.runs.run_folder import run_path
 from pwm.runs.status import FINISHED, StatusFile, is_finished
 from pwm.study.comparison.fairness import NAMES, is_declared
 from pwm.study.experiment_file import Experiment, known_thresholds
+from pwm.training.trainer import DEFAULT
 
 NEW, UNFINISHED = "new", "unfinished"
 
@@ -276,6 +277,11 @@ def _task_cells(experiment: Experiment, task: str, folder: Path, threads: int, h
     configs = {arm: _compose(arm, task, own) for arm, own in overrides.items()}
     baseline = configs[experiment.baseline]
     for arm, config in configs.items():
+        if config.trainer != DEFAULT:
+            raise ConfigError(
+                f"arm {arm}, task {task}: alg.trainer={config.trainer}; experiments count environment steps, "
+                f"so they take runs of alg.trainer={DEFAULT} alone"
+            )
         _check_device(experiment, f"arm {arm}, task {task}", baseline, config, here)
     spec = task_spec(baseline)
     matched = {}
