@@ -143,6 +143,13 @@ def test_what_pretraining_refuses(data: Path, changes: list[str], message: str) 
         trainer_of(data, *changes)
 
 
+def test_a_trainer_says_from_how_many_states_an_update_imagines() -> None:
+    assert compose_config(["alg=pwm_extract", "alg.actor_batch_size=96"]).alg.starts == 96
+    assert compose_config(["alg=pwm_small", "alg.actor_batch_size=96"]).alg.starts == 96
+    lockstep = compose_config(["alg=pwm", "alg.num_envs=7", "alg.horizon=3"]).alg
+    assert (lockstep.collect, lockstep.starts) == ("lockstep", 7)
+
+
 def test_a_data_set_has_to_be_named() -> None:
     for trainer in ("alg=pwm_multitask", "alg=pwm_extract"):
         with pytest.raises(ConfigError, match=r"alg\.data is missing"):

@@ -87,7 +87,7 @@ class Tracer:
         self.options, self.obs_dim, self.act_dim = config.alg, obs_dim, act_dim
         self.horizon = config.alg.objective.horizon
         self.lockstep = config.alg.collect == "lockstep"
-        self.starts = start_states(config)
+        self.starts = config.alg.starts
         self.updates = imagined_rollouts(config)
         with torch.device("meta"):
             self.agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
@@ -225,11 +225,6 @@ def match_compute(
     iterations = max(1, round((target - other) / one))
     warmup = round(warmup_flops(candidate, obs_dim, act_dim) / one)
     return ComputeMatch(iterations, warmup, before["total"], other + iterations * one, target)
-
-
-def start_states(config: ExperimentConfig) -> int:
-    """Start states of one imagined rollout, the batch of the actor's gradient."""
-    return config.alg.num_envs if config.alg.collect == "lockstep" else config.alg.actor_batch_size
 
 
 def imagined_rollouts(config: ExperimentConfig) -> int:

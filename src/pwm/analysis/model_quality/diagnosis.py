@@ -13,7 +13,6 @@ import torch
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.gradient_quality import actor_gradient_bias
 from pwm.algorithm.rollouts import evenly, whole_windows, windows
-from pwm.analysis.cost.operations import start_states
 from pwm.analysis.model_quality.diagnosis_plots import draw_model, draw_smoothness
 from pwm.analysis.model_quality.diagnosis_text import diagnosis_in_words
 from pwm.analysis.model_quality.integration import integration_error
@@ -164,7 +163,7 @@ def diagnose_run(
         "gamma": config.alg.objective.gamma,
         "latent_dim": agent.world_model.latent_dim,
         "episodes": result.summary(),
-        **diagnose(agent, recorded, start_states(config), seed),
+        **diagnose(agent, recorded, config.alg.starts, seed),
     }
     numbers = strict(numbers)
     text = diagnosis_in_words(numbers)

@@ -46,6 +46,11 @@ class Options:
         checks.positive(self, "max_model_error")
 
     @property
+    def starts(self) -> int:
+        """Start states of one imagined rollout, the batch of the actor's gradient."""
+        return self.actor_batch_size
+
+    @property
     def epoch_steps(self) -> int:
         """What an epoch counts as where evaluations are that many apart: its updates, times 50."""
         return 50 * self.actor_critic.actor_iterations

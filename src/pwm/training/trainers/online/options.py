@@ -111,6 +111,11 @@ class Options:
         return self.num_envs * self.objective.horizon
 
     @property
+    def starts(self) -> int:
+        """Start states of one imagined rollout, the batch of the actor's gradient."""
+        return self.num_envs if self.collect == "lockstep" else self.actor_batch_size
+
+    @property
     def replayed_starts(self) -> int:
         """Start states of one imagined batch that come from the replay buffer."""
         return round(self.replay_starts * self.actor_batch_size)
