@@ -32,9 +32,8 @@ from pwm.training.evaluation import (
 
 # Saved policies meet other episodes than the evaluations that chose the best of them.
 HELD_OUT_SEED = 2 * EVALUATION_SEED
-# How an agent may act: as its policy says, or by planning (``pwm.algorithm.planning``).
-NO_PLANNER, MPPI = "none", "mppi"
-PLANNERS = (NO_PLANNER, MPPI)
+# An agent acts as its policy says; with the name of a planner it plans (``pwm.algorithm.planning``).
+NO_PLANNER = "none"
 
 
 def check_task(path: Path, spec: EnvSpec, task: str | None) -> None:

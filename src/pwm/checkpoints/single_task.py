@@ -45,7 +45,7 @@ def of_task(stored: StoredWorldModel, name: str) -> StoredWorldModel:
     if name not in names:
         raise CheckpointError(f"is a world model of {len(names)} tasks ({names[0]}, ...), not of {name}")
     task, reward = names.index(name), stored.reward
-    sizes, state = single_task(stored.sizes, dict(stored.state), task, None)
+    sizes, state = single_task(stored.sizes, stored.state, task, None)
     if reward is not None and len(reward.mean) > 1:
         reward = RewardStatistics(*(x[task].reshape(y.shape) for x, y in _statistics(reward)))
     return StoredWorldModel(sizes, state, reward)

@@ -104,6 +104,15 @@ def task_names(suite: str) -> tuple[str, ...]:
     return tuple(row.name for row in all_tasks() if row.suite == suite)
 
 
+def check_task(suite: str, name: str) -> None:
+    """Raise ConfigError, with the most similar name and all, unless ``name`` is a task of ``suite``."""
+    known = task_names(suite)
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"env.task={name!r} is unknown{hint}; choose one of: {', '.join(known)}")
+
+
 def task_row(name: str) -> TaskRow:
     """Return the task called ``name``.
 

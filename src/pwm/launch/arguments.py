@@ -46,3 +46,13 @@ def add_parser(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def add_planner(parser: argparse.ArgumentParser) -> None:
+    """Add the choice how evaluated agents act; the names are those of ``policy_evaluation``."""
+    parser.add_argument(
+        "--planner",
+        choices=("none", "mppi"),
+        default="none",
+        help="evaluated agents act as their policy says (none), or plan in the world model (mppi)",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_parser, add_planner, typed_path
 
 EVALUATE_HELP = """\
 Evaluate policies with real rewards on episodes that training never saw.
@@ -47,12 +47,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument("--episodes", type=int, default=32, help="episodes of every policy (default: 32)")
     evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
     evaluate.add_argument("--device", default="cpu")
-    evaluate.add_argument(
-        "--planner",
-        choices=("none", "mppi"),
-        default="none",
-        help="act as the policy says (none), or plan in the world model at every step (mppi)",
-    )
+    add_planner(evaluate)
     evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
     evaluate.add_argument(
         "--output",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_parser, add_planner, typed_path
 
 if TYPE_CHECKING:
     from pwm.study.extraction import Source
@@ -65,12 +65,7 @@ def add_commands(commands: Commands) -> None:
     parser = add_parser(commands, "extract", run_extract, summary, EXTRACT_HELP)
     parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of the final evaluation (default 10)")
-    parser.add_argument(
-        "--planner",
-        choices=("none", "mppi"),
-        default="none",
-        help="in the final evaluation: act as the policy says (none), or plan at every step (mppi)",
-    )
+    add_planner(parser)
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time (default 1)")
     parser.add_argument("--output", type=typed_path, help="file of the table; default below general.logdir")
 
@@ -128,7 +123,7 @@ def _extract_tasks(source: Source, asked: str, typed: list[str], args: argparse.
     from pwm.launch.training import run_configured
     from pwm.runs import preemption
     from pwm.study import run_pool
-    from pwm.study.extraction import ExtractionJob, environment, evaluate_run, table, write_results
+    from pwm.study.extraction import ExtractionJob, environment, evaluate_runs, table, write_results
 
     rows = source.tasks(asked)
     words = {row: source.overrides(environment(row), typed) for row in rows}
@@ -151,8 +146,7 @@ def _extract_tasks(source: Source, asked: str, typed: list[str], args: argparse.
             print("interrupted; the same command continues")
             return preemption.EXIT_CODE
     done = [job for job in jobs if job not in failed]
-    results = [evaluate_run(job, source, args.episodes, args.planner) for job in done]
-    if results:
+    if results := evaluate_runs(done, source, args.episodes, args.planner):
         write_results(output, results)
         print(table(results))
         print(f"table: {output}")

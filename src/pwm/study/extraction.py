@@ -18,7 +18,6 @@ from pwm.checkpoints.policy_evaluation import evaluate_policies
 from pwm.checkpoints.pretrained import load_world_model
 from pwm.checkpoints.single_task import task_names
 from pwm.checkpoints.world_model_file import FREE, StoredWorldModel
-from pwm.configuration.building import task_spec
 from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.data.offline.manifest import StoreFiles
 from pwm.data.offline.verification import returns_by_task
@@ -128,7 +127,7 @@ class ExtractionJob:
         self.log = logs / f"{row.name}.txt"
         self._overrides = list(overrides)
         self.config = compose_config(overrides)
-        self.folder = run_path(self.config, task_spec(self.config).name)
+        self.folder = run_path(self.config, self.config.env.task_name)
 
     def commands(self) -> Iterator[list[str]]:
         """Arguments of ``pwm`` for what is left to do."""
@@ -140,14 +139,24 @@ class ExtractionJob:
         return RunProgress(self.folder / "metrics.jsonl", self.config.epochs, self.title, True)
 
 
-def evaluate_run(job: ExtractionJob, source: Source, episodes: int, planner: str) -> dict[str, Any]:
-    """Evaluate a run's final policy on held-out episodes; return it beside what else is known of the task."""
+def evaluate_runs(
+    jobs: Sequence[ExtractionJob], source: Source, episodes: int, planner: str
+) -> list[dict[str, Any]]:
+    """Evaluate every final policy on held-out episodes; return it beside what else is known of the task."""
+    recorded = StoreFiles(source.data)
+    returns, task_set = returns_by_task(recorded), recorded.layout.task_set
+    return [
+        _evaluate(job, returns.get(job.row.name, np.empty(0)), task_set, episodes, planner) for job in jobs
+    ]
+
+
+def _evaluate(
+    job: ExtractionJob, behaviour: np.ndarray, task_set: str, episodes: int, planner: str
+) -> dict[str, Any]:
     row, run = job.row, job.folder
     device = job.config.general.device
     (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None, planner)
-    files_of_data = StoreFiles(source.data)
-    behaviour = returns_by_task(files_of_data).get(row.name, np.empty(0))
-    published = _published(row.name, files_of_data.layout.task_set)
+    published = _published(row.name, task_set)
     return {
         "task": row.name,
         "return": result["mean"],

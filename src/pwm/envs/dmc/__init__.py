@@ -8,13 +8,12 @@ dm_control. Every agent step is two control steps of the suite, whose rewards ar
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import torch
 
 from pwm.envs.base import VectorEnv
-from pwm.envs.task_table import task_names
+from pwm.envs.task_table import check_task
 from pwm.errors import ConfigError
 
 ENGINES = ("rollout", "dm_control")
@@ -40,11 +39,7 @@ class Options:
     num_threads: int = 0
 
     def __post_init__(self) -> None:
-        known = task_names("dm_control")
-        if self.task not in known:
-            close = difflib.get_close_matches(str(self.task), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"env.task={self.task!r} is unknown{hint}; choose one of: {', '.join(known)}")
+        check_task("dm_control", self.task)
         if self.engine not in ENGINES:
             raise ConfigError(f"env.engine={self.engine!r}: choose one of: {', '.join(ENGINES)}")
         for key, least in (("episode_length", 1), ("num_threads", 0)):

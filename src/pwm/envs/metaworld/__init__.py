@@ -6,13 +6,12 @@ Every agent step is two simulator steps with one action, whose rewards are added
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import torch
 
 from pwm.envs.base import VectorEnv
-from pwm.envs.task_table import task_names, task_row
+from pwm.envs.task_table import check_task, task_row
 from pwm.errors import ConfigError
 from pwm.packages import optional
 
@@ -36,11 +35,7 @@ class Options:
     episode_length: int | None = None
 
     def __post_init__(self) -> None:
-        known = task_names("metaworld")
-        if self.task not in known:
-            close = difflib.get_close_matches(str(self.task), known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ConfigError(f"env.task={self.task!r} is unknown{hint}; choose one of: {', '.join(known)}")
+        check_task("metaworld", self.task)
         length = self.episode_length
         if length is None:
             return
