@@ -215,8 +215,10 @@ def _choose_trainer(values: dict[str, Any], overrides: Sequence[Override]) -> Se
     alg["trainer"] = typed[0] if typed else str(alg.get("trainer", DEFAULT))
     component = load_trainer(alg["trainer"])
     own = {"trainer", *_trainer_keys(component)}
-    others = {key for name in components.names("trainer") for key in _trainer_keys(load_trainer(name))}
-    values["alg"] = {key: value for key, value in alg.items() if key in own or key not in others}
+    if alg.keys() - own:
+        # Only then is it worth reading the other trainers.
+        others = {key for name in components.names("trainer") for key in _trainer_keys(load_trainer(name))}
+        values["alg"] = {key: value for key, value in alg.items() if key in own or key not in others}
     return component.COMPONENTS
 
 
