@@ -37,5 +37,9 @@ class NonFiniteError(PwmError):
     """Training diverged: losses or gradients stayed non-finite, or the policy's actions are."""
 
 
+class PeerLostError(PwmError):
+    """Another process of the same training ended, so that this one cannot go on."""
+
+
 class StorageError(PwmError):
     """A file of a run could not be written; what was written before is intact."""

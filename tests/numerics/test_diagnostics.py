@@ -221,7 +221,8 @@ def test_padding_changes_neither_loss_nor_gradient(dynamics: str) -> None:
         changed = data._replace(obs=obs, reward=reward, terminated=terminated)
         model.zero_grad()
         generator = torch.Generator().manual_seed(1)
-        loss, _ = world_model_loss(model, changed, 0.9, Coefs(2.0, 0.5, 0.3), generator)
+        draws = model.dynamics.draw((H, B), obs, generator)
+        loss, _ = world_model_loss(model, changed, 0.9, Coefs(2.0, 0.5, 0.3), draws)
         loss.backward()
         results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
     for a, b in zip(*results, strict=True):

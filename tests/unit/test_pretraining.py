@@ -88,7 +88,7 @@ def test_spread_windows_cover_a_task_from_its_first_to_its_last_transition(data:
     assert whole.spread(REACHER, 10_000).obs.shape[1] == len(mine)
 
 
-@pytest.mark.parametrize("dynamics", ["mlp", "residual"])
+@pytest.mark.parametrize("dynamics", ["mlp", "residual", "flow"])
 def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(data: Path, dynamics: str) -> None:
     """Windows at the end of segments are padded, so that parts count differently."""
     trainers = [trainer_of(data, f"dynamics={dynamics}", f"alg.accumulate={n}") for n in (1, 3)]

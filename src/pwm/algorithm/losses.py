@@ -35,7 +35,7 @@ def world_model_loss(
     batch: Batch,
     gamma: float = 0.99,
     coefs: Coefs = EQUAL,
-    generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Weighted sum of the dynamics loss, the reward loss and the termination loss.
 
@@ -48,7 +48,7 @@ def world_model_loss(
             where the model has several.
         gamma: weight gamma**t of transition t, in both terms.
         coefs: weights of the three losses.
-        generator: source of the dynamics' random draws.
+        draws: random numbers for the dynamics, see ``Dynamics.draw``; None draws from the global generator.
 
     Returns:
         Scalar loss, and detached ``loss``, ``dynamics_loss``, ``reward_loss`` (``termination_loss``).
@@ -61,7 +61,7 @@ def world_model_loss(
     valid = batch.valid.to(batch.reward.dtype)
     valid = valid / valid.mean()
     weights = discounts(gamma, horizon, valid)[:, None] * valid
-    dynamics = model.dynamics.loss(source, batch.action, target, weights, model.embed(task), generator)
+    dynamics = model.dynamics.loss(source, batch.action, target, weights, model.embed(task), draws)
     raw = model.reward(dynamics.latents, batch.action, task)
     reward_loss = (weights * model.reward_head.loss(raw, batch.reward)).mean()
     loss = coefs.dynamics * dynamics.loss + coefs.reward * reward_loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pwm import checks
 from pwm.algorithm import objective, updates
 from pwm.algorithm.losses import Coefs, Metrics, world_model_loss
+from pwm.algorithm.ranks import ALONE, Ranks
 from pwm.algorithm.updates import Updater
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
@@ -68,6 +69,7 @@ class ModelLearner(nn.Module):
         optimisation: what all optimisers share.
         world_model: what is trained.
         generator: source of the losses' random draws; None draws from the global one.
+        ranks: the processes that train the model together.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class ModelLearner(nn.Module):
         optimisation: updates.Options,
         world_model: WorldModel,
         generator: torch.Generator | None,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
+        self.ranks = ranks
         self.options, self.objective, self.generator = options, target, generator
         self.world_model = world_model
         # Without prior counts, which have a size of their own: environments pay millions or millionths.
@@ -93,6 +97,7 @@ class ModelLearner(nn.Module):
             optimisation.max_skipped_updates,
             world_model.encoder.parameters(),
             options.encoder_lr_scale,
+            ranks=ranks,
         )
 
     @property
@@ -112,40 +117,64 @@ class ModelLearner(nn.Module):
         """Return ``reward_scale`` of tasks int64 [B] as [B], or [1] where there is a single one."""
         return self.reward_scale if task is None else self.reward_scale[task]
 
-    def loss(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Metrics]:
-        """Return the loss on ``batch`` (rewards in environment units), and its parts detached."""
+    def draw(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor | None:
+        """Return the random numbers for the loss of [H, B] transitions, see ``Dynamics.draw``."""
+        horizon, windows = shape
+        like = next(self.world_model.parameters())
+        return self.world_model.dynamics.draw((horizon, windows), like, generator)
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator | None, draws: Tensor | None = None
+    ) -> tuple[Tensor, Metrics]:
+        """Return the loss on ``batch`` (rewards in environment units), and its parts detached.
+
+        ``draws`` are its random numbers; None takes new ones from ``generator``.
+        """
         opts = self.options
+        if draws is None:
+            draws = self.draw(batch.reward.shape, generator)
         scaled = batch._replace(reward=batch.reward / self.scale_of(batch.task))
         coefs = Coefs(opts.dynamics_coef, opts.reward_coef, opts.termination_coef)
-        return world_model_loss(self.world_model, scaled, self.objective.gamma, coefs, generator)
+        return world_model_loss(self.world_model, scaled, self.objective.gamma, coefs, draws)
 
-    def update(self, batch: Batch, pieces: int = 1) -> Metrics:
+    def update(self, batch: Batch, pieces: int = 1, draws: Tensor | None = None) -> Metrics:
         """Take one gradient step on ``batch`` (rewards in environment units).
 
         With several ``pieces`` the gradient is added up over parts of the batch one after the other, which
-        takes a fraction of the memory and gives the same step to rounding, but for other random draws.
+        takes a fraction of the memory. Where several processes train together, ``batch`` and ``draws`` are
+        this one's share. Both give the same step as the whole batch does, to rounding.
+
+        Args:
+            batch: windows to learn from.
+            pieces: see above.
+            draws: random numbers for the loss of these windows; None takes new ones.
         """
-        self.world_model.observe(batch.obs, batch.valid, batch.task)
-        if pieces == 1:
-            loss, metrics = self.loss(batch, self.generator)
+        if self.world_model.observes:
+            obs, valid = self.ranks.whole(batch.obs, 1), self.ranks.whole(batch.valid, 1)
+            self.world_model.observe(obs, valid, batch.task)
+        if pieces == 1 and self.ranks.size == 1:
+            loss, metrics = self.loss(batch, self.generator, draws)
             metrics["grad_norm"] = self.updater.step(loss)
         else:
-            metrics = self._accumulate(batch, pieces)
+            if draws is None:
+                draws = self.draw(batch.reward.shape, self.generator)
+            metrics = self._accumulate(batch, pieces, draws)
         self.world_model.project()
         return metrics
 
-    def _accumulate(self, batch: Batch, pieces: int) -> Metrics:
+    def _accumulate(self, batch: Batch, pieces: int, draws: Tensor | None) -> Metrics:
         found: list[Metrics] = []
+        parts = [None] * pieces if draws is None else draws.tensor_split(pieces, dim=1)
 
         def losses() -> Iterator[Tensor]:
-            total = batch.valid.sum()
-            for piece in batch.pieces(pieces):
+            total = self.ranks.sum(batch.valid.sum())
+            for piece, part in zip(batch.pieces(pieces), parts, strict=True):
                 # Losses are means over the valid transitions.
                 share = piece.valid.sum() / total
-                loss, metrics = self.loss(piece, self.generator)
+                loss, metrics = self.loss(piece, self.generator, part)
                 found.append({name: value * share for name, value in metrics.items()})
                 yield loss * share
 
         norm = self.updater.step_over(losses())
-        metrics = {name: torch.stack([part[name] for part in found]).sum() for name in found[0]}
-        return metrics | {"grad_norm": norm}
+        sums = torch.stack([torch.stack(list(metrics.values())) for metrics in found]).sum(0)
+        return dict(zip(found[0], self.ranks.sum(sums), strict=True)) | {"grad_norm": norm}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm import checks
+from pwm.algorithm.ranks import ALONE, Ranks
 from pwm.errors import ConfigError, NonFiniteError
 
 # Share of the decay that is done, from the share of its time that has passed.
@@ -142,6 +143,7 @@ class Updater:
         slow: those of the parameters that learn at ``slow_scale`` times the rate.
         slow_scale: see ``slow``.
         decays: the rate follows the run's schedule (``decay_lr``).
+        ranks: the processes that take every step together, by the sum of their gradients.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class Updater:
         slow: Iterable[nn.Parameter] = (),
         slow_scale: float = 1.0,
         decays: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.name = name
+        self.ranks = ranks
         self.decays = decays
         self.initial_lr = lr
         self.parameters = list(parameters)
@@ -203,6 +207,7 @@ class Updater:
         for vector in self.vectors:
             vector.attach()
             vector.take_gradients([gradients.pop(0) for _ in vector.parameters])
+            self.ranks.sum(vector.gradient)
         norms = [torch.linalg.vector_norm(vector.gradient) for vector in self.vectors]
         norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
         bad = ~torch.isfinite(norm)

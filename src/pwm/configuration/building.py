@@ -8,6 +8,7 @@ import torch
 
 from pwm import components
 from pwm.algorithm.agent import Agent
+from pwm.algorithm.ranks import ALONE, Ranks
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import EnvSpec, VectorEnv
 from pwm.errors import ConfigError
@@ -15,14 +16,17 @@ from pwm.training.agents import fresh_agent
 from pwm.training.trainer import Setting, Trainer, load_trainer
 
 
-def pick_device(name: str) -> torch.device:
-    """The device called ``name``.
+def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device called ``name``; of several processes on one machine each gets a GPU of its own.
 
     Raises:
         ConfigError: PyTorch does not know it, or this machine does not have it.
     """
     try:
         device = torch.device(name)
+        if ranks.size > 1 and device.type == "cuda":
+            device = torch.device("cuda", ranks.local)
+            torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
@@ -47,11 +51,11 @@ def build_agent(config: ExperimentConfig, spec: EnvSpec, device: torch.device) -
     return fresh_agent(config.alg, config.chosen, spec, config.general.seed, device)
 
 
-def build_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
-    """The configured trainer, before anything is trained.
+def build_trainer(config: ExperimentConfig, device: torch.device, ranks: Ranks = ALONE) -> Trainer:
+    """The configured trainer, before anything is trained, in one process or in each of ``ranks``.
 
     Raises:
-        ConfigError: it does not fit into memory.
+        ConfigError: it does not fit into memory, or several processes cannot train it.
         EnvError: the environment cannot be made.
     """
 
@@ -68,5 +72,13 @@ def build_trainer(config: ExperimentConfig, device: torch.device) -> Trainer:
         general.eval_runs,
         general.pretrain,
         general.pretrain_steps,
+        ranks,
     )
-    return load_trainer(config.trainer).build(setting)
+    trainer = load_trainer(config.trainer).build(setting)
+    if ranks.size > 1 and not trainer.shared:
+        trainer.close()
+        raise ConfigError(
+            f"torchrun started {ranks.size} processes, but alg.trainer={config.trainer} trains in one; start "
+            "the command without torchrun"
+        )
+    return trainer

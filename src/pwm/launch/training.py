@@ -20,6 +20,8 @@ def run_configured(config: ExperimentConfig, print_config: bool, found: str) -> 
     from pwm.runs.run import train
 
     result = train(config)
+    if not result.leads:
+        return preemption.EXIT_CODE if result.outcome == "preempted" else 0
     if result.outcome == "preempted":
         print(f"{result.folder} was preempted; the same command continues it")
         return preemption.EXIT_CODE

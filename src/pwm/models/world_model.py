@@ -153,6 +153,11 @@ class WorldModel(nn.Module):
         """``(next(z, a, task), reward(z, a, task))``."""
         return self.next(z, a, task), self.reward(z, a, task)
 
+    @property
+    def observes(self) -> bool:
+        """True if the units of latents follow from what is observed, see ``observe``."""
+        return isinstance(self.dynamics.space, Observations)
+
     def observe(self, obs: Tensor, valid: Tensor, task: Tensor | None = None) -> None:
         """Let the space of latents learn its units from windows [H+1, B, obs_dim].
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from pwm.errors import DataError
 from pwm.files import read_object
@@ -83,8 +84,10 @@ def manifest(device: torch.device, parameters: dict[str, int]) -> dict[str, Any]
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             versions[library] = None
-    job = slurm_job()
-    return ({} if job is None else {"job": job}) | {
+    found: dict[str, Any] = {} if (job := slurm_job()) is None else {"job": job}
+    if dist.is_initialized():
+        found["processes"] = dist.get_world_size()
+    return found | {
         "command": " ".join(["pwm", *sys.argv[1:]]),
         "git_commit": git_commit(),
         "python": platform.python_version(),

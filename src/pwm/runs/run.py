@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pwm.algorithm.ranks import Ranks, gathered
 from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
@@ -19,8 +20,8 @@ from pwm.runs.preemption import PreemptionGuard
 from pwm.runs.run_folder import RunFolder, run_path
 from pwm.runs.sinks import open_sinks, require_services
 from pwm.runs.state_store import StateStore
-from pwm.training.hooks import Preempted, SafePoint
-from pwm.training.loop import Hooks, Plan, TrainingLoop
+from pwm.training.hooks import Preempted, Quiet, SafePoint
+from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop
 from pwm.training.seeding import set_seed
 
 
@@ -32,12 +33,14 @@ class RunResult:
         folder: the run folder.
         outcome: ``finished``, ``preempted`` (the same command continues), or ``already finished``.
         best_return, best_epoch: best evaluation.
+        leads: of several processes that trained together, this is the one that wrote the files.
     """
 
     folder: Path
     outcome: str
     best_return: float
     best_epoch: int
+    leads: bool = True
 
 
 def train(config: ExperimentConfig) -> RunResult:
@@ -51,12 +54,12 @@ def train(config: ExperimentConfig) -> RunResult:
     """
     require_services(config)
     _warn_of_no_decay(config)
-    with PreemptionGuard() as guard:
-        device = pick_device(config.general.device)
+    with PreemptionGuard() as guard, gathered() as ranks:
+        device = pick_device(config.general.device, ranks)
         if config.general.threads:
             torch.set_num_threads(config.general.threads)
         set_seed(config.general.seed, config.general.deterministic)
-        with contextlib.closing(build_trainer(config, device)) as trainer:
+        with contextlib.closing(build_trainer(config, device, ranks)) as trainer:
             # A run that continues has long left what it started from.
             start = config.general.checkpoint
             if start is not None and not StateStore(run_path(config, trainer.spec.name)).exists:
@@ -64,8 +67,11 @@ def train(config: ExperimentConfig) -> RunResult:
 
                 start_from(trainer, Path(start), config)
             folder = RunFolder(config, trainer)
-            with folder.locked(), fused.enabled(config.general.kernels):
-                return _train(folder, guard.safe_point)
+            with fused.enabled(config.general.kernels):
+                if not ranks.leads:
+                    return _follow(folder, ranks, guard)
+                with folder.locked():
+                    return _train(folder, ranks, guard)
 
 
 def _warn_of_no_decay(config: ExperimentConfig) -> None:
@@ -80,24 +86,20 @@ def _warn_of_no_decay(config: ExperimentConfig) -> None:
         )
 
 
-def _train(folder: RunFolder, safe_point: SafePoint) -> RunResult:
-    config, trainer, general = folder.config, folder.trainer, folder.config.general
+def _train(folder: RunFolder, ranks: Ranks, guard: PreemptionGuard) -> RunResult:
+    config, trainer = folder.config, folder.trainer
     folder.check_same_run()
     if folder.finished:
+        ranks.told(None)
         return RunResult(folder.path, "already finished", *folder.best)
     state = folder.load_state()
-    plan = Plan(
-        config.epochs,
-        config.eval_every,
-        general.eval_runs,
-        general.patience,
-        general.save_interval,
-        general.esnr_every,
-    )
-    outcome = "finished"
+    plan = plan_of(config)
+    outcome, safe_point = "finished", agreed(guard, ranks)
     if folder.ended and plan.fulfilled(trainer.epoch, state):
+        ranks.told(None)
         outcome = "already finished"
     else:
+        ranks.told({"loop": vars(state), "trainer": trainer.state_dict()})
         folder.write_description()
         try:
             with folder.reported(), open_sinks(folder.path, config, trainer, state) as sink:
@@ -110,6 +112,48 @@ def _train(folder: RunFolder, safe_point: SafePoint) -> RunResult:
         except Preempted:
             outcome = "preempted"
     return RunResult(folder.path, outcome, state.best_return, state.best_epoch)
+
+
+def _follow(folder: RunFolder, ranks: Ranks, guard: PreemptionGuard) -> RunResult:
+    """Train beside the process that leads, from where it begins, without writing anything."""
+    outcome, state = "finished", LoopState()
+    if (start := ranks.told(None)) is None:
+        outcome = "already finished"
+    else:
+        folder.trainer.load_state_dict(start["trainer"])
+        state = LoopState(**start["loop"])
+        quiet, memory = Quiet(), functools.partial(memory_usage, folder.trainer.device)
+        hooks = Hooks(quiet, quiet, quiet, PhaseTimer(), memory, agreed(guard, ranks))
+        try:
+            TrainingLoop(folder.trainer, hooks, plan_of(folder.config), state).run()
+        except Preempted:
+            outcome = "preempted"
+    return RunResult(folder.path, outcome, state.best_return, state.best_epoch, leads=False)
+
+
+def agreed(guard: PreemptionGuard, ranks: Ranks) -> SafePoint:
+    """Return the safe point at which all processes stop if a signal has reached one of them."""
+    if ranks.size == 1:
+        return guard.safe_point
+
+    def safe_point() -> None:
+        if ranks.any(guard.received is not None):
+            raise Preempted(f"received {guard.received or 'a signal in another process'}")
+
+    return safe_point
+
+
+def plan_of(config: ExperimentConfig) -> Plan:
+    """Return length and intervals of the run that ``config`` describes."""
+    general = config.general
+    return Plan(
+        config.epochs,
+        config.eval_every,
+        general.eval_runs,
+        general.patience,
+        general.save_interval,
+        general.esnr_every,
+    )
 
 
 def _monitor(folder: RunFolder) -> TrainingMonitor:

@@ -52,3 +52,25 @@ class Progress(Protocol):
     def update(self, epoch: int, record: dict[str, float]) -> None:
         """Epoch ``epoch`` is finished."""
         ...
+
+
+class Quiet:
+    """A sink, a store and a progress display that do nothing, for processes that only help another one."""
+
+    def write(self, record: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def save_policy(self, name: str, record: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def save_epoch(self, epoch: int, record: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def save_state(self, loop: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def warm_up(self, share: float) -> None:
+        """Do nothing."""
+
+    def update(self, epoch: int, record: dict[str, float]) -> None:
+        """Do nothing."""

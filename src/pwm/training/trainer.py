@@ -14,6 +14,7 @@ from pwm import components
 from pwm.algorithm import updates
 from pwm.algorithm.losses import Metrics
 from pwm.algorithm.model_learning import ModelLearner
+from pwm.algorithm.ranks import ALONE, Ranks
 from pwm.algorithm.updates import Updater
 from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import EnvSpec, VectorEnv
@@ -55,6 +56,8 @@ class Trainer(ABC):
         eval_env: environment for evaluation only; None where nothing is evaluated in one.
     """
 
+    # True if several processes can train it together (``Setting.ranks``).
+    shared = False
     # The metric of an evaluation by which policies are compared: the higher the better.
     score = "eval/episode_return"
 
@@ -184,6 +187,7 @@ class Setting:
         eval_episodes: episodes of one evaluation.
         prior_data, prior_updates: data set that the world model is fitted to before anything else, and the
             updates for that; None where there is none.
+        ranks: the processes that train together.
     """
 
     options: Any
@@ -194,6 +198,7 @@ class Setting:
     eval_episodes: int
     prior_data: str | None = None
     prior_updates: int = 0
+    ranks: Ranks = ALONE
 
     def refuse_prior_data(self, trainer: str) -> None:
         """Raise ConfigError if data are given that ``trainer`` has no use for."""

@@ -18,6 +18,8 @@ from pwm.errors import ConfigError, DataError
 
 # Parts of a data set.
 TRAINING, HELD_OUT = "training", "held_out"
+# All windows that are drawn.
+WHOLE = slice(None)
 # What the pages of files that this process has touched may take before they are given back. They stay in
 # the system's cache of files, from where they come back without reading the disk.
 RESIDENT_BYTES = 1 << 30
@@ -149,12 +151,13 @@ class OfflineData:
         ranks = torch.linspace(0, size - 1, min(count, size), dtype=torch.float64).long()
         return self._gather(end - size + ranks)
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+    def sample(self, batch_size: int, generator: torch.Generator, share: slice = WHOLE) -> Batch:
         """Draw windows with replacement.
 
         Args:
-            batch_size: B, number of windows.
+            batch_size: number of windows.
             generator: source of randomness, on any device.
+            share: which of them to read, B altogether; the others are drawn all the same.
 
         Returns:
             Batch of [H+1, B, obs_dim] obs and [H, B, ...] others on the CPU; ``task`` is the number [B] of
@@ -166,12 +169,12 @@ class OfflineData:
         if batch_size < 1:
             raise DataError(f"cannot sample batch_size={batch_size} windows; the minimum is 1")
         if not self._balanced:
-            return self._gather(_integers(len(self), batch_size, generator))
+            return self._gather(_integers(len(self), batch_size, generator)[share])
         place = _integers(len(self.tasks), batch_size, generator)
-        share = torch.rand(batch_size, generator=generator, dtype=torch.float64, device=generator.device)
+        depth = torch.rand(batch_size, generator=generator, dtype=torch.float64, device=generator.device)
         size = self._task_size[place]
-        within = torch.minimum((share.cpu() * size).long(), size - 1)
-        return self._gather(self._task_end[place] - size + within)
+        within = torch.minimum((depth.cpu() * size).long(), size - 1)
+        return self._gather((self._task_end[place] - size + within)[share])
 
     def gather(self, rank: Tensor) -> Batch:
         """Return the windows that start at the transitions with the given ranks.

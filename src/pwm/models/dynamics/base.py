@@ -51,6 +51,19 @@ class Dynamics(nn.Module, ABC):
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E]."""
 
+    def draw(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """Return the random numbers [H, B, n] that the loss of transitions of ``shape`` (H, B) needs.
+
+        They are drawn apart from the loss so that parts of a batch get theirs, whoever works on them. Most
+        models need none.
+
+        Args:
+            shape: H and B.
+            like: gives dtype and device.
+            generator: source of the draw; None is the global one.
+        """
+        return None
+
     def loss(
         self,
         z: Tensor,
@@ -58,7 +71,7 @@ class Dynamics(nn.Module, ABC):
         target: Tensor,
         weights: Tensor,
         e: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        draws: Tensor | None = None,
     ) -> DynamicsLoss:
         """Return the training loss over H transitions.
 
@@ -71,7 +84,7 @@ class Dynamics(nn.Module, ABC):
             target: [H, B, L] encoded next observations, without gradient.
             weights: [H, B], how much every transition counts.
             e: [B, E] task embedding.
-            generator: source of any random draw.
+            draws: what ``draw`` returned for these transitions.
         """
         latents = unroll(self, z[0], action, e)
         error = self.space.relative(latents[1:] - target).square().mean(-1)

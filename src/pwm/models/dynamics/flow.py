@@ -172,6 +172,10 @@ class FlowDynamics(Dynamics):
         """Latents at tau = 1, by the configured integrator and substeps."""
         return integrate(self.tableau, self.velocity, z, a, e, self.substeps)
 
+    def draw(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return flow times [H, B, 1]."""
+        return sample_tau((*shape, 1), self.options.tau_sampling, like, generator, self.nodes)
+
     def loss(
         self,
         z: Tensor,
@@ -179,14 +183,11 @@ class FlowDynamics(Dynamics):
         target: Tensor,
         weights: Tensor,
         e: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        tau: Tensor | None = None,
+        draws: Tensor | None = None,
     ) -> DynamicsLoss:
         """Weighted mean of the flow-matching loss; every transition's path in one batch."""
         source = z if self.teacher_forced else unroll(self, z[0], action[:-1], e)
-        if tau is None:
-            shape = (*source.shape[:-1], 1)
-            tau = sample_tau(shape, self.options.tau_sampling, source, generator, self.nodes)
+        tau = self.draw((len(action), action.shape[1]), source, None) if draws is None else draws
         # Squared errors in the units of the space are divided by them twice.
         weights = self.space.relative(self.space.relative(weights.unsqueeze(-1)))
         loss = compute_flow_matching_loss(self.velocity, source, target, action, e, gamma_t=weights, tau=tau)

@@ -44,7 +44,8 @@ def build(setting: Setting) -> PretrainingTrainer:
     with seeded_weights(setting.seed):
         model = build_world_model(sizes, setting.chosen["dynamics"], data.obs_dim, data.act_dim, n_tasks)
     parts = options.model_learning, options.objective, options.optimisation
-    learner = ModelLearner(*parts, model.to(device), generator)
+    setting.ranks.share(options.model_learning.wm_batch_size)
+    learner = ModelLearner(*parts, model.to(device), generator, setting.ranks)
     return PretrainingTrainer(options, learner, data, held_out, spec, generator)
 
 

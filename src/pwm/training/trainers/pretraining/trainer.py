@@ -53,6 +53,7 @@ class PretrainingTrainer(Trainer):
         transitions: transitions of all windows that were learned from.
     """
 
+    shared = True
     # The share of the change of latents, H steps ahead, that the model predicts.
     score = "heldout/fit"
 
@@ -106,12 +107,15 @@ class PretrainingTrainer(Trainer):
         return [self._update] * self.options.model_learning.wm_iterations
 
     def _update(self, timer: Any) -> Metrics:
-        windows = self.options.model_learning.wm_batch_size
+        windows, ranks = self.options.model_learning.wm_batch_size, self._learner.ranks
+        mine = ranks.share(windows)
         with timer("data"):
-            batch = self.data.sample(windows, self._generator)
-            self.transitions += int(batch.valid.sum())
+            batch = self.data.sample(windows, self._generator, mine)
+            self.transitions += int(ranks.sum(batch.valid.sum()))
         with timer("wm"):
-            metrics = self._learner.update(batch.to(self.device), self.options.accumulate)
+            draws = self._learner.draw((self.data.horizon, windows), self._generator)
+            draws = None if draws is None else draws[:, mine]
+            metrics = self._learner.update(batch.to(self.device), self.options.accumulate, draws)
         self.updates += 1
         return named("wm", metrics)
 
@@ -131,7 +135,9 @@ class PretrainingTrainer(Trainer):
         means = {name: sum(values) / len(values) for name, values in found.items()}
         horizon = self.options.objective.horizon
         record |= {f"heldout/{name}": value for name, value in means.items()}
-        return record | {self.score: 1.0 - means[f"latent_error_k{horizon}"]}
+        record[self.score] = 1.0 - means[f"latent_error_k{horizon}"]
+        # Decisions that follow from it must be the same everywhere.
+        return self._learner.ranks.told(record)
 
     def describe(self) -> dict[str, float]:
         """Return counters."""
