@@ -130,10 +130,10 @@ def test_error_after_n_bad_steps_in_a_row() -> None:
     (x,) = batches(1)
     for _ in range(2):
         step.step(loss_of(net, x) * float("nan"))
-        step.check_finite()
+        step.check_finite(int(step.skipped_in_row))
     step.step(loss_of(net, x) * float("nan"))
     with pytest.raises(NonFiniteError, match=r"toy gradient .* 3 updates in a row"):
-        step.check_finite()
+        step.check_finite(int(step.skipped_in_row))
 
 
 def test_good_step_ends_the_row() -> None:
@@ -142,7 +142,7 @@ def test_good_step_ends_the_row() -> None:
     (x,) = batches(1)
     for factor in (float("nan"), float("nan"), 1.0, float("nan"), float("nan")):
         step.step(loss_of(net, x) * factor)
-        step.check_finite()
+        step.check_finite(int(step.skipped_in_row))
     assert int(step.skipped) == 4
     assert int(step.skipped_in_row) == 2
 

@@ -218,9 +218,8 @@ class Updater:
         self.optimizer.step()
         return norm
 
-    def check_finite(self) -> None:
-        """Raise NonFiniteError if the last ``max_skipped`` steps were all skipped (synchronises the host)."""
-        in_row = int(self.skipped_in_row)
+    def check_finite(self, in_row: int) -> None:
+        """Raise NonFiniteError if ``in_row``, the value of ``skipped_in_row``, is ``max_skipped`` or more."""
         if in_row >= self.max_skipped:
             raise NonFiniteError(
                 f"the {self.name} gradient was not finite in {in_row} updates in a row "

@@ -307,11 +307,11 @@ class ReplayBuffer:
         return self._num_transitions
 
     @property
-    def mean_age(self) -> float:
-        """Mean steps its environment made since a transition was stored; NaN if nothing is stored."""
+    def mean_age(self) -> Tensor:
+        """Mean steps its environment made since a transition was stored, a scalar; NaN if none is stored."""
         # Every add gives every environment one transition: the n stored ones have the ages 0..n-1.
         stored = (self._tail - self._head).double()
-        return float((stored * (stored - 1)).sum() / (2 * stored.sum()))
+        return (stored * (stored - 1)).sum() / (2 * stored.sum())
 
     @property
     def cursor(self) -> Tensor:

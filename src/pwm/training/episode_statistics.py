@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from pwm.envs.base import StepResult
+
+SUMS = ("episode_returns", "episode_lengths", "episodes", "rewards", "steps")
 
 
 class EpisodeStatistics:
@@ -45,17 +49,22 @@ class EpisodeStatistics:
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.running_return, self.running_length, self.sums, self.rewards
 
-    def flush(self) -> dict[str, float]:
-        """Means over the steps since the last call, and over the episodes finished in it, if any did."""
-        total_return, total_length, count = self.sums.tolist()
-        reward, steps = self.rewards.tolist()
+    def flush(self) -> dict[str, Tensor]:
+        """Return sums over the steps since the last call and the episodes finished in it."""
+        values = [*self.sums.clone(), *self.rewards.clone()]
         self.sums.zero_()
         self.rewards.zero_()
-        found = {"train/reward": reward / steps} if steps else {}
-        if not count:
-            return found
-        return found | {
-            "train/episode_return": total_return / count,
-            "train/episode_length": total_length / count,
-            "train/episodes": count,
-        }
+        return dict(zip(SUMS, values, strict=True))
+
+
+def episode_means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return means over steps and over finished episodes, as far as there are any, of what ``flush`` gave."""
+    total_return, total_length, count, reward, steps = (sums[name] for name in SUMS)
+    found = {"train/reward": reward / steps} if steps else {}
+    if not count:
+        return found
+    return found | {
+        "train/episode_return": total_return / count,
+        "train/episode_length": total_length / count,
+        "train/episodes": count,
+    }

@@ -124,8 +124,12 @@ class Trainer(ABC):
         """Return signal and noise of the gradients as they stand; changes nothing."""
         return {}
 
-    def describe(self) -> dict[str, float]:
-        """Return the numbers of an epoch's record that no part measured."""
+    def totals(self) -> dict[str, Tensor]:
+        """Return what ``describe`` needs from the device, as scalars; here nothing."""
+        return {}
+
+    def describe(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Return the numbers of an epoch's record that no part measured, given those of ``totals``."""
         return {}
 
     def close(self) -> None:
@@ -149,29 +153,38 @@ class Trainer(ABC):
         for part in self.parts()[len(self.done) :]:
             safe_point()
             self.done.append(part(timer))
-        self.check_finite()
+        # All that the host wants to know of an epoch crosses over at once: a device waits for every question.
+        counts = {f"in_row/{name}": u.skipped_in_row for name, u in self.updaters.items()}
+        counts |= {f"skipped/{name}": u.skipped for name, u in self.updaters.items()}
+        measured, totals, found = numbers(average(self.done), self.totals(), counts)
+        for name, updater in self.updaters.items():
+            updater.check_finite(int(found[f"in_row/{name}"]))
         self.epoch += 1
-        record = {f"lr/{name}": rate for name, rate in rates.items()} | average(self.done)
         self.done = []
-        skipped = float(sum(int(u.skipped) for u in self.updaters.values()))
-        return record | self.describe() | {"epoch": self.epoch, "skipped_updates": skipped}
+        record = {f"lr/{name}": rate for name, rate in rates.items()} | measured | self.describe(totals)
+        skipped = sum(found[f"skipped/{name}"] for name in self.updaters)
+        return record | {"epoch": self.epoch, "skipped_updates": skipped}
 
     def check_finite(self) -> None:
         """Raise NonFiniteError if any network's updates keep failing."""
         for updater in self.updaters.values():
-            updater.check_finite()
+            updater.check_finite(int(updater.skipped_in_row))
 
 
-def average(parts: Sequence[Metrics]) -> dict[str, float]:
-    """Return the mean of each metric over the parts of an epoch that measured it; one host transfer."""
+def average(parts: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each metric over the parts of an epoch that measured it."""
     groups: dict[str, list[Tensor]] = {}
     for metrics in parts:
         for name, value in metrics.items():
             groups.setdefault(name, []).append(value)
-    if not groups:
-        return {}
-    means = torch.stack([torch.stack(values).float().mean() for values in groups.values()])
-    return dict(zip(groups, means.tolist(), strict=True))
+    return {name: torch.stack(values).float().mean() for name, values in groups.items()}
+
+
+def numbers(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Return the scalars of every group as numbers, in one transfer from their device."""
+    scalars = [value.double() for group in groups for value in group.values()]
+    found = iter(torch.stack(scalars).tolist() if scalars else [])
+    return [{name: next(found) for name in group} for group in groups]
 
 
 @dataclass(frozen=True)

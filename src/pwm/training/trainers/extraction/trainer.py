@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -89,13 +90,17 @@ class ExtractionTrainer(AgentTrainer):
         count = self.options.model_learning.wm_batch_size
         return self.data.sample(count, generator).to(self.device)
 
-    def describe(self) -> dict[str, float]:
+    def totals(self) -> dict[str, Tensor]:
+        """Return the scale of rewards."""
+        return {"reward_scale": self.agent.reward_scale.squeeze()}
+
+    def describe(self, totals: Mapping[str, float]) -> dict[str, float]:
         """Return counters."""
         return {
             "env_steps": 0,
             "updates": self.updates,
             "velocity_evals": self.velocity_evals,
-            "reward_scale": float(self.agent.reward_scale),
+            "reward_scale": totals["reward_scale"],
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from pwm.data.replay import ReplayBuffer
 from pwm.envs.base import StepResult, VectorEnv, check_observation, check_result
 from pwm.errors import EnvError
 from pwm.training.agent_trainer import AgentTrainer, named_divergence
-from pwm.training.episode_statistics import EpisodeStatistics
+from pwm.training.episode_statistics import EpisodeStatistics, episode_means
 from pwm.training.hooks import SafePoint, go_on
 from pwm.training.recorded import observe_data
 from pwm.training.trainer import Part
@@ -122,14 +123,19 @@ class OnlineTrainer(AgentTrainer):
         total += 0 if self.prior is None else self.prior.updates
         return (self.env_steps // n + self.warmup_updates + self.prior_updates) / total if total else 1.0
 
-    def describe(self) -> dict[str, float]:
+    def totals(self) -> dict[str, Tensor]:
+        """Return sums over episodes, the age of the replay buffer, and the scale of rewards."""
+        shown = {"replay/age": self.replay.mean_age, "reward_scale": self.agent.reward_scale.squeeze()}
+        return self.episodes.flush() | shown
+
+    def describe(self, totals: Mapping[str, float]) -> dict[str, float]:
         """Return counters, finished episodes, and the state of the replay buffer."""
-        return self.episodes.flush() | {
+        return episode_means(totals) | {
             "env_steps": self.env_steps,
             "velocity_evals": self.velocity_evals,
             "replay/size": len(self.replay),
-            "replay/age": self.replay.mean_age,
-            "reward_scale": float(self.agent.reward_scale),
+            "replay/age": totals["replay/age"],
+            "reward_scale": totals["reward_scale"],
         }
 
     def _step(self, action: Tensor) -> StepResult:

@@ -139,7 +139,7 @@ class PretrainingTrainer(Trainer):
         # Decisions that follow from it must be the same everywhere.
         return self._learner.ranks.told(record)
 
-    def describe(self) -> dict[str, float]:
+    def describe(self, totals: Mapping[str, float]) -> dict[str, float]:
         """Return counters."""
         return {"env_steps": 0, "updates": self.updates, "transitions": self.transitions}
 
