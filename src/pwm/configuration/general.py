@@ -10,6 +10,7 @@ from pwm.errors import ConfigError
 # Far above the cores of any machine; OpenMP ends the process without a word where threads cannot be made.
 MOST_THREADS = 1024
 COMPILE_MODES = ("off", "auto", "on")
+PRECISIONS = ("float32", "bfloat16")
 FOLDER_NAME = re.compile(r"\w[\w.-]*")
 FOLDER_NAME_RULE = "use letters, digits, '_', '-' and '.', and start with a letter, a digit or '_'"
 
@@ -26,6 +27,8 @@ class General:
         deterministic: let PyTorch use deterministic kernels only, which may be slower.
         compile: compiled kernels for training on a CPU, whose results differ by rounding: ``auto`` uses them
             where there is a C compiler and ``deterministic`` is not asked for, ``on`` insists, or ``off``.
+        precision: of the matrix products of training, ``float32``, or ``bfloat16`` with sums in float32 where
+            the processor has instructions for it; a GPU then uses TF32. Evaluations are always in float32.
         logdir: parent of all run folders.
         name: run folder under ``logdir/<task>/``; empty takes the name of the algorithm preset.
         resume: ``auto`` continues an unfinished run of the same configuration, ``never`` refuses to touch
@@ -54,6 +57,7 @@ class General:
     threads: int = 0
     deterministic: bool = False
     compile: str = "auto"
+    precision: str = "float32"
     logdir: str = "logs"
     name: str | None = None
     resume: str = "auto"
@@ -77,6 +81,9 @@ class General:
         if self.compile not in COMPILE_MODES:
             allowed = ", ".join(COMPILE_MODES)
             raise ConfigError(f"general.compile={self.compile!r}; choose one of: {allowed}")
+        if self.precision not in PRECISIONS:
+            allowed = ", ".join(PRECISIONS)
+            raise ConfigError(f"general.precision={self.precision!r}; choose one of: {allowed}")
         if self.deterministic and self.compile == "on":
             raise ConfigError("general.compile=on does not go with general.deterministic=true; set it to off")
         if self.name is not None and not FOLDER_NAME.fullmatch(self.name):

@@ -15,6 +15,7 @@ from pwm.configuration.building import build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.logging.monitoring import PhaseTimer, TrainingMonitor, memory_usage
 from pwm.models import fused
+from pwm.models.precision import warn_if_slow
 from pwm.runs import reference
 from pwm.runs.preemption import PreemptionGuard
 from pwm.runs.run_folder import RunFolder, run_path
@@ -58,6 +59,7 @@ def train(config: ExperimentConfig) -> RunResult:
         device = pick_device(config.general.device, ranks)
         if config.general.threads:
             torch.set_num_threads(config.general.threads)
+        warn_if_slow(config.general.precision, device)
         set_seed(config.general.seed, config.general.deterministic)
         with contextlib.closing(build_trainer(config, device, ranks)) as trainer:
             # A run that continues has long left what it started from.
@@ -153,6 +155,7 @@ def plan_of(config: ExperimentConfig) -> Plan:
         general.patience,
         general.save_interval,
         general.esnr_every,
+        general.precision,
     )
 
 

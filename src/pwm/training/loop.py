@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pwm.models.precision import products_in
 from pwm.training.hooks import CheckpointStore, MetricSink, Preempted, Progress, SafePoint
 from pwm.training.trainer import Trainer
 
@@ -71,6 +72,7 @@ class Plan:
         patience: stop after this many evaluations without a new best return; None trains to the end.
         save_interval: seconds between saves of the resumable state.
         esnr_every: epochs between measurements of the gradients; 0 measures none.
+        precision: of the matrix products of training.
     """
 
     epochs: int
@@ -79,6 +81,7 @@ class Plan:
     patience: int | None = None
     save_interval: float = 300.0
     esnr_every: int = 0
+    precision: str = "float32"
 
     def fulfilled(self, epoch: int, state: LoopState) -> bool:
         """True if nothing is left to do after ``epoch`` epochs."""
@@ -154,11 +157,12 @@ class TrainingLoop:
     def _train_epoch(self) -> dict[str, float]:
         trainer, hooks = self.trainer, self.hooks
         if trainer.epoch == 0:
-            with hooks.timer("warmup"):
+            with hooks.timer("warmup"), products_in(self.plan.precision):
                 trainer.warm_up(self._between_warm_up_updates)
         start, before, whole = time.monotonic(), trainer.processed, not trainer.done
         decay = trainer.optimisation.decay(trainer.epoch, self.plan.epochs)
-        record = trainer.run_epoch(decay, hooks.timer, hooks.safe_point)
+        with products_in(self.plan.precision):
+            record = trainer.run_epoch(decay, hooks.timer, hooks.safe_point)
         # An epoch that was interrupted has lost its beginning, and with it its duration.
         if whole:
             record["fps"] = (trainer.processed - before) / (time.monotonic() - start)
