@@ -24,8 +24,8 @@ COMMANDS = (
     "inspection",
     "data",
     "diagnose",
-    "parity",
     "convert",
+    "doctor",
 )
 # Exit codes as shells give them to what SIGPIPE ended (nobody reads the output any more) and SIGINT did.
 UNREAD = 141

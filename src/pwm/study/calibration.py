@@ -48,8 +48,8 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
         timer.flush()
         epoch = _seconds(lambda: trainer.run_epoch(0.0, timer))
         update = timer.flush().get("time/wm", 0.0) / max(alg.model_learning.wm_iterations, 1)
-        step = _step_seconds(env, lambda obs: torch.zeros(len(obs), env.spec.act_dim, device=device))
-        eval_step = _step_seconds(eval_env, lambda obs: agent.act(obs, deterministic=True))
+        step = step_seconds(env, lambda obs: torch.zeros(len(obs), env.spec.act_dim, device=device))
+        eval_step = step_seconds(eval_env, lambda obs: agent.act(obs, deterministic=True))
     warmup = alg.warmup_updates * update + math.ceil(alg.warmup_env_steps / alg.num_envs) * step
     rounds = math.ceil(general.eval_runs / eval_copies)
     evaluations = 1 + math.ceil(config.epochs / config.eval_every)
@@ -74,7 +74,9 @@ def matrix_speed(device_name: str, threads: int) -> float:
 
 
 @torch.no_grad()
-def _step_seconds(env: VectorEnv, policy: Callable[[torch.Tensor], torch.Tensor]) -> float:
+def step_seconds(env: VectorEnv, policy: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Seconds of one step of all copies of ``env`` under ``policy``, from observations to actions."""
+
     def steps() -> None:
         obs = env.reset(0)
         for _ in range(STEPS):
