@@ -5,8 +5,8 @@
     python benchmarks/export_suite.py --experiment cpu_ablations
 
 Finished runs in ``logs/experiments/<name>`` are merged into ``results/<name>``, where those of
-``model_free.py`` stand beside them: ``runs.csv`` (one row per run), ``curves/`` (its evaluations). Of all
-runs that are stored there it then makes
+``model_free.py`` stand beside them: ``runs.csv`` (one row per run), ``curves/`` (its evaluations) and
+``gradients/`` (their signal and noise). Of all runs that are stored there it then makes
 
     ``summary.csv``         per task and algorithm, medians over seeds
     ``comparison.csv``      per pair of algorithms: the difference, and how likely a run of one beats one of
@@ -33,6 +33,7 @@ from plot_study import changes_only, plot_study
 from readme_tables import SUITE, renew_readme
 from study_files import (
     CURVE,
+    GRADIENTS,
     HELD_OUT_EPISODES,
     RESULTS,
     ROOT,
@@ -97,6 +98,9 @@ def export_run(run: Run, results: Path, episodes: int) -> Row:
     for which, found in returns.items():
         row |= held_out_columns(which, found)
     write_text(curve_path(results, task, algorithm, seed), csv_text(CURVE, records))
+    if measured := [r for r in load_records(run.path) if r.get("actor/esnr") is not None]:
+        place = curve_path(results, task, algorithm, seed, "gradients")
+        write_text(place, csv_text(GRADIENTS, measured))
     return row
 
 

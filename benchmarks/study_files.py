@@ -73,6 +73,8 @@ CURVE = (
     "replay/size",
     "replay/age",
 )
+# Signal and noise of the gradients, measured every ``general.esnr_every`` epochs.
+GRADIENTS = ("epoch", "env_steps", "wm/esnr", "wm/esnr_unbiased", "actor/esnr", "actor/esnr_unbiased")
 Row = dict[str, Any]
 Curve = dict[str, NDArray[np.float64]]
 # By (task, algorithm), one per seed, in the order of ``runs.csv``.
@@ -132,14 +134,15 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(
-        {k: f"{v:.6g}" if isinstance(v, float) and k in CURVE else v for k, v in r.items()} for r in rows
+        {k: f"{v:.6g}" if isinstance(v, float) and k in (*CURVE, *GRADIENTS) else v for k, v in r.items()}
+        for r in rows
     )
     return text.getvalue()
 
 
-def curve_path(folder: Path, task: str, algorithm: str, seed: int | str) -> Path:
-    """Where the study in ``folder`` keeps the curve of a run."""
-    return folder / "curves" / f"{task}_{algorithm}_seed{seed}.csv"
+def curve_path(folder: Path, task: str, algorithm: str, seed: int | str, kind: str = "curves") -> Path:
+    """Where the study in ``folder`` keeps the curve of a run, or its ``gradients``."""
+    return folder / kind / f"{task}_{algorithm}_seed{seed}.csv"
 
 
 def load_rows(folder: Path) -> list[Row]:
