@@ -43,6 +43,7 @@ ROOMS = [
     "study/report",
     "study",
     "cluster",
+    "board",
     "launch",
 ]
 # Files of the package root that belong to no room; `configs` holds YAML only.

@@ -9,8 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -418,20 +416,6 @@ def test_a_folder_that_cannot_be_written_is_named(findings: Findings, tmp_path: 
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-    if (executable := next(found, None)) is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        # Its own sandbox does not work for root, in containers.
-        started = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 SIZES = {"phone": (360, 740), "desktop": (1280, 900)}

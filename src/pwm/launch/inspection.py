@@ -1,4 +1,4 @@
-"""Commands that look at what exists: ``pwm imagine | diff | plot``."""
+"""Commands that look at what exists: ``pwm imagine | diff | plot | board``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
 
 Exit code 0: the same identity (every value that decides the results); 1: another identity; 2: an error.
+"""
+
+BOARD_HELP = """\
+Show all runs below a folder in a browser: state, curves, films, pictures, diagnosis, reports.
+
+  pwm board logs
+  pwm board logs --write board      static files instead: board/index.html
+
+The page is made from the files whenever it is asked for, loads nothing from elsewhere, and can be reached
+from this machine alone (from another one: ssh -L 8000:127.0.0.1:8000 MACHINE).
 """
 
 
@@ -44,6 +54,29 @@ def add_commands(commands: Commands) -> None:
     plot.add_argument(
         "--log-dir", nargs="+", default=[], metavar="RUN", help="the same, as the original script names it"
     )
+
+    board = add_parser(commands, "board", run_board, "show all runs on a page of this machine", BOARD_HELP)
+    board.add_argument("logs", nargs="?", type=typed_path, default=Path("logs"), metavar="LOGS")
+    board.add_argument(
+        "--port", type=int, default=8000, help="of the page (default 8000; 0: any that is free)"
+    )
+    board.add_argument("--write", type=typed_path, metavar="FOLDER", help="write static files and stop")
+
+
+def run_board(args: argparse.Namespace) -> None:
+    """``pwm board``."""
+    from pwm.board.pages import Board
+    from pwm.board.server import HOST, make_server
+
+    board = Board(args.logs, live=args.write is None)
+    if args.write is not None:
+        print(board.write(args.write))
+        return
+    # A folder without runs is told of here, and not in the browser.
+    board.runs()
+    with make_server(board, args.port) as server:
+        print(f"http://{HOST}:{server.server_port} shows {args.logs}; Ctrl-C ends it", flush=True)
+        server.serve_forever()
 
 
 def run_imagine(args: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""A page to look at all runs with, on this machine alone."""
