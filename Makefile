@@ -14,9 +14,10 @@ ALL := $(VENV)/.installed-all
 BASELINES := $(VENV)/.installed-baselines
 METAWORLD := $(VENV)/.installed-metaworld
 NEWEST := .venv-newest
+SITE := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-slow slurm lint bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
+.PHONY: help demo test test-newest test-slow slurm lint docs bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -108,6 +109,16 @@ lint: $(ALL) ## check style, format and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+# Reads the sources without importing them, so that its environment is small.
+$(SITE)/.installed: pyproject.toml constraints.txt
+	$(call begin,$(SITE))
+	$(call install,$(SITE),mkdocs mkdocs-material mkdocs-gen-files 'mkdocstrings[python]',constraints.txt)
+	@touch $@
+
+docs: $(SITE)/.installed ## build the documentation with the API as a site in site/; fails on a broken link
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo 'site/index.html'
+
 # As root on Debian; the tests start a node of it and stop it again.
 slurm: ## install SLURM, which the slow tests of the cluster need (root, Debian or Ubuntu)
 	apt-get update -q
@@ -130,8 +141,8 @@ cpu-suite-baselines: $(BASELINES) ## model-free agents on the tasks of the suite
 	$(BIN)/python benchmarks/export_suite.py
 
 clean: ## remove caches and build products; keeps environments and logs
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the environments as well
-	rm -rf $(VENV) $(NEWEST)
+	rm -rf $(VENV) $(NEWEST) $(SITE)
