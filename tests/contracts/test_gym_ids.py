@@ -105,6 +105,14 @@ def test_a_module_that_another_one_imports_keeps_its_environment(working_directo
         env.close()
 
 
+@pytest.mark.parametrize("package", ["a_kit", "z_kit"])
+def test_what_a_module_lacks_is_not_taken_for_the_module(package: str, working_directory: Path) -> None:
+    (working_directory / "lacking_points.py").write_text(f"import {package}\n")
+    words = f"importing lacking_points needs a missing package: .*pip install {package[0]}-kit$"
+    with pytest.raises(EnvError, match=words):
+        gym.build(gym.Options("lacking_points:Thing-v0"), 1, "cpu", 0)
+
+
 @pytest.mark.parametrize(
     "drawn",
     ["random.random()", "np.random.random()", "np.random.default_rng().random()", "Random().random()"],
