@@ -116,12 +116,13 @@ class Constant(Odd):
 class Moving(Odd):
     """Shows ``values`` of the number of steps."""
 
-    def __init__(self, values: Any, render_mode: str | None = None) -> None:
+    def __init__(self, values: Any, dtype: Any = np.float64, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
         self.values = values
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), dtype)
 
     def observe(self) -> np.ndarray:
-        return np.array(self.values(self.steps))
+        return np.array(self.values(self.steps), dtype=self.observation_space.dtype)
 
 
 class Rewards(Odd):

@@ -148,7 +148,7 @@ def test_the_matched_arm_costs_as_much_as_the_other() -> None:
 
 
 def test_tasks_have_overrides_of_their_own() -> None:
-    tasks = "tasks=[analytic general.epochs=7, gym env.id=Pendulum-v1, dflex_cartpole]"
+    tasks = "tasks=[analytic general.epochs=7, env=gym env.id=Pendulum-v1, dflex_cartpole]"
     found = make_plan(load_experiment(["experiment=flow_vs_mlp", tasks, "seeds=[5]", "alg.gamma=0.9"]))
     cells = {cell.task: cell for cell in found.cells if cell.arm == "flow"}
     assert list(cells) == ["analytic_lqr", "gym_Pendulum-v1", "dflex_cartpole"]

@@ -32,6 +32,7 @@ from pwm.errors import EnvError
         ),
         ("no_such.part:Thing-v0", r"no module 'no_such'"),
         ("json:Thing-v0", r"Environment `Thing` doesn't exist"),
+        ("json.py:Thing-v0", r"without \.py, env\.id=json:Thing-v0,"),
         ("a:b:C-v0", r"write module:Id"),
         (":C-v0", r"write module:Id"),
         ("not an id", r"not an id"),
@@ -87,6 +88,29 @@ def test_every_module_has_its_own_environment_of_an_id(working_directory: Path, 
         assert env.spec.name == f"gym_{module}_points-OddPoint-v0"
         assert env.reset()[:, 0].tolist() == [number, number]
         env.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")
+def test_a_module_that_another_one_imports_keeps_its_environment(working_directory: Path, mode: str) -> None:
+    code = (
+        "import gymnasium\nfrom tests.contracts.odd_envs import Constant\n"
+        "def point(render_mode=None):\n    return Constant([{}, 0.0, 0.0])\n"
+        "gymnasium.register('OddPoint-v0', point, max_episode_steps=9)\n"
+    )
+    (working_directory / "plain_points.py").write_text(code.format(0.0))
+    (working_directory / "other_points.py").write_text("import plain_points\n" + code.format(1.0))
+    for module, shown in (("other", 1.0), ("plain", 0.0), ("other", 1.0)):
+        env = gym.build(gym.Options(f"{module}_points:OddPoint-v0", vectorization=mode), 2, "cpu", 0)
+        assert env.reset()[:, 0].tolist() == [shown, shown]
+        env.close()
+
+
+@pytest.mark.parametrize("package", ["a_kit", "z_kit"])
+def test_what_a_module_lacks_is_not_taken_for_the_module(package: str, working_directory: Path) -> None:
+    (working_directory / "lacking_points.py").write_text(f"import {package}\n")
+    words = f"importing lacking_points needs a missing package: .*pip install {package[0]}-kit$"
+    with pytest.raises(EnvError, match=words):
+        gym.build(gym.Options("lacking_points:Thing-v0"), 1, "cpu", 0)
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,29 @@ def test_precision_that_float32_lacks_is_told_once(values: Any, entries: str | N
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("values", "entries"),
+    [
+        (lambda steps: [1.0 * steps, 1e-6 * steps, 0.0], "[1]"),
+        (lambda steps: [1e-5 * steps, 2e-5 * steps, 4e-5 * steps], "[0, 1]"),
+        # Entries that do not change, and what rounding leaves of them, are no loss.
+        (lambda steps: [3.0, 1.0 + 1e-7 * (steps % 2), 1e-17 * steps], None),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_changes_that_the_model_hardly_sees_are_told_once(
+    values: Any, entries: str | None, dtype: Any, mode: str
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        env = make("Moving", mode, values=values, dtype=dtype, episode_length=9)
+        for _ in range(600):
+            env.step(zeros(env))
+    expected = f"OddMoving-v0: changes of observation entries {entries} stay below 0.0003, where the model"
+    assert [str(warning.message).startswith(expected) for warning in caught] == [True] * (entries is not None)
+    env.close()
+
+
 def first_loss(rows: Callable[[int], list[list[float]]], calls: int = 200) -> tuple[int, list[int]] | None:
     """The call at which entries are found whose changes are lost, and which ones."""
     watch = PrecisionWatch(len(rows(1)[0]))

@@ -447,7 +447,11 @@ def test_algorithms_without_a_common_task_are_refused(logdir: Path, shown: Shown
         ),
         (
             ["--task", "x", "--algorithm", "a", "--seeds", "1", "2"],
-            "none of these exists: logs/x/a/seed1, logs/x/a/seed2",
+            "none of these exists: logs/x/a/seed1, logs/x/a/seed2; in logs: nothing",
+        ),
+        (
+            ["--logdir", "LOGS", "--task", LQR, "--algorithm", "a", "--seeds", "1"],
+            f"{LQR}: flow, mlp",
         ),
     ],
 )

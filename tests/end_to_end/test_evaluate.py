@@ -61,6 +61,7 @@ SELECTIONS = {
     "a run": ([SEED1], [row(1, "best")]),
     "a folder above": ([ROOT, "--checkpoint", "final"], BOTH_FINAL),
     "a pattern": ([f"{PATTERN}/*/*/seed*"], BOTH_BEST),
+    "a pattern below a folder by its name": ([f"{ROOT}/**/seed*"], BOTH_BEST),
     "any depth": ([f"{PATTERN}/**/seed2", "--checkpoint", "final"], [row(2, "final")]),
     "a pattern of files": ([f"{PATTERN}/**/best_policy.pt"], BOTH_BEST),
     "paths as the checkpoint": (["--checkpoint", f"{PATTERN}/*/*/*/final_policy.pt"], BOTH_FINAL),

@@ -16,12 +16,15 @@ def expand(given: str | Path) -> list[Path]:
 
     Args:
         given: a path, or a pattern (``**`` for any depth); ``~`` at its start is the home folder. What exists
-            is taken by its name, whatever characters that holds.
+            is taken by its name, whatever characters that holds; so are the folders at the beginning of a
+            pattern.
     """
     text = os.path.expanduser(given)
     if os.path.lexists(text):
         return [Path(text)]
-    return [Path(found) for found in sorted(glob.glob(text, recursive=True))]
+    folder = next((str(path) for path in Path(text).parents if path.is_dir()), "")
+    pattern = glob.escape(folder) + text[len(folder) :] if text.startswith(folder) else text
+    return [Path(found) for found in sorted(glob.glob(pattern, recursive=True))]
 
 
 def run_folders(top: str | Path) -> Iterator[Path]:

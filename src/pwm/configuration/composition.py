@@ -148,13 +148,21 @@ def _compose_presets(presets: Sequence[Override]) -> dict[str, Any]:
             if "," in name or name.startswith("["):
                 raise ConfigError(f"{preset.typed}: {_several(group)}")
             close = difflib.get_close_matches(name, names, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = f" (did you mean {close[0]}?)" if close else _task_hint(group, name)
             also = f"; {single}" if place in PLACES else ""
             raise ConfigError(
                 f"{preset.typed}: there is no {group}/{name}{hint}; choose from: {', '.join(names)}{also}"
             )
         chosen.append(f"{preset.key}={name}")
     return copy.deepcopy(_composed(tuple(chosen)))
+
+
+def _task_hint(group: str, name: str) -> str:
+    """What helps with a task's name, such as ``gym_Pendulum-v1``, where a preset is expected."""
+    suite, _, rest = name.partition("_")
+    if group != "env" or not rest or suite not in preset_names(group):
+        return ""
+    return f" (a task of {suite} is written env={suite} and its env.id or env.task)"
 
 
 @functools.cache

@@ -111,7 +111,7 @@ HYDRA = {
     "hydra.run*": "general.logdir=FOLDER and general.name=NAME say where a run goes",
     "hydra.sweep*": "`pwm experiment ... seeds=[1,2,3]` makes several runs",
     "hydra/sweeper": "`pwm experiment ... seeds=[1,2,3]` makes several runs",
-    "hydra*launcher*": "`pwm experiment ... --jobs N` makes several runs at a time",
+    "hydra*launcher*": "`pwm experiment ... --jobs N` makes several runs at a time, launch=slurm jobs",
     "hydra.job.chdir": "the working folder stays as it is; general.logdir=FOLDER says where a run goes",
     "*": "general.logdir and general.name say where a run goes, general.progress whether it is shown",
 }

@@ -201,7 +201,11 @@ def _arms_of_task(args: argparse.Namespace) -> list[Arm]:
         paths[label] = [folder for folder in folders if folder.is_dir()]
         expected[label] = [(args.task, algorithm, seed) for seed in args.seeds]
         if not paths[label]:
-            raise DataError(f"none of these exists: {', '.join(map(str, folders))}")
+            place = task if (task := args.logdir / args.task).is_dir() else args.logdir
+            there = ", ".join(sorted(path.name for path in place.glob("*") if path.is_dir()))
+            raise DataError(
+                f"none of these exists: {', '.join(map(str, folders))}; in {place}: {there or 'nothing'}"
+            )
     return load_arms(paths, args.up_to_common_step, expected)
 
 

@@ -113,7 +113,7 @@ class Experiment:
 def task_overrides(task: str) -> list[str]:
     """Overrides of ``pwm train`` that an entry of ``tasks`` stands for."""
     preset, *options = split_words(task)
-    return [f"env={preset}", *options]
+    return [f"env={preset.removeprefix('env=')}", *options]
 
 
 def known_thresholds() -> set[str]:

@@ -18,7 +18,7 @@ from pwm.envs.gym.copies import Copies
 from pwm.envs.gym.creation import INSTALL_HINT
 from pwm.envs.gym.faults import Blame, WrongReturn, described
 from pwm.envs.gym.options import Options
-from pwm.envs.gym.precision import PrecisionWatch
+from pwm.envs.gym.precision import FAINT, FaintWatch, PrecisionWatch
 from pwm.envs.gym.processes import Processes
 from pwm.envs.gym.spaces import ActionScaling, ObservationLayout, listed
 from pwm.envs.gym.success import SuccessTally
@@ -51,6 +51,8 @@ class GymEnv:
             )
             wide = self._layout.dtype == np.float64
             self._precision = PrecisionWatch(self._layout.dim) if wide else None
+            fractions = self._layout.dtype.kind == "f"
+            self._faint = FaintWatch(self._layout.dim) if fractions else None
             self.reset(seed)
         except EnvError:
             self._env.close()
@@ -186,14 +188,28 @@ class GymEnv:
             )
         if self._precision is not None and (lost := self._precision.lost(obs)) is not None:
             self._precision = None
-            entries = listed(self._layout.labels(), lost)
-            warnings.warn(
-                f"{self._options.id}: changes of observation entries {entries} are lost in float32, "
-                "which has 7 digits; let it give differences, or smaller numbers",
-                RuntimeWarning,
-                stacklevel=3,
+            self._warn(
+                lost,
+                "are lost in float32, which has 7 digits; let it give differences, or smaller numbers",
             )
+        if self._faint is not None and (faint := self._faint.found(obs)) is not None:
+            self._faint = None
+            if faint.any():
+                self._warn(
+                    faint,
+                    f"stay below {FAINT}, where the model hardly sees them; let it give larger numbers, in a "
+                    "smaller unit",
+                )
         return torch.from_numpy(single).to(self.device)
+
+    def _warn(self, found: np.ndarray, why: str) -> None:
+        """Say what becomes of the changes of the observation entries that are true in ``found`` [dim]."""
+        entries = listed(self._layout.labels(), found)
+        warnings.warn(
+            f"{self._options.id}: changes of observation entries {entries} {why}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _copies(options: Options, seeds: list[int]) -> Copies | Processes:

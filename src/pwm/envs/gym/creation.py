@@ -108,8 +108,18 @@ def _import(name: str) -> None:
         raise EnvError(f"env.id={name!r}: write module:Id, for example my_env:MyEnv-v0")
     before = dict(gymnasium.registry)
     try:
-        importlib.import_module(module)
+        if registered in _of_others(module) and module in sys.modules and module not in _registered:
+            # Imported by a module that registers the same id, it has registered its own unseen.
+            importlib.reload(sys.modules[module])
+        else:
+            importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if module.endswith(".py"):
+            right = f"{module.removesuffix('.py').replace(os.sep, '.')}:{registered}"
+            raise EnvError(
+                f"env.id={name!r}: write the module without .py, env.id={right}, in the folder from which it "
+                "can be imported"
+            ) from error
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise EnvError(
                 f"env.id={name!r}: there is no module {error.name!r}, neither in the working directory "
@@ -123,6 +133,11 @@ def _import(name: str) -> None:
     new = {key: spec for key, spec in gymnasium.registry.items() if before.get(key) is not spec}
     gymnasium.registry.update(_registered.setdefault(module, {}) | new)
     _registered[module] |= new
+
+
+def _of_others(module: str) -> set[str]:
+    """Ids that were registered while modules other than ``module`` were imported."""
+    return {key for other, specs in _registered.items() if other != module for key in specs}
 
 
 def _refuse_id(name: str, error: Exception) -> NoReturn:
