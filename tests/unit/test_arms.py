@@ -68,7 +68,7 @@ def test_all_arms_are_cut_at_one_step_of_each_task(logdir: Path) -> None:
     paths = {"mlp": [logdir / "*" / "mlp"], "late": [logdir / LQR / "late"]}
     mlp, late = load_arms(paths, up_to_common_step=True)
     # The task that has no unfinished run stays whole.
-    assert {task: mlp.runs(task)[0].evaluations[-1].env_steps for task in mlp.tasks} == {
+    assert {task: mlp.runs(task)[0].evaluations[-1].steps for task in mlp.tasks} == {
         COUNTING: 200,
         LQR: 100,
     }
