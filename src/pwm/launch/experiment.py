@@ -31,7 +31,8 @@ Compare the arms of an experiment on one or several tasks with several seeds, fr
 A task is the name of an env preset and its overrides. Keys of the experiment (see the files in
 pwm/configs/experiment: %s)
 are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, pretraining, data,
-overrides and title; every other override goes to all runs. Runs and report are in <general.logdir>/experiments/<name>/.
+overrides and title; every other override goes to all runs. Runs and report are in
+<general.logdir>/experiments/<name>/.
 
 launch=slurm submits the runs to a cluster and returns (docs/cluster.md); launch.KEY=VALUE changes the jobs,
 and with launch=local, which is the default, the share of this machine:

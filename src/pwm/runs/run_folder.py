@@ -233,7 +233,7 @@ class RunFolder:
             )
 
     def _check_same_start(self) -> None:
-        """Raise CheckpointError if the run began from something else than ``general.checkpoint`` holds now."""
+        """Raise CheckpointError if the run began from another model than ``general.checkpoint`` holds now."""
         general = self.config.general
         if general.resume == "force" or not (self.ended or self.states.exists):
             return

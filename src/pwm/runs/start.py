@@ -1,4 +1,4 @@
-"""What a run began from (``general.checkpoint``), as its manifest states it, and whether it is still there."""
+"""What a run began from (``general.checkpoint``), as its manifest states it, and if it is still there."""
 
 from __future__ import annotations
 

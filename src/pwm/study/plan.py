@@ -104,6 +104,12 @@ class PlannedRun:
         """Return the state of its folder."""
         return run_state(self.folder, self.config)
 
+    def stale(self) -> bool:
+        """True if it began from another model than there is now, or than there will be."""
+        if self.start is None or self.state().state == NEW:
+            return False
+        return self.start.state().state == UNFINISHED or start_changed(self.folder, str(self.start.folder))
+
 
 @dataclass(frozen=True)
 class ExperimentPlan:
@@ -240,10 +246,10 @@ def require_own_folders(plan: ExperimentPlan) -> None:
                 f"{run.folder} was made with another configuration:\n  " + "\n  ".join(changes) + "\n"
                 f"keep this one apart, for example with name={plan.experiment.name}_2"
             )
-    stale = [run for run in plan.runs if start_changed(run.folder, run.config.general.checkpoint)]
+    stale = [run for run in plan.runs if run.stale()]
     if stale and plan.general.resume != "force":
         raise ConfigError(
-            "what these runs began from was trained again or further since: "
+            "what these runs began from was trained again since, or is to be trained further: "
             + ", ".join(str(run.folder) for run in stale)
             + "; remove them to make them anew, or keep this experiment apart, for example with "
             f"name={plan.experiment.name}_2"

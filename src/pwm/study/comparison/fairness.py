@@ -12,8 +12,8 @@ has a dotted key, by which it can be declared:
     ``runs.env_steps``         environment steps of training; ``runs.updates`` of runs that count updates
     ``runs.changed``           what was changed within a run, such as its planned length
     ``runs.data``              digest of the data set that is learned from, where there is one
-    ``start.alg.horizon`` ...  the same of what the runs began from (``general.checkpoint``), declared with the
-                               key itself; ``start.sha256`` where nothing tells how that was made
+    ``start.alg.horizon`` ...  the same of what the runs began from (``general.checkpoint``), declared with
+                               the key itself; ``start.sha256`` where nothing tells how that was made
 
 What a run was made with and does not tell, or tells no more of than that there were uncommitted changes, may
 differ, and counts as a difference.

@@ -145,11 +145,11 @@ def normalised_scores(study: StudyComparison, full_returns: Mapping[str, float])
     if len(tasks) > 1:
         rows.append(_scores_row(f"mean of {len(tasks)} tasks", means, float(np.mean(list(floors.values())))))
     notes = [
-        "A score is the return over the most that an episode can earn "
+        "A normalised score is the return over the most that an episode can earn "
         f"({listing(sorted({number(full_returns[task]) for task in tasks}))}). The mean over tasks is taken "
         "seed by seed, and its interval over seeds."
     ]
-    caption = "Scores of the final policies: means over seeds with Student's 95 % interval."
+    caption = "Normalised scores of the final policies: means over seeds with Student's 95 % interval."
     blocks: list[Block] = [Table(caption, rows, notes)]
     baseline = study.arms[0].label
     tests = {
@@ -158,7 +158,7 @@ def normalised_scores(study: StudyComparison, full_returns: Mapping[str, float])
         if label != baseline and baseline in means and min(len(found), len(means[baseline])) > 1
     }
     if tests:
-        caption = f"Mean scores against {baseline}, with Welch's 95 % interval."
+        caption = f"Mean normalised scores against {baseline}, with Welch's 95 % interval."
         columns = ("Arm", "Mean difference", "p")
         blocks.append(
             Table(
@@ -169,7 +169,7 @@ def normalised_scores(study: StudyComparison, full_returns: Mapping[str, float])
                 ],
             )
         )
-    return [Section("Scores", blocks)]
+    return [Section("Normalised scores", blocks)]
 
 
 def _scores_row(name: str, scores: Mapping[str, np.ndarray], floor: float) -> Row:
