@@ -124,7 +124,7 @@ def test_cost_is_that_of_the_configuration() -> None:
     found = plan("flow_vs_mlp", "general.epochs=100", "alg.warmup_env_steps=1000", "alg.warmup_updates=10")
     mlp, _, flow = found.cells
     # 1000 steps of 4 environments are 250 rounds; 100 epochs of 5 steps follow.
-    assert mlp.env_steps == flow.env_steps == 4 * (250 + 100 * 5)
+    assert mlp.steps == flow.steps == 4 * (250 + 100 * 5)
     assert flow.flops > mlp.flops > 100 * mlp.epoch_flops
     assert mlp.parameters == mlp.parity.totals[0]
 

@@ -181,5 +181,5 @@ def test_runs_that_count_other_steps_have_none_in_common(logdir: Path, tmp_path:
     assert steps_in_words(arms) == "environment steps"
     runs[0] = dataclasses.replace(runs[0], config=extraction)
     assert runs[0].progress == "updates"
-    with pytest.raises(DataError, match="count environment steps, other runs of analytic_lqr count updates"):
+    with pytest.raises(DataError, match="counts environment steps, other runs of analytic_lqr count updates"):
         cut_to_common_step(runs)
