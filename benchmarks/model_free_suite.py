@@ -24,8 +24,9 @@ from pathlib import Path
 from model_free import ALGORITHMS, SUITE, UNFINISHED, Job, finished
 
 from pwm.errors import PwmError
+from pwm.study.cells import Cell
 from pwm.study.experiment_file import load_experiment
-from pwm.study.plan import Cell, make_plan
+from pwm.study.plan import make_plan
 
 SCRIPT = Path(__file__).with_name("model_free.py")
 EVALUATIONS = 50
@@ -51,8 +52,8 @@ def jobs(
             if only and not any(fnmatchcase(name, p) or fnmatchcase(name, f"{p}/*") for p in only):
                 continue
             for algorithm in algorithms:
-                every = max(1, cell.env_steps // EVALUATIONS)
-                yield Job(algorithm, task_argument(cell), seed, minutes, cell.env_steps, every)
+                every = max(1, cell.steps // EVALUATIONS)
+                yield Job(algorithm, task_argument(cell), seed, minutes, cell.steps, every)
 
 
 def task_argument(cell: Cell) -> str:

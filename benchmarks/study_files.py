@@ -92,7 +92,7 @@ def figures(records: Sequence[Mapping[str, float]], reference: Mapping[str, floa
         [
             EvaluationRecord(
                 epoch=int(r.get("epoch", 0)),
-                env_steps=int(r["env_steps"]),
+                steps=int(r["env_steps"]),
                 wall_time=r["wall_time"],
                 episode_return=r["eval/episode_return"],
                 std=r.get("eval/episode_return_std"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.end_to_end.tiny import SIZES
+from tests.unit.offline_data import MT30, block, write_store
 
 from pwm.analysis.cost.operations import match_compute
 from pwm.configuration.config import compose_config, diff
@@ -19,7 +20,9 @@ from pwm.study.experiment_file import experiment_names, load_experiment
 from pwm.study.plan import ExperimentPlan, make_plan, require_parity
 from pwm.study.plan_table import plan_in_words
 
-NAMES = experiment_names()
+# One that begins from data is planned with some of its own.
+MULTITASK = "multitask_flow_vs_mlp"
+NAMES = [name for name in experiment_names() if name != MULTITASK]
 # Wide enough that LayerNorm's few parameters do not decide parity.
 WIDE = ["alg.latent_dim=32", "alg.dynamics.units=[32]", "alg.encoder_units=[32]"]
 SMALL = last_of_each(["env=analytic", *SIZES, *WIDE])
@@ -55,6 +58,7 @@ def test_the_promised_files_are_there() -> None:
     promised = {"flow_vs_mlp", "integrator_sweep", "compute_matched", "horizon_sweep", "velocity_head"}
     promised |= {"cpu_suite", "cpu_ablations"}
     assert promised <= set(NAMES)
+    assert MULTITASK in experiment_names()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,7 +124,7 @@ def test_cost_is_that_of_the_configuration() -> None:
     found = plan("flow_vs_mlp", "general.epochs=100", "alg.warmup_env_steps=1000", "alg.warmup_updates=10")
     mlp, _, flow = found.cells
     # 1000 steps of 4 environments are 250 rounds; 100 epochs of 5 steps follow.
-    assert mlp.env_steps == flow.env_steps == 4 * (250 + 100 * 5)
+    assert mlp.steps == flow.steps == 4 * (250 + 100 * 5)
     assert flow.flops > mlp.flops > 100 * mlp.epoch_flops
     assert mlp.parameters == mlp.parity.totals[0]
 
@@ -335,12 +339,43 @@ def test_command_prints_one_message(capsys: pytest.CaptureFixture[str]) -> None:
         assert "must be at least 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("preset", "message"),
-    [
-        ("pwm_extract", "alg.trainer=extraction; experiments count environment steps"),
-        ("pwm_multitask", "no env"),
-    ],
-)
-def test_runs_that_learn_from_data_are_no_arms(preset: str, message: str) -> None:
-    assert message in refusal("experiment=flow_vs_mlp", "env=analytic", f"overrides=[alg={preset}]")
+def test_runs_without_an_environment_are_no_arms() -> None:
+    assert "no env" in refusal("experiment=flow_vs_mlp", "env=analytic", "overrides=[alg=pwm_multitask]")
+
+
+def test_shared_models_are_planned_before_the_runs_that_begin_from_them(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    names = ("cartpole-swingup", "cheetah-run", "cup-catch", "reacher-easy", "walker-walk", "finger-spin")
+    tasks = [MT30.numbers([name])[0] for name in names]
+    write_store(tmp_path / "data", [block(int(task), 2, 9) for task in tasks])
+    data = f"data={tmp_path / 'data'}"
+    found = make_plan(load_experiment([f"experiment={MULTITASK}", data, "general.device=cpu"]))
+    require_parity(found)
+    assert len(found.runs) == 6 * 3 * 3
+    assert len(found.every_run) == len(found.runs) + 3 * 3
+    for run in found.every_run:
+        if run.start is None:
+            assert (run.cell.task, run.cell.progress, run.cell.steps) == ("mt30", "updates", 20_000)
+            assert run.config.alg.task_names() == list(names)
+            assert run.folder.parts[-2:] == (f"{run.cell.arm}_model", f"seed{run.seed}")
+            continue
+        assert found.every_run.index(run.start) < found.every_run.index(run)
+        assert (run.start.cell.arm, run.start.seed) == (run.cell.arm, run.seed)
+        assert run.config.general.checkpoint == str(run.start.folder)
+        assert run.config.chosen["dynamics"].units == run.start.config.chosen["dynamics"].units
+        assert (run.cell.progress, run.cell.steps) == ("updates", 500 * 8)
+        assert compose_config(run.overrides).to_dict() == run.config.to_dict()
+    # A flow evaluates its network as often as an MLP here, and sees the time besides.
+    flow, mlp = (next(c for c in found.cells if (c.arm, c.task) == (arm, "mt30")) for arm in ("flow", "mlp"))
+    assert flow.flops > mlp.flops > 0
+    assert {run.cell.arm for run in found.part(["dmc_cup-catch/flow"])} == {"flow"}
+    assert [run.cell.task for run in found.part(["dmc_cup-catch/flow/42"])] == ["mt30", "dmc_cup-catch"]
+    unequal = "arms.flow=[alg=pwm_multitask_flow,alg.wm_batch_size=64]"
+    message = refusal(f"experiment={MULTITASK}", data, unequal)
+    assert "flow differs from mlp in what is not declared" in message
+    assert "alg.wm_batch_size: 128 -> 64" in message
+    wide = "arms.flow=[alg=pwm_multitask_flow,'alg.dynamics.units=[300,300]']"
+    message = refusal(f"experiment={MULTITASK}", data, wide)
+    assert "flow on mt30" in message
+    fair = message.splitlines()[-1].removeprefix("add '").removesuffix("'")
+    require_parity(make_plan(load_experiment([f"experiment={MULTITASK}", data, fair])))

@@ -15,6 +15,7 @@ import torch
 from tests.end_to_end.tiny import ANALYTIC, overrides
 
 from pwm import components
+from pwm.analysis.cost.operations import epoch_flops
 from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
 from pwm.runs.run import train
@@ -84,6 +85,8 @@ def test_a_trainer_has_the_keys_of_its_parts_alone(installed: None) -> None:
     assert config.alg.collected_steps == 50
     assert set(config.chosen) == {"dynamics"}
     assert "critic_units" not in config.to_dict()["alg"]
+    counted = epoch_flops(config, 4, 2)
+    assert counted["total"] == counted["world_model"] > 0
     with pytest.raises(ConfigError, match=r"unknown key alg\.critic_lr"):
         compose_config(["alg.trainer=system_identification", "alg.critic_lr=1e-3"])
     with pytest.raises(ConfigError, match=r"alg\.collected_steps=0; it must be at least 1"):

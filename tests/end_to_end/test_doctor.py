@@ -32,7 +32,7 @@ def test_what_is_here_and_what_is_missing(
     assert {"processor", "matrix products", "MuJoCo", "extra here", "alg=pwm_small"} <= works
     assert not {"compiled kernels", "extra absent", "SLURM"} & works
     assert findings["extra absent"]["remedy"] == 'pip install "flow-pwm[absent]"'
-    assert "100,000 steps of dflex_hopper in about" in str(findings["alg=pwm_small"]["text"])
+    assert "100,000 environment steps of dflex_hopper in about" in str(findings["alg=pwm_small"]["text"])
 
 
 def test_data_sets_are_listed_and_damaged_ones_named(tmp_path: Path) -> None:
@@ -72,4 +72,4 @@ def test_unknown_presets_are_refused_before_anything_is_measured(capsys: pytest.
     ],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert doctor.in_words(seconds) == words
+    assert doctor.duration(seconds) == words

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tests.end_to_end.tiny import (
 from tests.unit.foreign_checkpoints import RunningMeanStd, statistics, world_model
 
 from pwm.checkpoints import world_model_file
+from pwm.checkpoints.policy_evaluation import policy_digest
 from pwm.checkpoints.starting_point import start_from
 from pwm.configuration.building import build_trainer
 from pwm.configuration.config import compose_config
@@ -104,6 +107,29 @@ def test_a_converted_world_model_learns_and_the_run_continues_without_it(
     assert status(folder)["state"] == "finished"
     found = model_weights(folder / "final_policy.pt")
     assert any(not torch.equal(found[key], stored[key]) for key in found)
+
+
+def test_another_model_at_the_same_place_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (trained(tmp_path / name, *ANALYTIC, f"general.seed={n}") for n, name in enumerate("ab"))
+    model = tmp_path / "model.pt"
+    shutil.copy(first / "final_policy.pt", model)
+    start = [*ANALYTIC, f"general.checkpoint={model}"]
+    folder = trained(tmp_path / "logs", *start)
+    stated = json.loads((folder / "manifest.json").read_text())["start"]
+    assert stated["sha256"] == policy_digest(model)
+    assert stated["configuration"]["general.seed"] == 0
+    shutil.copy(second / "final_policy.pt", model)
+    longer = [*start, "general.epochs=4"]
+    capsys.readouterr()
+    assert train(tmp_path / "logs", *longer) == 2
+    assert (
+        f"{folder} began from another model than general.checkpoint={model} holds" in capsys.readouterr().err
+    )
+    # Whoever insists goes on with the model that the run has, and this is what it says.
+    assert train(tmp_path / "logs", *longer, "general.resume=force") == 0
+    assert json.loads((folder / "manifest.json").read_text())["start"] == stated
 
 
 def agent_from(checkpoint: Path, logdir: Path, *changes: str) -> Any:

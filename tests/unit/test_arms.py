@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.unit.run_folders import write_run
 
+from pwm.analysis.statistics.estimates import welch_test
+from pwm.analysis.tables.runs import cut_to_common_step
+from pwm.configuration.config import compose_config
 from pwm.errors import DataError
-from pwm.study.comparison.arm_comparison import find_scale
-from pwm.study.comparison.arms import load_algorithms, load_arms, references_of
+from pwm.study.comparison.arm_comparison import compare_study, find_scale
+from pwm.study.comparison.arms import load_algorithms, load_arms, references_of, steps_in_words
 
 LQR, COUNTING = "analytic_lqr", "analytic_counting"
 
@@ -68,7 +73,7 @@ def test_all_arms_are_cut_at_one_step_of_each_task(logdir: Path) -> None:
     paths = {"mlp": [logdir / "*" / "mlp"], "late": [logdir / LQR / "late"]}
     mlp, late = load_arms(paths, up_to_common_step=True)
     # The task that has no unfinished run stays whole.
-    assert {task: mlp.runs(task)[0].evaluations[-1].env_steps for task in mlp.tasks} == {
+    assert {task: mlp.runs(task)[0].evaluations[-1].steps for task in mlp.tasks} == {
         COUNTING: 200,
         LQR: 100,
     }
@@ -136,3 +141,45 @@ def test_there_is_no_scale_without_a_floor(logdir: Path) -> None:
     (arm,) = load_algorithms([logdir / "*" / "mlp" / "seed1"])
     assert find_scale({"mlp": arm.scores()}, {COUNTING: {}, LQR: {}}) == {}
     assert find_scale({"mlp": arm.scores()}, {COUNTING: {"random_action": 30.0}, LQR: {}}) == {}
+
+
+def test_runs_that_share_a_start_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    """A good model lifts all tasks of its seed, so that their mean varies as much as each of them."""
+    returns = {"mlp": (40.0, 100.0, 160.0), "flow": (50.0, 110.0, 171.0)}
+    for task in (LQR, COUNTING):
+        for arm, finals in returns.items():
+            for seed, final in enumerate(finals):
+                write_run(tmp_path, task, arm, seed, [0.0, final], zero_action=-1000.0)
+    overall = []
+    for shared in (False, True):
+        for path in tmp_path.glob("*/*/seed*/manifest.json") if shared else ():
+            start = {"sha256": "".join(path.parts[-3:-1])}
+            path.write_text(json.dumps({**json.loads(path.read_text()), "start": start}))
+        arms = load_arms({"mlp": [tmp_path / "*" / "mlp"], "flow": [tmp_path / "*" / "flow"]})
+        assert [arm.shares_starts for arm in arms] == [shared] * 2
+        study = compare_study(arms, "return", {arm.label: arm.scores() for arm in arms}, [], {})
+        (pair,) = study.candidates
+        assert pair.overall is not None
+        overall.append(pair.overall)
+    scale = 1000 + np.mean(returns["flow"])
+    expected = welch_test(np.array(returns["flow"]) / scale, np.array(returns["mlp"]) / scale)
+    assert overall[1].difference.value == pytest.approx(overall[0].difference.value)
+    assert overall[1].difference.low == pytest.approx(expected.difference.low)
+    assert overall[1].difference.low < overall[0].difference.low
+
+
+def test_means_of_seeds_are_of_those_that_all_tasks_have(logdir: Path) -> None:
+    write_run(logdir, LQR, "mlp", 3, [0.0, 1.0, 9.0])
+    (arm,) = load_arms({"mlp": [logdir / "*" / "mlp"]})
+    np.testing.assert_array_equal(arm.seed_means(arm.scores(), [LQR, COUNTING]), [11.0, 16.5])
+
+
+def test_runs_that_count_other_steps_have_none_in_common(logdir: Path, tmp_path: Path) -> None:
+    arms = load_algorithms([logdir / LQR])
+    runs = [run for arm in arms for run in arm.table.runs]
+    extraction = compose_config(["env=analytic", "alg=pwm_extract", "general.name=mlp"])
+    assert steps_in_words(arms) == "environment steps"
+    runs[0] = dataclasses.replace(runs[0], config=extraction)
+    assert runs[0].progress == "updates"
+    with pytest.raises(DataError, match="counts environment steps, other runs of analytic_lqr count updates"):
+        cut_to_common_step(runs)

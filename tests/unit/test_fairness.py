@@ -13,7 +13,8 @@ from tests.unit.run_folders import MANIFEST, configuration
 
 from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.analysis.tables.runs import Run, RunTable
-from pwm.configuration.config import ExperimentConfig
+from pwm.configuration.config import ExperimentConfig, compose_config
+from pwm.runs.run_changes import NEVER
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import Difference, find_differences, is_declared, stated_origin
 
@@ -228,3 +229,33 @@ def test_unequal_training_is_named(runs: Runs) -> None:
 )
 def test_declarations(key: str, pattern: str, declared: bool) -> None:
     assert is_declared(key, ["some.other", pattern]) is declared
+
+
+def test_what_runs_began_from_is_compared_like_the_runs(runs: Runs) -> None:
+    for (_, arm, seed), run in runs.items():
+        config = compose_config(["alg=pwm_multitask", f"dynamics={'mlp' if arm == 'a' else 'flow'}"])
+        identity = config.identity() | {"general.seed": seed, "alg.horizon": 8 if arm == "a" else 4}
+        commit = {"git_commit": COMMIT if arm == "a" else "f" * 16}
+        made_with = {**MANIFEST, **commit, "data": arm}
+        start = {"sha256": f"{arm}{seed}", "configuration": identity, "manifest": made_with, "changed": NEVER}
+        change_manifest(run, data="same", start=start)
+    by_key = {d.key: d for d in found(runs, "dynamics", "alg.horizon")}
+    assert by_key["start.alg.dynamics.name"].declared
+    assert by_key["start.alg.horizon"].declared
+    # The seed of what a run began from is no difference, but what it was made with, and from which data.
+    assert [str(d) for d in by_key.values() if d.unfair] == [
+        f"start.manifest.git_commit ({COMMIT} against {'f' * 16}, all runs)",
+        "start.runs.data (a against b, all runs)",
+    ]
+
+
+def test_a_file_that_nothing_is_known_of_is_compared_by_its_digest(runs: Runs) -> None:
+    for (_, arm, _), run in runs.items():
+        change_manifest(run, **({"start": {"sha256": "abc"}} if arm == "b" else {}))
+    assert [str(d) for d in found(runs)] == ["start.sha256 ((absent) against abc, all runs)"]
+
+
+def test_runs_on_other_data_are_no_repetition(runs: Runs) -> None:
+    for (_, arm, _), run in runs.items():
+        change_manifest(run, data=arm)
+    assert [str(d) for d in found(runs)] == ["runs.data (a against b, all runs)"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from tests.unit.offline_data import MT30, block, write_store
 from tests.unit.small_trainers import CPU
+from torch.utils.flop_counter import FlopCounterMode
 
 from pwm.algorithm.planning import MPPI, Planner
+from pwm.analysis.cost.operations import epoch_flops
 from pwm.checkpoints.pretrained import of_pretraining
 from pwm.checkpoints.single_task import of_task, task_names
 from pwm.checkpoints.world_model_file import narrowed
@@ -148,6 +151,30 @@ def test_a_trainer_says_from_how_many_states_an_update_imagines() -> None:
     assert compose_config(["alg=pwm_small", "alg.actor_batch_size=96"]).alg.starts == 96
     lockstep = compose_config(["alg=pwm", "alg.num_envs=7", "alg.horizon=3"]).alg
     assert (lockstep.collect, lockstep.starts) == ("lockstep", 7)
+
+
+@pytest.mark.parametrize("dynamics", ["mlp", "flow"])
+def test_operations_are_those_of_a_real_epoch(data: Path, dynamics: str) -> None:
+    sizes = [
+        "alg.actor_iterations=3",
+        "alg.actor_batch_size=5",
+        "alg.critic_units=[12]",
+        "alg.actor.units=[8]",
+    ]
+    model = [word for word in SIZES if not word.startswith(("alg.task_dim", "alg.held_out"))]
+    extraction = ["env=dmc", "env.task=reacher-easy", "alg=pwm_extract", *model, *sizes]
+    configs = {
+        len(MT30.tasks): config_of(data, f"dynamics={dynamics}"),
+        0: compose_config([*extraction, f"dynamics={dynamics}", f"alg.data={data}"]),
+    }
+    for n_tasks, config in configs.items():
+        with contextlib.closing(build_trainer(config, CPU)) as trainer:
+            with FlopCounterMode(display=False) as counter:
+                record = trainer.run_epoch(0.0, PhaseTimer())
+            widths = (24, 6) if n_tasks else (trainer.spec.obs_dim, trainer.spec.act_dim)
+            counted = epoch_flops(config, *widths, n_tasks)
+            assert counted["total"] == pytest.approx(counter.get_total_flops(), rel=1e-9)
+            assert config.alg.steps(1) == record[config.alg.progress]
 
 
 def test_a_data_set_has_to_be_named() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pwm import packages
-from pwm.analysis.plots.style import STEPS, colour
+from pwm.analysis.plots.style import colour
 from pwm.analysis.tables.records import REFERENCES, load_records, load_reference, series
 from pwm.board.charts import Line, chart
 from pwm.cluster.overview import RunOverview, overview
@@ -20,6 +20,7 @@ from pwm.errors import DataError
 from pwm.files import write_atomically, write_text
 from pwm.numbers import readable
 from pwm.runs.provenance import read_manifest
+from pwm.training.work import ENV_STEPS, UPDATES, in_words
 
 # What a page shows of the files that lie in a run folder.
 PICTURES, FILMS = (".png", ".svg", ".gif"), (".mp4", ".webm")
@@ -101,14 +102,14 @@ class Board:
             records = load_records(run.folder)
         except DataError:
             records = []
-        charts = []
+        charts, progress = [], _progress(records)
         for title, names in CHARTS.items():
             lines = [
-                Line(name, colour(number), *series(records, "env_steps", name), name)
+                Line(name, colour(number), *series(records, progress, name), name)
                 for number, name in enumerate(names)
             ]
             if any(line.xs for line in lines):
-                charts.append(chart(title, STEPS, lines, title in LOGARITHMIC))
+                charts.append(chart(title, in_words(progress), lines, title in LOGARITHMIC))
         return self._page(
             "run.html.j2",
             run=run,
@@ -180,20 +181,28 @@ def _curves_of(task: str, runs: Sequence[RunPage]) -> str:
     """Learning curves of all runs of a task, a colour for each algorithm."""
     algorithms = sorted({run.folder.parent.name for run in runs})
     lines = list(_scores(runs, algorithms))
-    return chart(task, STEPS, lines)
+    return chart(task, " or ".join(dict.fromkeys(steps for steps, _ in lines)), [line for _, line in lines])
 
 
-def _scores(runs: Sequence[RunPage], algorithms: Sequence[str]) -> Iterator[Line]:
+def _progress(records: Sequence[Mapping[str, float]]) -> str:
+    """What the steps of a run are: those of the environment, where it has one."""
+    return ENV_STEPS if any(record.get(ENV_STEPS) for record in records) else UPDATES
+
+
+def _scores(runs: Sequence[RunPage], algorithms: Sequence[str]) -> Iterator[tuple[str, Line]]:
+    """Yield what the steps of every run are, and its curve."""
     for run in runs:
         try:
             records = load_records(run.folder)
         except DataError:
             continue
         for name in SCORES:
-            xs, ys = series(records, "env_steps", name)
+            progress = _progress(records)
+            xs, ys = series(records, progress, name)
             if xs:
                 algorithm = run.folder.parent.name
-                yield Line(run.name, colour(algorithms.index(algorithm)), xs, ys, algorithm)
+                line = Line(run.name, colour(algorithms.index(algorithm)), xs, ys, algorithm)
+                yield in_words(progress), line
                 break
 
 

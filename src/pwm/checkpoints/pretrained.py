@@ -57,17 +57,16 @@ def of_pretraining(content: Mapping[str, Any]) -> StoredWorldModel:
     modules: Mapping[str, Tensor] = content["modules"]
     tasks = tuple(task["name"] for task in spec["tasks"])
     several = f"{MODEL}task_embedding.weight" in modules
-    sizes = Sizes(
-        config.alg.world_model,
-        config.chosen["dynamics"],
-        spec["obs_dim"],
-        spec["act_dim"],
-        len(tasks) if several else 0,
-        tasks if several else (),
-    )
+    sizes = sizes_of(config, spec["obs_dim"], spec["act_dim"], tasks if several else ())
     state = {key.removeprefix(MODEL): value for key, value in modules.items() if key.startswith(MODEL)}
     reward = _rewards(modules, len(tasks)) if config.alg.model_learning.rew_rms else None
     return StoredWorldModel(sizes, state, reward)
+
+
+def sizes_of(config: ExperimentConfig, obs_dim: int, act_dim: int, tasks: tuple[str, ...]) -> Sizes:
+    """Return the sizes of the world model that a run of pretraining learns; ``tasks`` is empty for one."""
+    model, dynamics = config.alg.world_model, config.chosen["dynamics"]
+    return Sizes(model, dynamics, obs_dim, act_dim, len(tasks), tasks)
 
 
 def _rewards(modules: Mapping[str, Tensor], tasks: int) -> RewardStatistics:

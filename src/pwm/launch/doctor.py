@@ -259,6 +259,7 @@ def training_time(preset: str, env: str, config: Any) -> Finding:
 
     from pwm.errors import PwmError
     from pwm.study.calibration import measured_seconds
+    from pwm.training.work import in_words
 
     threads = torch.get_num_threads()
     try:
@@ -267,14 +268,13 @@ def training_time(preset: str, env: str, config: Any) -> Finding:
         return Finding(f"alg={preset}", False, str(error))
     finally:
         torch.set_num_threads(threads)
-    alg = config.alg
-    steps = alg.warmup_env_steps + config.epochs * alg.num_envs * alg.objective.horizon
+    steps, unit = config.alg.steps(config.epochs), in_words(config.alg.progress)
     return Finding(
-        f"alg={preset}", True, f"{steps:,} steps of {env} in about {in_words(seconds)} on one thread"
+        f"alg={preset}", True, f"{steps:,} {unit} of {env} in about {duration(seconds)} on one thread"
     )
 
 
-def in_words(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration to two figures in the unit that suits it."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:

@@ -17,7 +17,7 @@ from pwm.launch.arguments import Commands, add_parser
 if TYPE_CHECKING:
     from pwm.analysis.tables.runs import Key
     from pwm.cluster.profiles import LocalProfile, SlurmProfile
-    from pwm.study.plan import ExperimentPlan
+    from pwm.study.plan import ExperimentPlan, PlannedRun
     from pwm.study.run_job import RunJob
 
 EPISODES = 64
@@ -30,14 +30,20 @@ Compare the arms of an experiment on one or several tasks with several seeds, fr
 
 A task is the name of an env preset and its overrides. Keys of the experiment (see the files in
 pwm/configs/experiment: %s)
-are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, overrides and title;
-every other override goes to all runs. Runs and report are in <general.logdir>/experiments/<name>/.
+are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, parity, pretraining, data,
+overrides and title; every other override goes to all runs. Runs and report are in
+<general.logdir>/experiments/<name>/.
 
 launch=slurm submits the runs to a cluster and returns (docs/cluster.md); launch.KEY=VALUE changes the jobs,
 and with launch=local, which is the default, the share of this machine:
 
   pwm experiment experiment=flow_vs_mlp env=dflex_ant launch=slurm launch.time=08:00:00 --dry-run
   pwm experiment experiment=flow_vs_mlp env=dflex_ant launch.cores=4
+
+With a section `pretraining` every arm pretrains a world model per seed, from which its policies are extracted
+(docs/comparison.md):
+
+  pwm experiment experiment=multitask_flow_vs_mlp data=data/mixed
 
 The same command continues what was interrupted and repeats nothing that is done. A part of the
 runs is made with
@@ -120,13 +126,13 @@ def _run_here(args: argparse.Namespace, profile: LocalProfile, overrides: Sequen
     part = dataclasses.replace(plan, runs=plan.part(args.only))
     at_a_time, gpus = runs_at_a_time(profile, args.jobs, plan.threads, plan.general.device)
     show = plan.general.progress
-    jobs = [RunJob(run, plan.folder / "output", args.episodes, show) for run in part.runs]
+    jobs = {run: RunJob(run, plan.folder / "output", args.episodes, show) for run in part.runs}
     estimates = estimate_from_runs(plan)
     if args.dry_run:
         for cell in dict.fromkeys(run.cell for run in part.runs):
             if (cell.task, cell.arm) not in estimates:
                 estimates[cell.task, cell.arm] = estimate_by_measuring(cell, plan.threads)
-        finished = {job.run for job in jobs if job.done()}
+        finished = {run for run, job in jobs.items() if job.done()}
         shown = [plan_in_words(part, estimates, at_a_time, finished.__contains__), *origin_warnings(plan)]
         print("\n".join(shown), flush=True)
         require_parity(plan)
@@ -146,7 +152,7 @@ def _submit(args: argparse.Namespace, profile: SlurmProfile, overrides: Sequence
     from pwm.cluster.slurm_jobs import RunsToSubmit, on_device, submit_runs
     from pwm.runs.sinks import require_services
     from pwm.study.experiment_file import load_experiment
-    from pwm.study.plan import make_plan, require_own_folders, require_parity
+    from pwm.study.plan import make_plan, require_own_folders, require_parity, require_starts
     from pwm.study.plan_origin import origin_warnings
 
     if args.jobs is not None:
@@ -163,6 +169,10 @@ def _submit(args: argparse.Namespace, profile: SlurmProfile, overrides: Sequence
     print("\n".join([plan.experiment.title, *origin_warnings(plan, here=False)]), flush=True)
     report = ["experiment", *overrides, *_episodes(args), "--report-only"]
     runs, name = plan.part(args.only), f"pwm-{plan.experiment.name}"
+    require_starts(runs)
+    if not set(runs) & set(plan.runs):
+        # Of models alone there is nothing to report.
+        report = []
     whole = RunsToSubmit(name, plan.folder, runs, plan.threads, args.episodes, report)
     submit_runs(whole, profile, args.dry_run)
     return 0
@@ -179,18 +189,19 @@ def _report_only(args: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _execute(
     plan: ExperimentPlan,
-    jobs: Sequence[RunJob],
+    jobs: Mapping[PlannedRun, RunJob],
     at_a_time: int,
     gpus: Sequence[str],
     args: argparse.Namespace,
 ) -> int:
     from pwm.runs import preemption
     from pwm.study import run_pool
-    from pwm.study.run_job import EndedRuns
+    from pwm.study.run_job import EndedRuns, jobs_left
 
-    left = [job for job in jobs if not job.done()]
+    after = {job: jobs[run.start] for run, job in jobs.items() if run.start is not None}
+    left = jobs_left(list(jobs.values()), after)
     told = EndedRuns(len(jobs), len(jobs) - len(left))
-    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, told, gpus)
+    outcomes = run_pool.run_jobs(left, at_a_time, plan.threads, told, gpus, after=after)
     failed = {job: outcome for job, outcome in zip(left, outcomes) if outcome.state == run_pool.FAILED}
     for job, outcome in failed.items():
         print(f"FAILED {job.title}: {outcome.reason} (all output: {job.log})")
@@ -225,8 +236,13 @@ def _commands(plan: ExperimentPlan, args: argparse.Namespace) -> list[str]:
     """Return the commands that do it again: the experiment as a whole, and step by step."""
     from pwm.checkpoints.policy_files import CHECKPOINTS
 
-    trained = [shlex.join(["pwm", "train", *run.overrides]) for run in plan.runs]
-    every = f"{shlex.quote(str(plan.folder))}/*/*/seed*"
+    trained = [shlex.join(["pwm", "train", *run.overrides]) for run in plan.every_run]
+    # Models that runs begin from lie beside them, and have no policy.
+    tasks = dict.fromkeys(run.folder.parents[1] for run in plan.runs)
+    folders = [shlex.quote(str(folder)) for folder in tasks]
+    if len(trained) == len(plan.runs):
+        folders = [f"{shlex.quote(str(plan.folder))}/*"]
+    every = " ".join(f"{folder}/*/seed*" for folder in folders)
     evaluated = [
         f"pwm evaluate {every} --checkpoint {which} --episodes {args.episodes}" for which in CHECKPOINTS
     ]

@@ -19,6 +19,8 @@ from pwm.configuration.config import ExperimentConfig, diff, flatten
 from pwm.errors import CheckpointError, ConfigError, DataError, StorageError
 from pwm.runs.provenance import manifest, read_manifest
 from pwm.runs.run_changes import EXTENDS, KEY, add_change, find_change
+from pwm.runs.start import KEY as START
+from pwm.runs.start import describe_start, start_changed
 from pwm.runs.state_store import StateStore
 from pwm.runs.status import FINISHED, RUNNING, StatusFile, ending, is_finished
 from pwm.training.loop import LoopState
@@ -203,6 +205,7 @@ class RunFolder:
                 f"{self.path} exists and general.resume=never; choose another general.name or logdir"
             )
         self._check_same_data()
+        self._check_same_start()
         before = ExperimentConfig.load(stored)
         changes = [
             line
@@ -227,6 +230,18 @@ class RunFolder:
             raise DataError(
                 f"{self.path} was started with the data set {_shown(before)}, this is {_shown(now)}; use "
                 "another general.name, or general.resume=force to continue with other data"
+            )
+
+    def _check_same_start(self) -> None:
+        """Raise CheckpointError if the run began from another model than ``general.checkpoint`` holds now."""
+        general = self.config.general
+        if general.resume == "force" or not (self.ended or self.states.exists):
+            return
+        if start_changed(self.path, general.checkpoint):
+            raise CheckpointError(
+                f"{self.path} began from another model than general.checkpoint={general.checkpoint} holds "
+                "now; remove this folder to make the run anew, use another general.name, or "
+                "general.resume=force to continue with the model it began from"
             )
 
     def write_description(self) -> None:
@@ -254,6 +269,10 @@ class RunFolder:
         except DataError:
             warnings.warn(f"{path} was damaged and is written anew", RuntimeWarning, stacklevel=3)
             before = {}
+        start = before.pop(START, None)
+        if not self.states.exists:
+            checkpoint = self.config.general.checkpoint
+            start = None if checkpoint is None else describe_start(Path(checkpoint))
         if before:
             earlier, changes = before.pop("earlier", []), before.pop(KEY, [])
             now["earlier"] = earlier if before == now else [*earlier, before]
@@ -263,6 +282,8 @@ class RunFolder:
             changes = add_change(changes if self.trainer.epoch else [], change)
         if changes:
             now[KEY] = changes
+        if start is not None:
+            now[START] = start
         files.write_json(path, now)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -11,13 +10,13 @@ from collections.abc import Callable
 
 import torch
 
-from pwm.configuration.building import build_agent, build_env, pick_device
+from pwm.configuration.building import build_env, build_trainer, pick_device
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import VectorEnv
 from pwm.logging.monitoring import PhaseTimer
 from pwm.models import fused
-from pwm.training.evaluation import EVAL_ENVS, EVALUATION_SEED
-from pwm.training.trainers.online.trainer import OnlineTrainer
+from pwm.training.agent_trainer import AgentTrainer
+from pwm.training.trainer import Trainer
 
 STEPS = 20
 MATRIX = 1024
@@ -33,27 +32,32 @@ def measured_seconds(config: ExperimentConfig, threads: int) -> float:
     """
     torch.set_num_threads(threads)
     device = pick_device(config.general.device)
-    alg, general = config.alg, config.general
-    short = dataclasses.replace(config, alg=dataclasses.replace(alg, warmup_env_steps=0, warmup_updates=0))
-    eval_copies = min(EVAL_ENVS, general.eval_runs)
-    env = build_env(short, alg.num_envs, general.seed, device)
-    eval_env = build_env(short, eval_copies, EVALUATION_SEED, device)
-    kernels = fused.enabled(general.kernels)
-    with contextlib.closing(env), contextlib.closing(eval_env), kernels:
-        agent = build_agent(short, env.spec, device)
-        trainer = OnlineTrainer(short.alg, env, agent)
+    work, updates = config.alg.work, config.alg.model_learning.wm_iterations
+    kernels = fused.enabled(config.general.kernels)
+    with contextlib.closing(build_trainer(config, device)) as trainer, kernels:
         timer = PhaseTimer()
         # The first epoch also allocates and compiles.
         trainer.run_epoch(0.0, timer)
         timer.flush()
         epoch = _seconds(lambda: trainer.run_epoch(0.0, timer))
-        update = timer.flush().get("time/wm", 0.0) / max(alg.model_learning.wm_iterations, 1)
-        step = step_seconds(env, lambda obs: torch.zeros(len(obs), env.spec.act_dim, device=device))
-        eval_step = step_seconds(eval_env, lambda obs: agent.act(obs, deterministic=True))
-    warmup = alg.warmup_updates * update + math.ceil(alg.warmup_env_steps / alg.num_envs) * step
-    rounds = math.ceil(general.eval_runs / eval_copies)
+        update = timer.flush().get("time/wm", 0.0) / max(updates, 1)
+        evaluation = _evaluation_seconds(trainer, config.general.eval_runs)
+    warmup = work.warmup_updates * update
+    if work.warmup_steps:
+        with contextlib.closing(build_env(config, work.collecting, config.general.seed, device)) as env:
+            still = torch.zeros(work.collecting, env.spec.act_dim, device=device)
+            warmup += work.warmup_steps * step_seconds(env, lambda obs: still)
     evaluations = 1 + math.ceil(config.epochs / config.eval_every)
-    return warmup + config.epochs * epoch + evaluations * rounds * eval_env.spec.episode_length * eval_step
+    return warmup + config.epochs * epoch + evaluations * evaluation
+
+
+def _evaluation_seconds(trainer: Trainer, episodes: int) -> float:
+    """Seconds of an evaluation; whole where it needs no environment, else from a few steps."""
+    env = trainer.eval_env
+    if env is None or not isinstance(trainer, AgentTrainer):
+        return _seconds(lambda: trainer.evaluate(episodes))
+    step = step_seconds(env, lambda obs: trainer.agent.act(obs, deterministic=True))
+    return math.ceil(episodes / env.num_envs) * env.spec.episode_length * step
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pwm.configuration.composition import assign, type_at
-from pwm.configuration.config import build_options
+from pwm.configuration.config import ExperimentConfig, build_options
 from pwm.configuration.general import FOLDER_NAME, FOLDER_NAME_RULE
 from pwm.configuration.override_values import as_typed, split_words
 from pwm.configuration.overrides import Override, parse_override, parse_overrides, preset_names
@@ -54,6 +54,11 @@ class Experiment:
         compute_matched: arms that get as many world-model updates, per epoch and in warm-up, as make them
             as costly as another arm: ``{arm: other arm}``.
         parity: whether all arms must have world models of the same size.
+        pretraining: overrides of ``pwm pretrain``, where runs begin from a world model that is shared by all
+            tasks: every arm pretrains one per seed, and then ``arms`` are overrides of that, not of the runs,
+            whose sizes follow. It learns the tasks of the experiment, unless it names ``alg.tasks``. null
+            pretrains nothing.
+        data: data set of the pretraining and of the runs that begin from it.
     """
 
     title: str
@@ -67,6 +72,8 @@ class Experiment:
     thresholds: dict[str, float] = field(default_factory=dict)
     compute_matched: dict[str, str] = field(default_factory=dict)
     parity: bool = True
+    pretraining: list[str] | None = None
+    data: str = ""
 
     def __post_init__(self) -> None:
         for name in [self.name, *self.arms] if self.name else self.arms:
@@ -92,6 +99,7 @@ class Experiment:
             ("tasks", map(task_overrides, self.tasks)),
             ("arms", self.arms.values()),
             ("overrides", ([override] for override in self.overrides)),
+            ("pretraining", ([override] for override in self.pretraining or [])),
         ):
             for overrides in entries:
                 try:
@@ -107,7 +115,21 @@ class Experiment:
 
     def run_overrides(self, task: str, arm: str) -> list[str]:
         """Overrides of the runs of an arm on a task, but for seed, name and folder; later ones count."""
-        return [*task_overrides(task), *self.overrides, *(self.arms[arm] or [])]
+        own = (self.arms[arm] or []) if self.pretraining is None else []
+        return [*task_overrides(task), *self.overrides, *own]
+
+    def pretraining_overrides(self, arm: str) -> list[str]:
+        """Overrides of an arm's pretraining, but for tasks, data, seed, name and folder; later ones count.
+
+        Of those for all runs it gets what cannot change results, such as the device.
+        """
+        shared = [word for word in self.overrides if _is_operational(parse_override(word).key)]
+        return ["alg.trainer=pretraining", *shared, *(self.pretraining or []), *(self.arms[arm] or [])]
+
+
+def _is_operational(key: str) -> bool:
+    group, _, name = key.partition(".")
+    return group == "wandb" or (group == "general" and name in ExperimentConfig.operational)
 
 
 def task_overrides(task: str) -> list[str]:
@@ -202,6 +224,9 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 
 def _check_common(experiment: Experiment, common: Sequence[str]) -> None:
+    if experiment.pretraining is not None:
+        # The keys of arms are those of other runs.
+        return
     keys = [{parse_override(override).key for override in own or []} for own in experiment.arms.values()]
     fixed = set.intersection(*keys)
     for override in common:

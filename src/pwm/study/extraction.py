@@ -17,11 +17,11 @@ from pwm.checkpoints import world_model_file
 from pwm.checkpoints.policy_evaluation import evaluate_policies
 from pwm.checkpoints.pretrained import load_world_model
 from pwm.checkpoints.single_task import task_names
-from pwm.checkpoints.world_model_file import FREE, StoredWorldModel
+from pwm.checkpoints.world_model_file import FREE, Sizes, StoredWorldModel
 from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.data.offline.manifest import StoreFiles
 from pwm.data.offline.verification import returns_by_task
-from pwm.envs.task_table import TaskRow, all_tasks, task_row
+from pwm.envs.task_table import TaskRow, all_tasks, table_name, task_row
 from pwm.errors import ConfigError
 from pwm.files import write_json
 from pwm.numbers import aligned, readable
@@ -86,19 +86,39 @@ class Source:
             env: those that choose the environment.
             typed: any others; sizes follow from the world model.
         """
-        dynamics = vars(self.stored.sizes.dynamics)
-        settings = self.stored.sizes.settings() | {"alg.rew_rms": self.stored.reward is not None}
-        free = sorted((FREE - {"name"}) & dynamics.keys())
-        settings |= {f"alg.dynamics.{key}": dynamics[key] for key in free}
         defaults = {"alg": PRESET, "general.name": self.name}
         keys = {word.partition("=")[0].strip() for word in typed}
         return [
             *env,
             *(f"{key}={value}" for key, value in defaults.items() if key not in keys),
-            *world_model_file.overrides(settings).split(),
+            *fitting(self.stored.sizes, self.stored.reward is not None),
             *typed,
             *("alg.trainer=extraction", f"alg.data={self.data}", f"general.checkpoint={self.checkpoint}"),
         ]
+
+
+def fitting(sizes: Sizes, rewards: bool) -> list[str]:
+    """Return the overrides that make an agent's world model one of these sizes.
+
+    Args:
+        sizes: of the world model.
+        rewards: whether it was trained on rewards divided by a scale.
+    """
+    dynamics = vars(sizes.dynamics)
+    settings = sizes.settings() | {"alg.rew_rms": rewards}
+    free = sorted((FREE - {"name"}) & dynamics.keys())
+    settings |= {f"alg.dynamics.{key}": dynamics[key] for key in free}
+    return world_model_file.overrides(settings).split()
+
+
+def full_return(env_name: str) -> float | None:
+    """Return what an episode of a task earns at best, and so what a score of 1 is; None where it is unknown.
+
+    Args:
+        env_name: ``EnvSpec.name``, for example ``dmc_walker-walk``.
+    """
+    suites = {row.name: row.suite for row in all_tasks()}
+    return FULL_RETURN.get(suites.get(table_name(env_name), ""))
 
 
 def environment(row: TaskRow) -> list[str]:

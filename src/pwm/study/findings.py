@@ -13,6 +13,7 @@ from pwm.checkpoints.policy_evaluation import held_out_returns
 from pwm.checkpoints.policy_files import CHECKPOINTS
 from pwm.errors import CheckpointError, DataError
 from pwm.study.comparison.arms import Arm
+from pwm.study.extraction import full_return
 from pwm.study.plan import ExperimentPlan
 from pwm.study.report.assembly import Findings, write_report
 
@@ -75,6 +76,7 @@ def _write(
         held_out={run.key: held_out(run.path, episodes) for arm in usable for run in arm.table.runs},
         parity=_parity(plan, labels) if plan.experiment.parity else {},
         compute_matched=plan.experiment.compute_matched,
+        full_returns={task: found for task in tasks if (found := full_return(task)) is not None},
         thresholds={task: found for task, found in plan.experiment.thresholds.items() if task in tasks},
     )
     return write_report(findings, folder)[0]
@@ -86,9 +88,7 @@ def _parity(plan: ExperimentPlan, labels: Sequence[str]) -> Parities:
     found: dict[str, dict[str, Parity]] = {label: {} for label in labels[1:]}
     for cell in plan.cells:
         if cell.arm in found:
-            found[cell.arm][cell.task] = check_parity(
-                baseline[cell.task].config, cell.config, cell.spec.obs_dim, cell.spec.act_dim
-            )
+            found[cell.arm][cell.task] = check_parity(baseline[cell.task].config, cell.config, *cell.sizes)
     return found
 
 

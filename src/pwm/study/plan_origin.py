@@ -23,9 +23,9 @@ def origin_warnings(plan: ExperimentPlan, here: bool = True) -> list[str]:
         plan: the experiment.
         here: whether they would be trained on this machine; of another one the device is not known.
     """
-    finished = {run for run in plan.runs if run.state().state == FINISHED}
-    there = [run for run in plan.runs if run in finished or (run.folder / "manifest.json").exists()]
-    if len(finished) == len(plan.runs) or not there:
+    finished = {run for run in plan.every_run if run.state().state == FINISHED}
+    there = [run for run in plan.every_run if run in finished or (run.folder / "manifest.json").exists()]
+    if len(finished) == len(plan.every_run) or not there:
         return []
     now = {device: _made_now(device, here) for device in {run.config.general.device for run in there}}
     changes: dict[str, list[str]] = {}

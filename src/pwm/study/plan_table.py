@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from pwm.analysis.tables.runs import read_run
+from pwm.analysis.tables.records import load_records
 from pwm.errors import PwmError
 from pwm.numbers import aligned
 from pwm.runs.status import FINISHED
 from pwm.study.calibration import matrix_speed, measured_seconds
-from pwm.study.plan import Cell, ExperimentPlan, PlannedRun
+from pwm.study.cells import Cell
+from pwm.study.plan import ExperimentPlan, PlannedRun
 
 # Operations of an epoch beyond which measuring two epochs on a CPU is not short; such networks are so large
 # that matrix products decide the time.
@@ -42,7 +43,7 @@ def estimate_from_runs(plan: ExperimentPlan) -> dict[tuple[str, str], Duration]:
     Where only other arms of the task have finished runs, their time per operation is taken.
     """
     measured: dict[tuple[str, str], list[float]] = {}
-    for run in plan.runs:
+    for run in plan.every_run:
         if run.state().state == FINISHED and (seconds := _seconds_per_epoch(run)) is not None:
             measured.setdefault((run.cell.task, run.cell.arm), []).append(seconds)
     found = {}
@@ -88,8 +89,12 @@ def plan_in_words(
         at_a_time: runs in parallel.
         done: whether nothing is left to do for a run, its evaluation included.
     """
-    header = ("task", "arm", "seed", "parameters", "env steps", "TFLOP", "time", "state")
-    rows = [_row(run, estimates.get((run.cell.task, run.cell.arm)), done(run)) for run in plan.runs]
+    counted = list(dict.fromkeys(run.cell.progress for run in plan.every_run))
+    columns = [progress.replace("_", " ") for progress in counted]
+    header = ("task", "arm", "seed", "parameters", *columns, "TFLOP", "time", "state")
+    rows = [
+        _row(run, counted, estimates.get((run.cell.task, run.cell.arm)), done(run)) for run in plan.every_run
+    ]
     lines = [f"{plan.experiment.title} ({plan.folder})", ""]
     lines.append(aligned(header, rows, words=("task", "arm", "state")))
     lines += ["", _parity_line(plan), *_matched_lines(plan), total(plan, estimates, at_a_time)]
@@ -101,9 +106,9 @@ def plan_in_words(
 
 def total(plan: ExperimentPlan, estimates: Durations, at_a_time: int) -> str:
     """One line: how many runs there are, how many are finished, and how long the others take."""
-    states = {run: run.state() for run in plan.runs}
+    states = {run: run.state() for run in plan.every_run}
     left = [run for run, found in states.items() if found.state != FINISHED]
-    counts = f"{len(plan.runs)} runs, {len(plan.runs) - len(left)} trained already"
+    counts = f"{len(states)} runs, {len(states) - len(left)} trained already"
     how = f"{at_a_time} at a time, {plan.threads} thread{'s' * (plan.threads > 1)} each"
     if not left:
         return counts
@@ -138,7 +143,8 @@ def _matched_lines(plan: ExperimentPlan) -> list[str]:
     ]
 
 
-def _row(run: PlannedRun, estimate: Duration | None, done: bool) -> tuple[str, ...]:
+def _row(run: PlannedRun, counted: Sequence[str], estimate: Duration | None, done: bool) -> tuple[str, ...]:
+    """Cells of a run; ``counted`` are the metrics that have a column for what they count."""
     cell, found = run.cell, run.state()
     state = found.state
     if state == FINISHED:
@@ -150,7 +156,7 @@ def _row(run: PlannedRun, estimate: Duration | None, done: bool) -> tuple[str, .
         cell.arm,
         str(run.seed),
         f"{cell.parameters:,}",
-        f"{cell.env_steps:,}",
+        *(f"{cell.steps:,}" if cell.progress == name else "-" for name in counted),
         f"{teraflops:,.0f}" if (teraflops := cell.flops / 1e12) >= 100 else f"{teraflops:.3g}",
         "-" if estimate is None else tqdm.format_interval(round(estimate.seconds)),
         state,
@@ -159,8 +165,8 @@ def _row(run: PlannedRun, estimate: Duration | None, done: bool) -> tuple[str, .
 
 def _seconds_per_epoch(run: PlannedRun) -> float | None:
     try:
-        last = read_run(run.folder).evaluations[-1]
-    except PwmError:
+        last = load_records(run.folder)[-1]
+        return last["wall_time"] / last["epoch"] if last["epoch"] else None
+    except (PwmError, KeyError):
         # Its folder is damaged: the report will say so.
         return None
-    return last.wall_time / last.epoch if last.epoch else None

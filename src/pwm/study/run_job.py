@@ -1,9 +1,9 @@
-"""One run as a job of the pool: trained, then its best and final policies are evaluated."""
+"""One run as a job of the pool: trained, then its policies, if it has any, are evaluated."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from pwm.checkpoints.policy_files import CHECKPOINTS
 from pwm.configuration.config import ExperimentConfig
 from pwm.errors import PwmError
 from pwm.numbers import readable
-from pwm.runs.status import FINISHED
+from pwm.runs.status import FINISHED, StatusFile
 from pwm.study.plan import RunState
 from pwm.study.run_pool import FAILED, NOT_STARTED, JobOutcome
 from pwm.study.run_progress import RunProgress
@@ -54,7 +54,7 @@ class TrainingRun(Protocol):
 
 
 class RunJob:
-    """One run: it is trained, then its best and its final policy are evaluated.
+    """One run: it is trained, then its best and its final policy are evaluated, if there is an environment.
 
     Args:
         run: the run.
@@ -68,6 +68,7 @@ class RunJob:
         self.title = run.title
         self.log = output / f"{'_'.join(run.folder.parts[-3:])}.txt"
         self._episodes, self._show = episodes, show
+        self._policies = CHECKPOINTS if run.config.env is not None else ()
 
     def commands(self) -> Iterator[list[str]]:
         """Arguments of ``pwm`` for what is left to do.
@@ -78,7 +79,7 @@ class RunJob:
         run = self.run
         if run.state().state != FINISHED:
             yield ["train", *run.overrides]
-        for which in CHECKPOINTS:
+        for which in self._policies:
             if held_out_returns(run.folder, which, self._episodes) is None:
                 options = {
                     "--checkpoint": which,
@@ -103,12 +104,30 @@ class RunJob:
         return RunProgress(metrics, self.run.config.epochs, self.title, self._show)
 
     def result(self) -> str:
-        """Return the held-out scores of its policies in words."""
+        """Return the held-out scores of its policies in words; without any the best one of training."""
+        if not self._policies:
+            return (
+                f"best score {readable(StatusFile(self.run.folder).read().get('best_return', float('nan')))}"
+            )
         means = []
-        for which in CHECKPOINTS:
+        for which in self._policies:
             returns = held_out_returns(self.run.folder, which, self._episodes) or [float("nan")]
             means.append(f"{which} policy {readable(sum(returns) / len(returns))}")
         return ", ".join(means)
+
+
+def jobs_left(jobs: Sequence[RunJob], after: Mapping[RunJob, RunJob]) -> list[RunJob]:
+    """Return the jobs with something left to do.
+
+    What others begin from is only to be done where one of these is, or where none of them is asked for.
+
+    Args:
+        jobs: all that are asked for.
+        after: by job the one that it begins from.
+    """
+    left = [job for job in jobs if not job.done()]
+    needed, begun = {after[job] for job in left if job in after}, set(after.values())
+    return [job for job in left if job in needed or job not in begun]
 
 
 class EndedRuns:

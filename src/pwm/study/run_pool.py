@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from types import MappingProxyType
+from typing import Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -183,8 +184,9 @@ def run_jobs(
     report: Callable[[J, JobOutcome], None],
     gpus: Sequence[str] = (),
     seconds: float = math.inf,
+    after: Mapping[J, J] = MappingProxyType({}),
 ) -> list[JobOutcome]:
-    """Do all jobs, ``at_a_time`` of them in parallel; a job that fails stops no other.
+    """Do all jobs, ``at_a_time`` of them in parallel; a job that fails stops none but those that need it.
 
     SIGTERM, SIGINT, SIGUSR1 and the end of the time stop all of them, each at its next safe point; a second
     SIGINT kills them.
@@ -196,22 +198,23 @@ def run_jobs(
         report: told of every job that has ended.
         gpus: those that the jobs share, each job one of them; empty shows all to every job.
         seconds: time for all of it.
+        after: by job the one that has to be finished before it begins; one that is not among ``jobs`` is.
 
     Returns:
         The outcomes, in the order of the jobs.
     """
     outcomes = [JobOutcome(NOT_STARTED) for _ in jobs]
-    waiting = deque(range(len(jobs)))
+    waiting = _Waiting(jobs, after)
     active: dict[int, Worker] = {}
     told = False
     with preemption.PreemptionGuard() as guard:
         try:
             looked = started = time.monotonic()
             stop: str | None = None
-            while active or (waiting and not stop):
+            while active or (waiting.ready and not stop):
                 stop = guard.received or ("time is up" if time.monotonic() - started >= seconds else None)
-                while waiting and len(active) < at_a_time and not stop:
-                    number = waiting.popleft()
+                while waiting.ready and len(active) < at_a_time and not stop:
+                    number = waiting.ready.popleft()
                     gpu = _least_used(gpus, [worker.gpu for worker in active.values()])
                     active[number] = Worker(jobs[number], threads, gpu)
                 if stop and not told:
@@ -221,9 +224,10 @@ def run_jobs(
                         worker.stop()
                 for number, worker in list(active.items()):
                     if (outcome := worker.poll()) is not None:
-                        outcomes[number] = outcome
                         del active[number]
-                        report(jobs[number], outcome)
+                        for ended, its in waiting.ended(number, outcome):
+                            outcomes[ended] = its
+                            report(jobs[ended], its)
                 if time.monotonic() - looked >= LOOK:
                     looked = time.monotonic()
                     for worker in active.values():
@@ -233,6 +237,32 @@ def run_jobs(
             for worker in active.values():
                 worker.kill()
     return outcomes
+
+
+class _Waiting(Generic[J]):
+    """Jobs that have not begun.
+
+    Attributes:
+        ready: places of those that may begin, in order.
+    """
+
+    def __init__(self, jobs: Sequence[J], after: Mapping[J, J]) -> None:
+        self._jobs = jobs
+        places = {job: place for place, job in enumerate(jobs)}
+        needed = {place: after.get(job) for place, job in enumerate(jobs)}
+        self._needs = {place: places[job] for place, job in needed.items() if job in places}
+        self.ready = deque(place for place in needed if place not in self._needs)
+
+    def ended(self, place: int, outcome: JobOutcome) -> Iterator[tuple[int, JobOutcome]]:
+        """Yield a job that has ended, and those that cannot be done without it, each with its outcome."""
+        yield place, outcome
+        for other in [other for other, needed in self._needs.items() if needed == place]:
+            if outcome.state == FINISHED:
+                del self._needs[other]
+                self.ready = deque(sorted([*self.ready, other]))
+            elif outcome.state == FAILED:
+                reason = f"{self._jobs[place].title}, which it begins from, failed: {outcome.reason}"
+                yield from self.ended(other, JobOutcome(FAILED, reason))
 
 
 def visible_gpus() -> list[str]:

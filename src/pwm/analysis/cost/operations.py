@@ -20,10 +20,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.losses import Feedback, Imagined, actor_loss, critic_loss
+from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.updates import Updater
 from pwm.configuration.config import ExperimentConfig
 from pwm.data.batch import Batch
 from pwm.errors import ConfigError
+from pwm.models.world_model import build_world_model
 
 PHASES = ("world_model", "actor", "critic", "interaction")
 
@@ -37,8 +39,8 @@ class Updates(NamedTuple):
     interaction: int
 
 
-# What was traced: by algorithm and widths.
-TRACED: dict[tuple[str, int, int], Updates] = {}
+# What was traced: by algorithm, widths and number of tasks.
+TRACED: dict[tuple[str, int, int, int], Updates] = {}
 
 
 @dataclass(frozen=True)
@@ -70,27 +72,25 @@ class ComputeMatch:
         return [f"alg.wm_iterations={self.wm_iterations}", f"alg.warmup_updates={self.warmup_updates}"]
 
 
-class Tracer:
-    """An agent without entries, whose computations can be counted.
+class ModelTracer:
+    """A world model without entries, whose computations can be counted.
 
     Args:
         config: the run's configuration.
         obs_dim, act_dim: widths of observations and actions.
-
-    Raises:
-        ConfigError: a width is smaller than 1.
+        n_tasks: tasks of its table; 0 for a single one.
     """
 
-    def __init__(self, config: ExperimentConfig, obs_dim: int, act_dim: int) -> None:
-        if obs_dim < 1 or act_dim < 1:
-            raise ConfigError(f"obs_dim={obs_dim} and act_dim={act_dim} must be at least 1")
-        self.options, self.obs_dim, self.act_dim = config.alg, obs_dim, act_dim
-        self.horizon = config.alg.objective.horizon
-        self.lockstep = config.alg.collect == "lockstep"
-        self.starts = config.alg.starts
-        self.updates = imagined_rollouts(config)
+    def __init__(self, config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int) -> None:
+        options = config.alg
+        self.options, self.obs_dim, self.act_dim, self.n_tasks = options, obs_dim, act_dim, n_tasks
+        self.horizon = options.objective.horizon
         with torch.device("meta"):
-            self.agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
+            model = build_world_model(
+                options.world_model, config.chosen["dynamics"], obs_dim, act_dim, n_tasks
+            )
+            parts = options.model_learning, options.objective, options.optimisation
+            self.learner = ModelLearner(*parts, model, None)
 
     def model_update(self) -> int:
         """Return the operations of one update of the world model; everything in it learns."""
@@ -101,9 +101,25 @@ class Tracer:
             zeros(steps, windows),
             zeros(steps, windows).bool(),
             zeros(steps, windows).bool(),
+            zeros(windows).long() if self.n_tasks else None,
         )
-        learner = self.agent.model
-        return flops(lambda: back(learner.updater, learner.loss(batch, None)[0]))
+        return flops(lambda: back(self.learner.updater, self.learner.loss(batch, None)[0]))
+
+
+class AgentTracer:
+    """An agent without entries, whose computations can be counted.
+
+    Args:
+        config: the run's configuration.
+        obs_dim, act_dim: widths of observations and actions.
+    """
+
+    def __init__(self, config: ExperimentConfig, obs_dim: int, act_dim: int) -> None:
+        self.options, self.obs_dim, self.act_dim = config.alg, obs_dim, act_dim
+        self.horizon = config.alg.objective.horizon
+        self.starts, self.work = config.alg.starts, config.alg.work
+        with torch.device("meta"):
+            self.agent = Agent(config.alg, config.chosen, obs_dim, act_dim, None, "meta")
 
     def actor_update(self) -> int:
         """Return the operations of one actor update, its rollout included."""
@@ -117,11 +133,11 @@ class Tracer:
         return flops(update)
 
     def imagine(self) -> Imagined:
-        """Return an imagined rollout, which under lockstep collection real episode ends interrupt."""
+        """Return an imagined rollout, which real episode ends may interrupt."""
         latent_dim = self.agent.world_model.latent_dim
         ends = zeros(self.starts).bool()
         feedback = Feedback(ends, ends, zeros(self.starts, latent_dim))
-        interrupt = (lambda _t, _action: feedback) if self.lockstep else None
+        interrupt = (lambda _t, _action: feedback) if self.work.interrupted else None
         z = zeros(self.starts, latent_dim)
         return self.agent.actor_critic.imagine(self.agent.world_model, z, interrupt=interrupt)
 
@@ -134,17 +150,13 @@ class Tracer:
 
     def interaction(self) -> int:
         """Return the operations that turn one epoch's observations into actions and start states."""
-        opts, model, actor = self.options, self.agent.world_model, self.agent.actor_critic
+        work, model, actor = self.work, self.agent.world_model, self.agent.actor_critic
         with torch.no_grad():
-            encode = flops(lambda: model.encode(zeros(1, self.obs_dim)))
-            if self.lockstep:
-                # The imagined rollout's actions are executed: only its start and the answers are encoded.
-                return (opts.num_envs + opts.epoch_steps) * encode
             z = zeros(1, model.latent_dim)
+            encode = flops(lambda: model.encode(zeros(1, self.obs_dim)))
             act = flops(lambda: actor.explore(z))
-            step = flops(lambda: model.next(z, zeros(1, self.act_dim)))
-        acting = opts.epoch_steps * (encode + act) + self.horizon * opts.open_loop_envs * step
-        return acting + self.updates * self.starts * encode
+            predict = flops(lambda: model.next(z, zeros(1, self.act_dim)))
+        return work.encoded * encode + work.acted * act + work.predicted * predict
 
 
 def zeros(*shape: int) -> Tensor:
@@ -164,31 +176,40 @@ def back(updater: Updater, loss: Tensor) -> None:
     torch.autograd.grad(loss, updater.parameters, allow_unused=True)
 
 
-def traced(config: ExperimentConfig, obs_dim: int, act_dim: int) -> Updates:
+def traced(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int = 0) -> Updates:
     """Return the operations of single updates; runs that differ in their seed alone are traced once.
 
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    key = (json.dumps(config.to_dict()["alg"], sort_keys=True), obs_dim, act_dim)
+    if obs_dim < 1 or act_dim < 1:
+        raise ConfigError(f"obs_dim={obs_dim} and act_dim={act_dim} must be at least 1")
+    key = (json.dumps(config.to_dict()["alg"], sort_keys=True), obs_dim, act_dim, n_tasks)
     if key not in TRACED:
-        tracer = Tracer(config, obs_dim, act_dim)
-        TRACED[key] = Updates(
-            tracer.model_update(), tracer.actor_update(), tracer.critic_update(), tracer.interaction()
-        )
+        model = ModelTracer(config, obs_dim, act_dim, n_tasks).model_update()
+        policy = (0, 0, 0)
+        if config.alg.work.rollouts:
+            agent = AgentTracer(config, obs_dim, act_dim)
+            policy = agent.actor_update(), agent.critic_update(), agent.interaction()
+        TRACED[key] = Updates(model, *policy)
     return TRACED[key]
 
 
-def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[str, float]:
+def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int = 0) -> dict[str, float]:
     """Operations of one training epoch by phase, and their ``total``.
 
     ``world_model``, ``actor`` and ``critic`` are the updates; ``interaction`` is what turns observations into
     actions and into the latents that imagination starts from. Evaluation is not part of an epoch.
 
+    Args:
+        config: the run's configuration.
+        obs_dim, act_dim: widths of observations and actions.
+        n_tasks: tasks of a world model that learns several; 0 for a single one.
+
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    one, rollouts = traced(config, obs_dim, act_dim), imagined_rollouts(config)
+    one, rollouts = traced(config, obs_dim, act_dim, n_tasks), config.alg.work.rollouts
     counted = {
         "world_model": float(config.alg.model_learning.wm_iterations * one.world_model),
         "actor": float(rollouts * one.actor),
@@ -198,13 +219,13 @@ def epoch_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> dict[st
     return counted | {"total": sum(counted.values())}
 
 
-def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int) -> float:
+def warmup_flops(config: ExperimentConfig, obs_dim: int, act_dim: int, n_tasks: int = 0) -> float:
     """Operations of the world-model updates before the first epoch; actions are random until then.
 
     Raises:
         ConfigError: a width is smaller than 1.
     """
-    return float(config.alg.warmup_updates * traced(config, obs_dim, act_dim).world_model)
+    return float(config.alg.work.warmup_updates * traced(config, obs_dim, act_dim, n_tasks).world_model)
 
 
 def match_compute(
@@ -225,8 +246,3 @@ def match_compute(
     iterations = max(1, round((target - other) / one))
     warmup = round(warmup_flops(candidate, obs_dim, act_dim) / one)
     return ComputeMatch(iterations, warmup, before["total"], other + iterations * one, target)
-
-
-def imagined_rollouts(config: ExperimentConfig) -> int:
-    """Imagined rollouts of an epoch, each followed by an update of the actor and those of the critics."""
-    return 1 if config.alg.collect == "lockstep" else config.alg.actor_critic.actor_iterations

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from pwm.errors import DataError
 from pwm.files import write_atomically
+from pwm.training.work import ENV_STEPS, UPDATES, in_words
 
 # Okabe and Ito's palette: the colours stay apart for every common kind of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -29,7 +30,9 @@ DASHED, DOTTED = (0, (5, 1.5)), (0, (1, 1))
 LINE_STYLES = ("-", DASHED, DOTTED)
 # Points.
 SMALL = 8
-STEPS, MINUTES = "environment steps", "wall time (minutes)"
+MINUTES = "wall time (minutes)"
+# Axes of large numbers.
+STEPS = (in_words(ENV_STEPS), in_words(UPDATES))
 # Seconds.
 MINUTE = 60.0
 DPI = 120
@@ -112,7 +115,7 @@ def dress(
     axes.set_title(title, fontsize=SMALL + 1)
     axes.set_xlabel(x, fontsize=SMALL)
     axes.set_ylabel(y, fontsize=SMALL)
-    if x == STEPS:
+    if x in STEPS:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if logarithmic:
         _scale_if_wide(axes)

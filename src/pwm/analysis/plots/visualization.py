@@ -14,15 +14,19 @@ from pwm.analysis.plots import style
 from pwm.analysis.tables.records import REFERENCES, Records, load_records, load_reference, series
 from pwm.errors import DataError
 from pwm.numbers import readable
+from pwm.training.work import ENV_STEPS, UPDATES, in_words
 
 REFERENCE_STYLES = {"zero_action": style.DASHED, "random_action": style.DOTTED}
 # Inches.
 PANEL = (4.6, 3.6)
-UPDATES = "updates"
 # Metric on the x axis of learning curves: its label, and how many of its units make one of the axis.
-AXES = {"env_steps": (style.STEPS, 1.0), "wall_time": (style.MINUTES, style.MINUTE), UPDATES: (UPDATES, 1.0)}
+AXES = {
+    ENV_STEPS: (in_words(ENV_STEPS), 1.0),
+    UPDATES: (in_words(UPDATES), 1.0),
+    "wall_time": (style.MINUTES, style.MINUTE),
+}
 # Of runs that have an environment to act in, and of those that learn from data alone.
-CURVES = {True: ("env_steps", "wall_time"), False: (UPDATES, "wall_time")}
+CURVES = {True: (ENV_STEPS, "wall_time"), False: (UPDATES, "wall_time")}
 
 
 class TrainingVisualizer:

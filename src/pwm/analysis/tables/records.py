@@ -11,6 +11,7 @@ from pwm.analysis.tables.run_measures import EvaluationRecord
 from pwm.errors import DataError
 from pwm.files import read_object
 from pwm.logging.loggers import read_metrics
+from pwm.training.work import ENV_STEPS
 
 REFERENCES = {"zero_action": "zero action", "random_action": "random actions"}
 
@@ -35,14 +36,23 @@ def load_records(run_dir: Path) -> list[dict[str, float]]:
     return records
 
 
-def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
+def read_evaluations(folder: Path, progress: str = ENV_STEPS) -> tuple[EvaluationRecord, ...]:
     """Evaluations in ``metrics.jsonl``, in the order of training, at least one.
+
+    Args:
+        folder: the run folder.
+        progress: the metric that counts the steps of its trainer.
 
     Raises:
         DataError: the file is missing or damaged, holds no evaluation, or one that is not finite.
     """
-    records = [r for r in load_records(folder) if "eval/episode_return" in r]
-    keys = ("epoch", "env_steps", "wall_time", "eval/episode_return")
+    # Before the first epoch nothing is done, and some counters are not there.
+    records = [
+        r if r.get("epoch") else {progress: 0.0, **r}
+        for r in load_records(folder)
+        if "eval/episode_return" in r
+    ]
+    keys = ("epoch", progress, "wall_time", "eval/episode_return")
     for record in records:
         # Python's JSON also knows NaN and Infinity.
         if missing := [key for key in keys if (v := record.get(key)) is None or not math.isfinite(v)]:
@@ -56,7 +66,7 @@ def read_evaluations(folder: Path) -> tuple[EvaluationRecord, ...]:
     return tuple(
         EvaluationRecord(
             int(r["epoch"]),
-            int(r["env_steps"]),
+            int(r[progress]),
             r["wall_time"],
             r["eval/episode_return"],
             r.get("eval/episode_return_std"),

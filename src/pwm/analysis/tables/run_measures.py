@@ -14,7 +14,7 @@ MEASURES = {
     "final": "return of the last evaluation",
     "last10": "mean return of the last ten evaluations",
     "best": "return of the best evaluation",
-    "auc": "mean return over the environment steps of training",
+    "auc": "mean return over the steps of training",
 }
 
 
@@ -23,13 +23,15 @@ class EvaluationRecord:
     """One evaluation during training.
 
     Attributes:
-        epoch, env_steps, wall_time: when; seconds over all sittings.
+        epoch: epochs that were done.
+        steps: what the run's trainer counts, environment steps or updates.
+        wall_time: seconds over all sittings.
         episode_return: mean over episodes.
         std: standard deviation over episodes; None where it was not logged.
     """
 
     epoch: int
-    env_steps: int
+    steps: int
     wall_time: float
     episode_return: float
     std: float | None
@@ -64,7 +66,7 @@ def measures(
 
     Returns:
         ``final``; ``best``; ``last10``, the mean of the last ten evaluations; ``auc``, the area under the
-        curve over environment steps (trapezoids) divided by the steps from the first to the last evaluation,
+        curve over steps (trapezoids) divided by the steps from the first to the last evaluation,
         that is the mean return along the way; ``drop``, best minus final; ``retention``, the mean of the
         last ten evaluations (of the last fifth where there are fewer than fifty: what comes before belongs
         to learning) as ``share_of_peak`` of best;
@@ -72,7 +74,7 @@ def measures(
         threshold (not interpolated).
     """
     returns = np.array([e.episode_return for e in evaluations])
-    steps = np.array([e.env_steps for e in evaluations], dtype=float)
+    steps = np.array([e.steps for e in evaluations], dtype=float)
     final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
     span = float(steps[-1] - steps[0])
     kept = float(returns[-max(1, min(LAST, len(returns) // 5)) :].mean())
@@ -86,6 +88,6 @@ def measures(
         "drop": best - final,
         "retention": share_of_peak(kept, best, floor_of(reference)),
         "threshold": threshold,
-        "steps_to_threshold": None if first is None else first.env_steps,
+        "steps_to_threshold": None if first is None else first.steps,
         "seconds_to_threshold": None if first is None else first.wall_time,
     }

@@ -21,9 +21,11 @@ from pwm.configuration.building import task_spec
 from pwm.configuration.config import ExperimentConfig, diff
 from pwm.errors import ConfigError, DataError, PwmError
 from pwm.files import read_object, write_text
+from pwm.runs import start
 from pwm.runs.provenance import read_manifest
 from pwm.runs.run_changes import NEVER, describe_changes
 from pwm.runs.status import FAILED, FINISHED, PREEMPTED, RUN_STATES, RUNNING
+from pwm.training.work import in_words
 
 # Task, algorithm and seed.
 Key = tuple[str, str, int]
@@ -44,6 +46,7 @@ class Run:
         reference: returns of the zero-action and random-action policies, where known.
         evaluations: in the order of training, at least one.
         changed: what was changed within the run that decides its numbers, in words; ``never`` without that.
+        start: SHA-256 of the file it began from; None where there is none, or the run does not say.
     """
 
     path: Path
@@ -56,11 +59,22 @@ class Run:
     reference: dict[str, float]
     evaluations: tuple[EvaluationRecord, ...]
     changed: str = NEVER
+    start: str | None = None
 
     @property
     def key(self) -> Key:
         """Task, algorithm and seed."""
         return key_of(self.task, self.config)
+
+    @property
+    def progress(self) -> str:
+        """The metric that counts the steps of its trainer."""
+        return str(self.config.alg.progress)
+
+    @property
+    def steps(self) -> int:
+        """Steps up to its last evaluation."""
+        return self.evaluations[-1].steps
 
     @property
     def name(self) -> str:
@@ -111,9 +125,10 @@ class RunTable:
         return [_row(run, (thresholds or {}).get(run.key[0])) for run in self.runs]
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """One row per evaluation of every run."""
+        """One row per evaluation of every run; the column of its steps has the name of their metric."""
         return [
-            dict(zip(("task", "algorithm", "seed"), run.key)) | dataclasses.asdict(evaluation)
+            dict(zip(("task", "algorithm", "seed"), run.key))
+            | {{"steps": run.progress}.get(k, k): v for k, v in dataclasses.asdict(evaluation).items()}
             for run in self.runs
             for evaluation in run.evaluations
         ]
@@ -135,7 +150,7 @@ def load_runs(
     Args:
         paths: run folders, folders above them, or glob patterns (``**`` for any depth).
         up_to_common_step: also use runs that are preempted, running or killed, and cut all runs of each task
-            at the environment step that all of them have evaluated. Failed runs are never used.
+            at the step that all of them have evaluated. Failed runs are never used.
         expected: runs there should be; None expects of every task all algorithms and, of each of them, all
             seeds found for that task.
 
@@ -178,7 +193,7 @@ def read_run(folder: Path) -> Run:
     status = read_object(folder / "status.json")
     if (state := status.get("state")) not in RUN_STATES:
         raise DataError(f"status.json names the state {state!r}; it must be one of: {', '.join(RUN_STATES)}")
-    evaluations = read_evaluations(folder)
+    evaluations = read_evaluations(folder, config.alg.progress)
     if state == FINISHED and evaluations[-1].epoch != status.get("epoch"):
         raise DataError(
             f"status.json says finished at epoch {status.get('epoch')}, but the last evaluation in "
@@ -196,13 +211,16 @@ def read_run(folder: Path) -> Run:
         changed=describe_changes(made_with, config.alg.optimisation),
         reference=load_reference(folder),
         evaluations=evaluations,
+        start=made_with.get(start.KEY, {}).get("sha256"),
     )
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with the same keys as CSV, atomically; None becomes an empty field."""
+    """Write rows as CSV, atomically; None, and a key that a row does not have, become an empty field."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -244,7 +262,7 @@ def _row(run: Run, threshold: float | None) -> dict[str, Any]:
         "state": run.state,
         "epochs": run.evaluations[-1].epoch,
         "planned_epochs": run.config.epochs,
-        "env_steps": run.evaluations[-1].env_steps,
+        run.progress: run.steps,
         "wall_time": run.evaluations[-1].wall_time,
         "parameters": None if None in networks else sum(n for n in networks if n is not None),
         "world_model_parameters": networks[0],
@@ -300,9 +318,7 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
         groups.setdefault(run.key, []).append(run)
     chosen, problems = [], []
     for key in sorted(groups):
-        best, *others = sorted(
-            groups[key], key=lambda r: (r.state != FINISHED, -r.evaluations[-1].env_steps, r.path)
-        )
+        best, *others = sorted(groups[key], key=lambda r: (r.state != FINISHED, -r.steps, r.path))
         chosen.append(best)
         for other in others:
             lines = diff(best.config.identity(), other.config.identity())
@@ -313,35 +329,42 @@ def _one_per_key(runs: Iterable[Run]) -> tuple[list[Run], list[Problem]]:
 
 
 def cut_to_common_step(runs: Iterable[Run]) -> list[Run]:
-    """The runs, those of each task up to the environment step that all of them have evaluated.
+    """The runs, those of each task up to the step that all of them have evaluated.
 
     Raises:
-        DataError: a run has no evaluation up to there.
+        DataError: a run has no evaluation up to there, or runs of a task count other things.
     """
     runs = list(runs)
     common: dict[str, int] = {}
+    counted: dict[str, str] = {}
     for run in runs:
-        last = run.evaluations[-1].env_steps
-        common[run.key[0]] = min(last, common.get(run.key[0], last))
+        common[run.key[0]] = min(run.steps, common.get(run.key[0], run.steps))
+        if (other := counted.setdefault(run.key[0], run.progress)) != run.progress:
+            raise DataError(
+                f"{run.path} counts {in_words(run.progress)}, other runs of {run.key[0]} count "
+                f"{in_words(other)}; they have no step in common"
+            )
     cut = []
     for run in runs:
-        kept = tuple(e for e in run.evaluations if e.env_steps <= common[run.key[0]])
+        kept = tuple(e for e in run.evaluations if e.steps <= common[run.key[0]])
         if not kept:
             raise DataError(
                 f"{run.path}: no evaluation up to step {common[run.key[0]]}, where another run of "
-                f"{run.key[0]} ends; its first is at step {run.evaluations[0].env_steps}"
+                f"{run.key[0]} ends; its first is at step {run.evaluations[0].steps}"
             )
         cut.append(dataclasses.replace(run, evaluations=kept))
     return cut
 
 
 def _inconsistent(runs: Iterable[Run]) -> list[Problem]:
-    """Runs whose configuration differs from that of their algorithm's first seed by more than the seed."""
+    """Runs whose configuration differs from that of their algorithm's first seed by more than seeds do."""
     first: dict[tuple[str, str], Run] = {}
     problems = []
     for run in runs:
         leader = first.setdefault(run.key[:2], run)
-        a, b = ({k: v for k, v in r.config.identity().items() if k != "general.seed"} for r in (leader, run))
+        # Every seed may begin from a model of its own.
+        own = ("general.seed", "general.checkpoint")
+        a, b = ({k: v for k, v in r.config.identity().items() if k not in own} for r in (leader, run))
         if lines := diff(a, b):
             reason = f"other configuration than seed {leader.key[2]}: {'; '.join(lines)}"
             problems.append(Problem("inconsistent", reason, run.path, run.key))

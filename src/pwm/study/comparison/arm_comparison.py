@@ -22,6 +22,7 @@ from pwm.analysis.statistics.estimates import (
     Estimate,
     interquartile_mean,
     summarise,
+    welch_test,
     welch_test_over_tasks,
 )
 from pwm.analysis.tables.run_measures import floor_of
@@ -45,7 +46,8 @@ class ArmComparison:
         best: comparison of the policies with the best evaluation during training, task by task; empty where
             these were not scored.
         overall: difference of the scores averaged over ``scaled`` tasks, in units of the scale; of a single
-            task in returns. None where there is none, or an arm has only one seed on one of them.
+            task in returns. Where runs on several tasks began from one model it is that of the means of each
+            seed. None where there is none, or an arm has only one seed on one of them.
         scaled: tasks on which at least one of all arms is shown to beat the policies that know nothing.
         differences: between the two arms, and between seeds of either.
     """
@@ -203,6 +205,20 @@ def mean_difference(
     return welch_test_over_tasks(a, b)
 
 
+def _seed_difference(
+    candidate: tuple[Arm, ScoresByTask],
+    baseline: tuple[Arm, ScoresByTask],
+    tasks: Sequence[str],
+    scale: Scale,
+) -> DifferenceTest | None:
+    """Difference of the means over ``tasks`` of every seed, whose runs are not independent of one another."""
+    means = [
+        arm.seed_means({task: scores[task] / (scale[task][1] - scale[task][0]) for task in tasks}, tasks)
+        for arm, scores in (candidate, baseline)
+    ]
+    return None if min(map(len, means)) < 2 else welch_test(*means)
+
+
 def _compare(
     baseline: Arm,
     candidate: Arm,
@@ -223,7 +239,11 @@ def _compare(
         candidate=candidate,
         comparison=compare_scores(theirs, ours),
         best=compare_tasks(shared(candidate, best), shared(baseline, best)) if best else [],
-        overall=mean_difference(theirs, ours, scaled, scale),
+        overall=(
+            _seed_difference((candidate, theirs), (baseline, ours), scaled, scale)
+            if len(scaled) > 1 and (candidate.shares_starts or baseline.shares_starts)
+            else mean_difference(theirs, ours, scaled, scale)
+        ),
         scaled=scaled,
         differences=between(differences, baseline, candidate),
     )

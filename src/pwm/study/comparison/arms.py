@@ -11,6 +11,7 @@ import numpy as np
 
 from pwm.analysis.tables.runs import Key, Problem, Run, RunTable, cut_to_common_step, load_runs
 from pwm.errors import DataError
+from pwm.training.work import in_words
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ class Arm:
         """Its runs of one task, in the order of their seeds."""
         return [run for run in self.table.runs if run.key[0] == task]
 
+    @property
+    def shares_starts(self) -> bool:
+        """True if runs on several tasks began from one model, so that they are not independent."""
+        tasks: dict[str, set[str]] = {}
+        for run in self.table.runs:
+            if run.start is not None:
+                tasks.setdefault(run.start, set()).add(run.key[0])
+        return any(len(names) > 1 for names in tasks.values())
+
+    def seed_means(self, scores: Mapping[str, np.ndarray], tasks: Sequence[str]) -> np.ndarray:
+        """Means over tasks [seeds] of scores [seeds] by task, of the seeds that all tasks have."""
+        by_task = [
+            dict(zip((r.key[2] for r in self.runs(task)), scores[task], strict=True)) for task in tasks
+        ]
+        seeds = sorted(set.intersection(*(set(found) for found in by_task)))
+        return np.array([np.mean([found[seed] for found in by_task]) for seed in seeds], dtype=float)
+
     def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
         """Values [seeds] of a column of ``RunTable.rows`` by task, in the order of the seeds.
 
@@ -63,7 +81,7 @@ def load_arms(
     Args:
         paths: by label run folders, folders above them, or glob patterns.
         up_to_common_step: also use unfinished runs, and cut the runs of each task, over all arms, at the
-            environment step that all of them have evaluated.
+            step that all of them have evaluated.
         expected: by label the runs there should be, see ``load_runs``.
 
     Raises:
@@ -123,6 +141,11 @@ def load_algorithms(paths: Sequence[str | Path], up_to_common_step: bool = False
         )
         for name in names
     ]
+
+
+def steps_in_words(arms: Iterable[Arm]) -> str:
+    """Return what the steps of the arms' runs are, for example ``environment steps``."""
+    return " or ".join(dict.fromkeys(in_words(run.progress) for arm in arms for run in arm.table.runs))
 
 
 def references_of(arms: Iterable[Arm], task: str) -> dict[str, float]:

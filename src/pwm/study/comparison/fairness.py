@@ -9,8 +9,11 @@ has a dotted key, by which it can be declared:
     ``reference.zero_action``  returns of the policies that know nothing, which differ where tasks do
     ``runs.tasks``             tasks that only one of the two arms has
     ``runs.seeds``             seeds of a task that only one of the two arms has
-    ``runs.env_steps``         environment steps of training
+    ``runs.env_steps``         environment steps of training; ``runs.updates`` of runs that count updates
     ``runs.changed``           what was changed within a run, such as its planned length
+    ``runs.data``              digest of the data set that is learned from, where there is one
+    ``start.alg.horizon`` ...  the same of what the runs began from (``general.checkpoint``), declared with
+                               the key itself; ``start.sha256`` where nothing tells how that was made
 
 What a run was made with and does not tell, or tells no more of than that there were uncommitted changes, may
 differ, and counts as a difference.
@@ -23,25 +26,29 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from pwm.analysis.tables.runs import Run
 from pwm.configuration.config import flatten
 from pwm.configuration.predecessor_keys import ALIASES
+from pwm.runs import start
 from pwm.runs.provenance import names_code, read_manifest
 from pwm.runs.run_diff import COMPARED
 from pwm.study.comparison.arms import Arm
 
 # Names of a run; what they name is compared.
-NAMES = ("preset", "general.name", "general.logdir", "general.seed")
+NAMES = ("preset", "general.name", "general.logdir", "general.seed", "general.checkpoint")
 # What arms may differ in where nothing else is said: a comparison of dynamics.
 DECLARED = ("alg.dynamics.*",)
+# Begins the keys of what the runs began from.
+START = "start."
 ABSENT = "(absent)"
 UNKNOWN = "(unknown)"
 # Parameter counts have a test of their own, parity.
 MADE_WITH = tuple(key for key in COMPARED if key != "parameters")
 SITTINGS = ", then "
 # What is no setting always decides results.
-RESULTS = ("manifest.", "reference.", "runs.")
+RESULTS = ("manifest.", "reference.", "runs.", START)
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ def between(differences: Iterable[Difference], baseline: Arm, candidate: Arm) ->
 
 def is_declared(key: str, declared: Iterable[str]) -> bool:
     """True if a pattern names ``key``, a group it belongs to, or an alias of either."""
+    key = key.removeprefix(START)
     names = [key]
     for alias, target in ALIASES.items():
         place = target.rpartition("@")[2]
@@ -125,8 +133,13 @@ def stated_origin(folder: Path) -> dict[str, str]:
     """
     if not (manifest := read_manifest(folder)):
         return {}
+    return _of_sittings(manifest, MADE_WITH)
+
+
+def _of_sittings(manifest: Mapping[str, Any], keys: Sequence[str]) -> dict[str, str]:
+    """Values of ``keys`` of a manifest, flattened; of several sittings every value, in order."""
     sittings = [
-        flatten({key: sitting[key] for key in MADE_WITH if key in sitting})
+        flatten({key: sitting[key] for key in keys if key in sitting})
         for sitting in (*manifest.get("earlier", []), manifest)
     ]
     values = {key: [str(s.get(key, UNKNOWN)) for s in sittings] for s in sittings for key in s}
@@ -169,8 +182,23 @@ def _facts(run: Run) -> dict[str, str]:
     if (commit := manifest.get("manifest.git_commit")) and not all(map(names_code, commit.split(SITTINGS))):
         manifest["manifest.git_commit"] = f"{commit} {UNKNOWN}"
     reference = {f"reference.{name}": str(score) for name, score in run.reference.items()}
-    steps = {"runs.env_steps": str(run.evaluations[-1].env_steps), "runs.changed": run.changed}
-    return _settings(run) | manifest | reference | steps
+    found = {f"runs.{run.progress}": str(run.steps), "runs.changed": run.changed}
+    stated = read_manifest(run.path)
+    found |= {f"runs.{key}": value for key, value in _of_sittings(stated, ("data",)).items()}
+    return _settings(run) | manifest | reference | found | _start(stated.get(start.KEY))
+
+
+def _start(stated: Mapping[str, Any] | None) -> dict[str, str]:
+    """All that is compared of what a run began from, as its manifest states it; empty where it is nothing."""
+    if stated is None:
+        return {}
+    if "configuration" not in stated:
+        return {f"{START}sha256": str(stated.get("sha256"))}
+    settings = {k: str(v) for k, v in stated["configuration"].items() if k not in NAMES}
+    made_with = _of_sittings(stated["manifest"], MADE_WITH)
+    found = settings | {f"manifest.{key}": value for key, value in made_with.items()}
+    found |= {f"runs.{key}": value for key, value in _of_sittings(stated["manifest"], ("data",)).items()}
+    return {f"{START}{key}": v for key, v in (found | {"runs.changed": stated["changed"]}).items()}
 
 
 def _settings(run: Run) -> dict[str, str]:

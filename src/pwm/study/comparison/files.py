@@ -14,7 +14,7 @@ from pwm.checkpoints.run_search import MARKS
 from pwm.errors import ConfigError, StorageError
 from pwm.files import write_text
 from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
-from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.arms import Arm, steps_in_words
 from pwm.study.comparison.fairness import DECLARED
 from pwm.study.comparison.plots import draw_study
 from pwm.study.comparison.tables import comparison_rows, comparison_text, difference_rows
@@ -22,7 +22,7 @@ from pwm.study.comparison.wording import count, mean_and_std, minutes
 
 # File of each figure.
 PICTURES = {
-    "returns_by_steps": "learning_curves_env_steps.png",
+    "returns_by_steps": "learning_curves_{steps}.png",
     "returns_by_time": "learning_curves_wall_time.png",
     "final_returns": "task_bars.png",
     "gradient_norms": "gradient_norms.png",
@@ -80,20 +80,23 @@ def write_comparison(
             write_table(folder / name, rows)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror}") from error
-    drawn = [save_figure(figure, folder / PICTURES[name]) for name, figure in figures.items()]
+    steps = "_or_".join(dict.fromkeys(run.progress for arm in arms for run in arm.table.runs))
+    drawn = [
+        save_figure(figure, folder / PICTURES[name].format(steps=steps)) for name, figure in figures.items()
+    ]
     return text, [folder / "comparison.txt", *(folder / name for name in tables), *drawn]
 
 
 def _efficiency_text(study: StudyComparison, thresholds: Mapping[str, float]) -> str:
     """Return how many seeds reach each threshold, after how many steps and minutes."""
-    lines = []
+    lines, counted = [], steps_in_words(study.arms).removeprefix("environment ")
     for task, threshold in sorted(thresholds.items()):
         lines += ["", f"{task}: first evaluation that returns {threshold:g} or more"]
         for arm in study.arms:
             steps, seconds = (
                 study.column(arm.label, task, f"{what}_to_threshold") for what in ("steps", "seconds")
             )
-            when = f", after {mean_and_std(steps)} steps and {minutes(seconds)} minutes" if steps else ""
+            when = f", after {mean_and_std(steps)} {counted} and {minutes(seconds)} minutes" if steps else ""
             lines.append(f"  {arm.label}: {len(steps)} of {count(len(arm.runs(task)), 'seed')}{when}")
     return "\n".join([*lines, ""]) if lines else ""
 

@@ -20,7 +20,7 @@ from pwm.analysis.tables.runs import Run
 from pwm.errors import DataError
 from pwm.parts import flat_values
 from pwm.study.comparison.arm_comparison import StudyComparison
-from pwm.study.comparison.arms import Arm, references_of
+from pwm.study.comparison.arms import Arm, references_of, steps_in_words
 from pwm.study.comparison.wording import count, counts, number
 
 # Inches; two panels in a row are still readable on a phone held upright.
@@ -52,7 +52,7 @@ def draw_study(study: StudyComparison, smoothing: float = 0.0) -> dict[str, Figu
     """
     arms, profiles = study.arms, performance_profiles(study)
     figures = {
-        "returns_by_steps": learning_curves(arms, "env_steps", smoothing),
+        "returns_by_steps": learning_curves(arms, "steps", smoothing),
         "returns_by_time": learning_curves(arms, "wall_time", smoothing),
         "final_returns": task_bars(study),
         "gradient_norms": gradient_norms(arms),
@@ -62,7 +62,7 @@ def draw_study(study: StudyComparison, smoothing: float = 0.0) -> dict[str, Figu
 
 
 def learning_curves(
-    arms: Sequence[Arm], x: Literal["env_steps", "wall_time"] = "env_steps", smoothing: float = 0.0
+    arms: Sequence[Arm], x: Literal["steps", "wall_time"] = "steps", smoothing: float = 0.0
 ) -> Figure:
     """Evaluated return, one panel per task: mean over seeds, its 95 % interval and the single runs.
 
@@ -97,7 +97,7 @@ def learning_curves(
                 banded = True
         _draw_floor(axes, floor_of(references_of(arms, task)))
         _limit_bands(axes)
-        style.dress(axes, task, style.MINUTES if x == "wall_time" else style.STEPS)
+        style.dress(axes, task, style.MINUTES if x == "wall_time" else steps_in_words(arms))
     caption = f"{BAND if banded else NO_BAND}; {FLOOR}{_smoothed(smoothing)}"
     return _finish(figure, arms, "evaluated return", caption)
 
@@ -149,7 +149,7 @@ def gradient_norms(arms: Sequence[Arm]) -> Figure:
         for phase, name in NETWORKS.items():
             axes = next(places)
             key = f"{phase}/grad_norm"
-            norms = [[series(r, "env_steps", key)[1] for r in runs] for runs in records]
+            norms = [[series(r, "epoch", key)[1] for r in runs] for runs in records]
             clips = {flat_values(r.config.alg)[f"{phase}_grad_norm"] for a in arms for r in a.runs(task)}
             _draw_histograms(axes, norms, clips, arms)
             lost = sum(key in r and r[key] is None for runs in records for run in runs for r in run)
@@ -179,12 +179,12 @@ def losses(arms: Sequence[Arm], smoothing: float = 0.0) -> Figure:
     if not wanted:
         style.note(panels[0])
     for (task, title, key, runs), axes in zip(wanted, panels):
-        for found, (_, look) in zip(runs, _styled(arms)):
-            curves = [
-                (np.array(a), np.array(b)) for a, b in (series(r, "env_steps", key) for r in found) if a
-            ]
+        for found, (arm, look) in zip(runs, _styled(arms)):
+            drawn = zip(found, arm.runs(task), strict=True)
+            pairs = (series(records, run.progress, key) for records, run in drawn)
+            curves = [(np.array(a), np.array(b)) for a, b in pairs if a]
             _draw_runs(axes, curves, look, smoothing)
-        style.dress(axes, f"{task}: {title}", style.STEPS, logarithmic=True)
+        style.dress(axes, f"{task}: {title}", steps_in_words(arms), logarithmic=True)
     caption = f"mean over seeds; thin lines: single runs{_smoothed(smoothing)}\n"
     caption += "dynamics losses of a flow and of an MLP measure different things, latent errors the same"
     return _finish(figure, arms, "losses and model errors in training", caption)
@@ -233,7 +233,7 @@ def _styled(arms: Sequence[Arm]) -> Iterator[tuple[Arm, dict[str, Any]]]:
 
 def _records(run: Run) -> list[dict[str, float]]:
     """Records of the run up to its last evaluation, after which nothing of it is compared."""
-    return [r for r in load_records(run.path) if r["env_steps"] <= run.evaluations[-1].env_steps]
+    return [r for r in load_records(run.path) if r["epoch"] <= run.evaluations[-1].epoch]
 
 
 def _loss_panels(arms: Sequence[Arm], task: str) -> list[tuple[str, str, list[list[Any]]]]:

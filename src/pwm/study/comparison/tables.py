@@ -12,7 +12,7 @@ from pwm.analysis.statistics.estimates import Estimate, Summary, summarise
 from pwm.analysis.tables.run_measures import MEASURES
 from pwm.numbers import aligned
 from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
-from pwm.study.comparison.arms import Arm
+from pwm.study.comparison.arms import Arm, steps_in_words
 from pwm.study.comparison.fairness import Difference
 from pwm.study.comparison.wording import (
     listing,
@@ -48,7 +48,7 @@ def comparison_rows(study: StudyComparison, measure: str) -> list[dict[str, Any]
             "std": summary.std,
             "zero_action": study.references[task].get("zero_action"),
             "floor": study.floor(task),
-            "env_steps": _mean([e.env_steps for e in last]),
+            **{name: _mean(counted) for name, counted in _steps(arm, task).items()},
             "wall_time": _mean([e.wall_time for e in last]),
             "baseline": None if against is None else study.arms[0].label,
             "comparable": None if pair is None or against is None else not pair.unfair,
@@ -105,6 +105,14 @@ def _against(pair: ArmComparison | None, task: str) -> TaskComparison | None:
     return next((t for t in pair.comparison.tasks if t.task == task), None) if pair is not None else None
 
 
+def _steps(arm: Arm, task: str) -> dict[str, list[int]]:
+    """Steps of the arm's runs of a task, by what they count."""
+    found: dict[str, list[int]] = {}
+    for run in arm.runs(task):
+        found.setdefault(run.progress, []).append(run.steps)
+    return found
+
+
 def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     values = (None, None, None) if estimate is None else dataclasses.astuple(estimate)
     return dict(zip((name, f"{name}_low", f"{name}_high"), values))
@@ -119,12 +127,13 @@ def _is_nan(value: object) -> bool:
 
 
 def _arm_table(study: StudyComparison) -> str:
-    header = ["task", "arm", "seeds", "mean [95 % Student interval]", "std", "floor", "steps", "minutes"]
+    steps = steps_in_words(study.arms).removeprefix("environment ")
+    header = ["task", "arm", "seeds", "mean [95 % Student interval]", "std", "floor", steps, "minutes"]
     rows = []
     for task, arm, summary in _summaries(study):
         last = [run.evaluations[-1] for run in arm.runs(task)]
         figures = [with_interval(summary.mean), number(summary.std), number(study.floor(task))]
-        times = [f"{_mean([e.env_steps for e in last]):,.0f}", minutes([e.wall_time for e in last])]
+        times = [f"{_mean([e.steps for e in last]):,.0f}", minutes([e.wall_time for e in last])]
         rows.append([task, arm.label, str(summary.seeds), *figures, *times])
     return aligned(header, rows, words=("task", "arm"))
 

@@ -51,6 +51,7 @@ class Findings:
         thresholds: returns by task that count as solved; a task without one gets half of what the best arm
             gained over the floor.
         compute_matched: by label of an arm that of the arm it was made as costly as.
+        full_returns: by task the return of a perfect episode, where it is known.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Findings:
     parity: Parities
     thresholds: dict[str, float] = field(default_factory=dict)
     compute_matched: dict[str, str] = field(default_factory=dict)
+    full_returns: dict[str, float] = field(default_factory=dict)
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -117,6 +119,7 @@ def _document(
         [
             result.acceptance(judged),
             result.results(study, findings.held_out, figures),
+            *result.normalised_scores(study, findings.full_returns),
             result.over_all_tasks(study, figures),
             result.limits(study),
             result.learning(study, findings.thresholds, figures),

@@ -29,7 +29,7 @@ from pwm.study.report.document import (
     Text,
     passed_or_not,
 )
-from pwm.study.report.held_out import POLICIES, HeldOut
+from pwm.study.report.held_out import POLICIES, HeldOut, steps_title
 from pwm.study.report.paths import ReportPaths
 
 SHORT_HASH = 10
@@ -63,7 +63,8 @@ def cost(
             [_resources(study, spent, *place) for place in labelled],
             [
                 "Wall clock: all sittings, evaluations included; whatever else ran on the machine slows it. "
-                "Steps/s: median over epochs, updates included. Memory: peak of the process. Velocity "
+                "Steps/s: environment steps, or imagined transitions where nothing is collected; median over "
+                "epochs, updates included. Memory: peak of the process. Velocity "
                 "evaluations: in the policy's imagination, over the whole run."
             ],
             names=2,
@@ -157,13 +158,14 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
 
 def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
     """Every run, and every problem that was met while reading them."""
+    steps = steps_title(study)
     rows: list[Row] = [
         [
             ("Arm", arm.label),
             ("Task", run.key[0]),
             ("Seed", str(run.key[2])),
             ("State", run.state),
-            ("Steps", f"{row['env_steps']:,}"),
+            (steps, f"{run.steps:,}"),
             ("Best", number(row["best"])),
             ("Last", number(row["final"])),
             *(

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from pwm.study.comparison.arm_comparison import StudyComparison
+from pwm.study.comparison.arms import steps_in_words
 from pwm.study.comparison.plots import draw_study
 from pwm.study.comparison.wording import listing
 from pwm.study.report.document import Picture
@@ -19,8 +20,8 @@ DPI = 144
 # Caption, and what it shows for those who cannot see it.
 TEXTS = {
     "returns_by_steps": (
-        "Evaluated return over environment steps.",
-        "Learning curves over environment steps of {arms} on {tasks}.",
+        "Evaluated return over {steps}.",
+        "Learning curves over {steps} of {arms} on {tasks}.",
     ),
     "returns_by_time": (
         "Evaluated return over wall time, which whatever else ran on the machine makes longer.",
@@ -53,9 +54,13 @@ def draw_figures(study: StudyComparison) -> dict[str, Picture]:
     Raises:
         DataError: metrics of a run cannot be read.
     """
-    names, tasks = listing(arm.label for arm in study.arms), listing(study.tasks)
+    words = {
+        "arms": listing(arm.label for arm in study.arms),
+        "tasks": listing(study.tasks),
+        "steps": steps_in_words(study.arms),
+    }
     return {
-        name: picture(name, figure, *(text.format(arms=names, tasks=tasks) for text in TEXTS[name]))
+        name: picture(name, figure, *(text.format(**words) for text in TEXTS[name]))
         for name, figure in draw_study(study).items()
     }
 

@@ -9,8 +9,8 @@ import numpy as np
 from pwm.analysis.tables.run_measures import floor_of
 from pwm.analysis.tables.runs import Key, describe_key
 from pwm.errors import DataError
-from pwm.study.comparison.arm_comparison import ScoresByArm, check_arms
-from pwm.study.comparison.arms import Arm, references_of
+from pwm.study.comparison.arm_comparison import ScoresByArm, StudyComparison, check_arms
+from pwm.study.comparison.arms import Arm, references_of, steps_in_words
 
 # The one that decides comes first.
 POLICIES = ("final", "best")
@@ -62,3 +62,8 @@ def half_way(arms: Sequence[Arm]) -> dict[str, float]:
         if best > floor:
             found[task] = (floor + best) / 2
     return found
+
+
+def steps_title(study: StudyComparison) -> str:
+    """Return the title of columns that count the steps of runs: ``Steps``, or for example ``Updates``."""
+    return steps_in_words(study.arms).removeprefix("environment ").capitalize()

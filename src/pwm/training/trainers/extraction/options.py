@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pwm import checks
 from pwm.algorithm import actor_critic, model_learning, objective, updates
 from pwm.models import world_model
 from pwm.parts import PART
+from pwm.training.work import UPDATES, Work
 
 
 def _model_learning() -> model_learning.Options:
@@ -30,6 +32,8 @@ class Options:
             "no change" (which is 1), with which a run begins. A model of another task, or one whose inputs
             are in another order, is far above it.
     """
+
+    progress: ClassVar[str] = UPDATES
 
     world_model: world_model.Options = field(default_factory=world_model.Options, metadata=PART)
     objective: objective.Options = field(default_factory=objective.Options, metadata=PART)
@@ -54,3 +58,13 @@ class Options:
     def epoch_steps(self) -> int:
         """What an epoch counts as where evaluations are that many apart: its updates, times 50."""
         return 50 * self.actor_critic.actor_iterations
+
+    def steps(self, epochs: int) -> int:
+        """Return the updates of the policy in a run of so many epochs."""
+        return epochs * self.actor_critic.actor_iterations
+
+    @property
+    def work(self) -> Work:
+        """What an epoch computes besides updates of the world model."""
+        rollouts = self.actor_critic.actor_iterations
+        return Work(rollouts=rollouts, encoded=rollouts * self.starts)

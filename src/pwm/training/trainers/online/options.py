@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pwm import checks
 from pwm.algorithm import actor_critic, model_learning, objective, updates
 from pwm.errors import ConfigError
 from pwm.models import world_model
 from pwm.parts import PART, flat_values
+from pwm.training.work import ENV_STEPS, Work
 
 COLLECT_MODES = ("closed_loop", "lockstep")
 
@@ -34,6 +37,8 @@ class Options:
         warmup_env_steps: environment steps with uniform random actions before the first epoch.
         warmup_updates: world-model updates after them, before the policy learns.
     """
+
+    progress: ClassVar[str] = ENV_STEPS
 
     world_model: world_model.Options = field(default_factory=world_model.Options, metadata=PART)
     objective: objective.Options = field(default_factory=objective.Options, metadata=PART)
@@ -109,6 +114,33 @@ class Options:
     def epoch_steps(self) -> int:
         """Environment steps of one epoch."""
         return self.num_envs * self.objective.horizon
+
+    def steps(self, epochs: int) -> int:
+        """Return the environment steps of a run of so many epochs."""
+        return self.num_envs * self._warmup_steps + epochs * self.epoch_steps
+
+    @property
+    def work(self) -> Work:
+        """What an epoch computes besides updates of the world model."""
+        lockstep = self.collect == "lockstep"
+        rollouts = 1 if lockstep else self.actor_critic.actor_iterations
+        # The actions that lockstep executes are those of the rollout.
+        acted = 0 if lockstep else self.epoch_steps
+        return Work(
+            rollouts=rollouts,
+            encoded=self.epoch_steps + rollouts * self.starts,
+            acted=acted,
+            predicted=self.objective.horizon * self.open_loop_envs,
+            interrupted=lockstep,
+            collecting=self.num_envs,
+            warmup_steps=self._warmup_steps,
+            warmup_updates=self.warmup_updates,
+        )
+
+    @property
+    def _warmup_steps(self) -> int:
+        """Steps of all environments before the first epoch."""
+        return math.ceil(self.warmup_env_steps / self.num_envs)
 
     @property
     def starts(self) -> int:

@@ -16,7 +16,7 @@ from pwm.training.trainers.pretraining.trainer import PretrainedSpec, Pretrainin
 
 COMPONENTS = ("dynamics",)
 
-__all__ = ["COMPONENTS", "Options", "build"]
+__all__ = ["COMPONENTS", "Options", "PretrainedSpec", "build", "specification"]
 
 
 def build(setting: Setting) -> PretrainingTrainer:
@@ -31,7 +31,7 @@ def build(setting: Setting) -> PretrainingTrainer:
     shared = options.data, options.objective.horizon, options.task_names(), options.balanced, options.held_out
     data, held_out = open_data(*shared), open_data(*shared, HELD_OUT)
     spec = specification(data)
-    n_tasks = len(spec.tasks) if len(data.tasks) > 1 else 0
+    n_tasks = len(spec.table)
     sizes = options.world_model
     if n_tasks and sizes.latents == "observations":
         raise ConfigError(

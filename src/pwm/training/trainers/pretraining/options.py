@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pwm import checks
 from pwm.algorithm import model_learning, objective, updates
@@ -10,6 +11,7 @@ from pwm.envs.task_table import task_set, task_sets
 from pwm.errors import ConfigError
 from pwm.models import scalar_heads, world_model
 from pwm.parts import PART
+from pwm.training.work import UPDATES, Work
 
 ALL = "all"
 
@@ -43,6 +45,8 @@ class Options:
         held_out: share of the segments of every task that is not learned from, but predicted in evaluations.
         accumulate: parts of a batch whose gradients are added up one after the other, to save memory.
     """
+
+    progress: ClassVar[str] = UPDATES
 
     world_model: world_model.Options = field(default_factory=_world_model, metadata=PART)
     objective: objective.Options = field(default_factory=objective.Options, metadata=PART)
@@ -79,3 +83,12 @@ class Options:
     def epoch_steps(self) -> int:
         """What an epoch counts as where evaluations are that many apart: its updates."""
         return self.model_learning.wm_iterations
+
+    def steps(self, epochs: int) -> int:
+        """Return the updates of the world model in a run of so many epochs."""
+        return epochs * self.model_learning.wm_iterations
+
+    @property
+    def work(self) -> Work:
+        """What an epoch computes besides updates of the world model: nothing."""
+        return Work()

@@ -36,6 +36,11 @@ class PretrainedSpec(EnvSpec):
 
     tasks: list[dict[str, Any]]
 
+    @property
+    def table(self) -> tuple[str, ...]:
+        """Names of the tasks that an embedding tells apart; empty for a single one."""
+        return tuple(task["name"] for task in self.tasks) if len(self.tasks) > 1 else ()
+
 
 class PretrainingTrainer(Trainer):
     """Learns a world model from a data set.
