@@ -5,6 +5,8 @@
 set -euo pipefail
 state=${TMPDIR:-/tmp}/pwm-slurm
 node=$(hostname -s)
+# Without the option it says what OMP_NUM_THREADS does.
+cores=$(nproc --all)
 
 configure() {
   mkdir -p "$state/controller" "$state/node" /etc/slurm
@@ -27,7 +29,7 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2
 KillWait=20
 ReturnToService=2
-NodeName=$node CPUs=$(nproc) RealMemory=2048 State=UNKNOWN
+NodeName=$node CPUs=$cores RealMemory=2048 State=UNKNOWN
 PartitionName=main Nodes=$node Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes=$node MaxTime=00:02:00 State=UP
 CONF
