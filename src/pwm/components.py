@@ -2,9 +2,9 @@
 
 The folder is the registry: a component of kind ``dynamics`` called ``flow`` is the module
 ``pwm.models.dynamics.flow``. Such a module defines an ``Options`` dataclass (its configuration,
-validated in ``__post_init__``) and ``build(options, ...)``, an integrator its ``TABLEAU``; modules of the
-folder that define nothing of the kind are shared parts. Adding a component is adding one file. An engine
-has no ``Options``: the environment that uses it has them.
+validated in ``__post_init__``) and ``build(options, ...)``, an integrator its ``TABLEAU``, a disturbance
+its class; modules of the folder that define nothing of the kind are shared parts. Adding a component is
+adding one file. An engine has no ``Options``: the environment that uses it has them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pwm.errors import UnknownComponentError
 # Package of each kind, and what makes one of its modules a component.
 KINDS = {
     "env": ("pwm.envs", "build"),
+    "disturbance": ("pwm.envs.disturbances", "DISTURBANCE"),
     "dynamics": ("pwm.models.dynamics", "build"),
     "integrator": ("pwm.models.integrators", "TABLEAU"),
     "actor": ("pwm.models.actors", "build"),

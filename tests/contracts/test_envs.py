@@ -15,6 +15,8 @@ import yaml
 import pwm.envs
 from pwm import components
 from pwm.envs.base import VectorEnv
+from pwm.envs.disturbances.base import Options as Disturbance
+from pwm.envs.disturbances.base import disturb
 from pwm.errors import ActionError, ConfigError, EnvError, UnknownComponentError
 
 CONFIGS = Path(pwm.envs.__file__).parents[1] / "configs" / "env"
@@ -30,18 +32,25 @@ GYM_ROBOTS = [
     *("InvertedDoublePendulum-v5", "InvertedPendulum-v5", "Reacher-v5", "Swimmer-v5", "Walker2d-v5"),
 ]
 CASES["counting"] = {"name": "analytic", "task": "counting", "ends": ["terminated", "truncated"]}
+# A disturbed environment keeps the contract as well, whatever is inside.
+CASES |= {
+    f"lqr+{name}": {"name": "analytic", "disturbance": name} for name in components.names("disturbance")
+}
+CASES["gym+delay"] = {**CASES["gym"], "disturbance": "delay"}
+CASES["dflex_ant+bimodal"] = {**CASES["dflex_ant"], "disturbance": "bimodal"}
 
 
 def make(case: str, num_envs: int = N, seed: int = 0, **changes: Any) -> VectorEnv:
     """Build the environment of one YAML file with short episodes."""
     config = dict(CASES[case])
     module = components.load("env", config.pop("name"))
+    disturbance = Disturbance(config.pop("disturbance", ""))
     fields = {field.name for field in dataclasses.fields(module.Options)}
     if "episode_length" in fields:
         config["episode_length"] = LENGTH
     config.update(changes)
     assert set(config) <= fields, "YAML keys must be exactly the component's options"
-    return module.build(module.Options(**config), num_envs, "cpu", seed)
+    return disturb(module.build(module.Options(**config), num_envs, "cpu", seed), disturbance, seed)
 
 
 def actions(env: VectorEnv, steps: int, seed: int = 7) -> torch.Tensor:

@@ -42,9 +42,14 @@ ARGUMENTS = {
 }
 
 
+# Widths of networks that make arms equal on tasks of some widths only: a task that has them.
+LIKE_ITS_TASKS = {"where_flow_pays": ["env.state_dim=10"]}
+
+
 @functools.cache
 def plan(name: str, *overrides: str) -> ExperimentPlan:
-    return make_plan(load_experiment([f"experiment={name}", "env=analytic", *overrides]))
+    task = ["env=analytic", *LIKE_ITS_TASKS.get(name, [])]
+    return make_plan(load_experiment([f"experiment={name}", *task, *overrides]))
 
 
 def refusal(*overrides: str) -> str:
@@ -56,7 +61,7 @@ def refusal(*overrides: str) -> str:
 
 def test_the_promised_files_are_there() -> None:
     promised = {"flow_vs_mlp", "integrator_sweep", "compute_matched", "horizon_sweep", "velocity_head"}
-    promised |= {"cpu_suite", "cpu_ablations"}
+    promised |= {"cpu_suite", "cpu_ablations", "where_flow_pays"}
     assert promised <= set(NAMES)
     assert MULTITASK in experiment_names()
 
@@ -74,6 +79,16 @@ def test_every_arm_composes_and_is_the_same_size(name: str) -> None:
     assert last.config.general.seed == last.seed
     for run in found.runs:
         assert run.folder.parts[-3:] == ("analytic_lqr", run.cell.arm, f"seed{run.seed}")
+
+
+def test_widths_that_are_given_are_right_on_the_tasks_they_are_given_for() -> None:
+    whole = load_experiment(["experiment=where_flow_pays"])
+    assert len(whole.tasks) == 18
+    tasks = f"tasks=[{', '.join(task for task in whole.tasks if 'disturbance' not in task)}]"
+    found = make_plan(load_experiment(["experiment=where_flow_pays", tasks, "env.disturbance=pushes"]))
+    names = {f"{name}+pushes1" for name in ("dflex_hopper", "gym_Reacher-v5", "gym_Swimmer-v5")}
+    assert {cell.task for cell in found.cells} == names
+    require_parity(found)
 
 
 @pytest.mark.parametrize("name", NAMES)

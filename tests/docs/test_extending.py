@@ -29,6 +29,7 @@ KINDS = {
     "models/integrators/ralston.py": ("integrator", ["dynamics=flow", "alg.flow_integrator=ralston"]),
     "models/actors/fixed_noise.py": ("actor", ["alg.actor.name=fixed_noise", "alg.actor.std=0.3"]),
     "envs/point.py": ("env", ["env.name=point", "env.speed=0.2"]),
+    "envs/disturbances/sensor_noise.py": ("disturbance", ["env.disturbance=sensor_noise"]),
     "training/trainers/system_identification.py": ("trainer", ["alg.trainer=system_identification"]),
 }
 

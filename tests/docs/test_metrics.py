@@ -37,6 +37,7 @@ RUNS = {
     "gym": [
         *("env=gym", "env.id=tests.contracts.odd_envs:OddJudging-v0", "general.save_interval=0"),
         *("actor=sac", "alg.entropy_target=-1"),
+        *("dynamics=gaussian", "alg.latents=observations"),
     ],
 }
 # Only a GPU has these; test_gpu_metrics_are_listed looks at them where there is one.

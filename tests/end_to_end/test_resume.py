@@ -43,6 +43,9 @@ RUNS = {
     "hopper-mlp-lockstep": [*HOPPER, *LOCKSTEP],
     "analytic-residual": [*ANALYTIC, "dynamics=residual"],
     "gym-observations": ["env=gym", "env.id=Pendulum-v1", "alg.latents=observations", *SAC],
+    "analytic-sampled": [*ANALYTIC, "dynamics=generative_flow"],
+    "analytic-pushed": [*ANALYTIC, "env.disturbance=pushes"],
+    "hopper-delayed": [*HOPPER, "env.disturbance=delay", "env.disturbance_strength=3"],
 }
 SAVE_ALWAYS = "general.save_interval=0"
 # Small enough to be saved, resumed and overwritten several times. One thread, here as in the processes that

@@ -196,10 +196,16 @@ class ActorCritic(nn.Module):
         """Return actions [N, act_dim] in [-1, 1] of the actor with its noise for latents [N, L]."""
         return told_policy(self.actor, inputs).act(z, self.noise(len(z)))
 
-    def noise(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw standard normal policy noise [*shape, noise_dim], from ``generator`` or the learner's own."""
+    def noise(
+        self, *shape: int, generator: torch.Generator | None = None, width: int | None = None
+    ) -> Tensor:
+        """Draw standard normal noise [*shape, width], from ``generator`` or the learner's own.
+
+        ``width`` is the policy's ``noise_dim`` unless told otherwise.
+        """
         generator = self.generator if generator is None else generator
-        return torch.randn(*shape, self.actor.noise_dim, generator=generator, device=self.device)
+        width = self.actor.noise_dim if width is None else width
+        return torch.randn(*shape, width, generator=generator, device=self.device)
 
     def inputs(self, model: WorldModel, task: Tensor | None) -> TaskInputs | None:
         """Return what actor and critics are told of the tasks int64 [B]; None where there is a single one."""
@@ -218,11 +224,16 @@ class ActorCritic(nn.Module):
         generator: torch.Generator | None = None,
         interrupt: Interrupt | None = None,
     ) -> Imagined:
-        """Roll the actor with its noise through ``model`` for H steps from ``z`` [B, L]."""
-        horizon = self.objective.horizon
+        """Roll the actor with its noise through ``model`` for H steps from ``z`` [B, L].
+
+        Dynamics that are not certain are sampled; others draw nothing.
+        """
+        horizon, width = self.objective.horizon, model.dynamics.noise_dim
         noise = self.noise(horizon, len(z), generator=generator)
+        model_noise = self.noise(horizon, len(z), generator=generator, width=width) if width else None
         task = None if inputs is None else inputs.task
-        return imagine(model, told_policy(self.actor, inputs), z, noise, horizon, task, interrupt)
+        policy = told_policy(self.actor, inputs)
+        return imagine(model, policy, z, noise, horizon, task, interrupt, model_noise)
 
     def loss(self, rollout: Imagined, per_entry: Tensor, inputs: TaskInputs | None = None) -> Tensor:
         """Return what the actor minimises: the scaled mean of ``per_entry`` [B] (``actor_loss``), its penalty

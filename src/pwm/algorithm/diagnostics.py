@@ -13,6 +13,9 @@ from pwm.algorithm.rollouts import along_actions, rewards_ahead, values_and_retu
 from pwm.data.batch import Batch, Recorded
 from pwm.models.world_model import WorldModel
 
+# Of so many draws, smallest and largest enclose a further one with probability 90 %.
+SAMPLES = 19
+
 
 def open_loop_error(model: WorldModel, batch: Batch, steps: Sequence[int]) -> Tensor:
     """Relative latent error [len(steps)] after k open-loop steps, for every k >= 1 in ``steps``.
@@ -32,6 +35,49 @@ def latent_errors(model: WorldModel, batch: Batch) -> dict[str, float]:
     steps = sorted({1, min(4, horizon), horizon})
     errors = open_loop_error(model, batch, steps)
     return {f"latent_error_k{k}": float(error) for k, error in zip(steps, errors, strict=True)}
+
+
+@torch.no_grad()
+def forecast_scores(model: WorldModel, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    """Score the model's distribution of the next latent, one step from the first states of ``batch``.
+
+    All is measured in the units of the latents' changes (``LatentSpace.relative``).
+
+    Args:
+        model: the world model; ``SAMPLES`` draws of one that is uncertain, else its one prediction.
+        batch: windows; their first transition is looked at.
+        generator: source of the draws.
+
+    Returns:
+        ``energy_score``: E|X - y| - E|X - X'| / 2 (Gneiting & Raftery 2007) for samples X, X' and what really
+        followed, y, over the mean |y - z| of predicting "no change": 0 is perfect, and of all distributions
+        the true one scores least on average. Of a certain model it is the relative distance.
+        ``coverage``, where the model samples: share of entries of y between the smallest and the largest of
+        19 samples; 18/20 if y and samples are drawn alike. ``nll``, where it knows its density: negative log
+        density of y, in nats per entry.
+    """
+    task, valid = batch.task, batch.valid[0]
+    z, target = model.encode(batch.obs[:2], task)
+    a, e, dynamics = batch.action[0], model.embed(task), model.dynamics
+    shape = (SAMPLES if dynamics.noise_dim else 1, len(z))
+    many = z.expand(*shape, -1), a.expand(*shape, -1), None if e is None else e.expand(*shape, -1)
+    if dynamics.noise_dim:
+        noise = torch.randn(*shape, dynamics.noise_dim, generator=generator, device=z.device)
+        samples = dynamics.next(*many, noise)
+    else:
+        samples = dynamics.next(*many)
+    distances = dynamics.space.relative(samples - target).norm(dim=-1).mean(0)
+    found = {}
+    if dynamics.noise_dim:
+        relative = dynamics.space.relative(samples - z).transpose(0, 1)
+        distances = distances - torch.cdist(relative, relative).sum((1, 2)) / (2 * SAMPLES * (SAMPLES - 1))
+        inside = (target >= samples.amin(0)) & (target <= samples.amax(0))
+        found["coverage"] = float(inside[valid].float().mean())
+    unchanged = dynamics.space.relative(target - z).norm(dim=-1)
+    found["energy_score"] = float(distances[valid].sum() / unchanged[valid].sum())
+    if (density := dynamics.log_density(z, a, target, e)) is not None:
+        found["nll"] = float(-density[valid].mean() / z.shape[-1])
+    return found
 
 
 def reward_rmse(learner: ModelLearner, batch: Batch) -> float:

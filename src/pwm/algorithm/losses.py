@@ -144,6 +144,7 @@ def imagine(
     horizon: int,
     task: Tensor | None = None,
     interrupt: Interrupt | None = None,
+    model_noise: Tensor | None = None,
 ) -> Imagined:
     """Roll the policy through the model for ``horizon`` steps.
 
@@ -157,6 +158,7 @@ def imagine(
         task: int64 [B], or None.
         interrupt: called after every action; says where a real episode ended and with which latent the
             rollout continues there.
+        model_noise: [H, B, noise_dim of the dynamics] to sample what follows; None for its mean.
     """
     e = model.embed(task)
     latents, next_latents, actions, locations, log_probs, feedback = [], [], [], [], [], []
@@ -164,7 +166,8 @@ def imagine(
         a, location, log_prob = policy.decide(z, None if noise is None else noise[t])
         if log_prob is not None:
             log_probs.append(log_prob.sum(-1))
-        z_next = model.dynamics.next(z, a, e)
+        drawn = () if model_noise is None else (model_noise[t],)
+        z_next = model.dynamics.next(z, a, e, *drawn)
         latents.append(z)
         actions.append(a)
         locations.append(location)

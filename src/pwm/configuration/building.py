@@ -11,6 +11,7 @@ from pwm.algorithm.agent import Agent
 from pwm.algorithm.ranks import ALONE, Ranks
 from pwm.configuration.config import ExperimentConfig
 from pwm.envs.base import EnvSpec, VectorEnv
+from pwm.envs.disturbances.base import disturb
 from pwm.errors import ConfigError
 from pwm.training.agents import fresh_agent
 from pwm.training.trainer import Setting, Trainer, load_trainer
@@ -36,8 +37,9 @@ def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
 
 
 def build_env(config: ExperimentConfig, num_envs: int, seed: int, device: torch.device) -> VectorEnv:
-    """The configured environment with ``num_envs`` copies."""
-    return components.load("env", config.env_name).build(config.env, num_envs, device, seed)
+    """The configured environment with ``num_envs`` copies, disturbed as configured."""
+    env = components.load("env", config.env_name).build(config.env, num_envs, device, seed)
+    return disturb(env, config.disturbance, seed)
 
 
 def task_spec(config: ExperimentConfig) -> EnvSpec:

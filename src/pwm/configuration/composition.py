@@ -33,6 +33,7 @@ from pwm.configuration.overrides import (
     preset_names,
 )
 from pwm.configuration.predecessor_keys import successor
+from pwm.envs.disturbances import base as disturbances
 from pwm.errors import ConfigError
 from pwm.logging import wandb_logger
 from pwm.parts import flat_hints
@@ -249,30 +250,32 @@ def _group_of(values: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _option_names(kind: str, name: str) -> set[str]:
-    return {option.name for option in dataclasses.fields(components.load(kind, name).Options)}
+    known = {option.name for option in dataclasses.fields(components.load(kind, name).Options)}
+    return known | set(flat_hints(disturbances.Options)) if kind == ENV else known
 
 
-def _classes(values: dict[str, Any]) -> dict[Path, Any]:
-    """The options dataclass at each place, the innermost ones first."""
+def _classes(values: dict[str, Any]) -> list[tuple[Path, Any]]:
+    """The options dataclasses at each place, the innermost ones first."""
     alg = values.get("alg") or {}
     trainer = load_trainer(str(alg.get("trainer", DEFAULT)))
-    found: dict[Path, Any] = {}
+    found: list[tuple[Path, Any]] = []
     for kind in trainer.COMPONENTS:
         place, group = ((ENV,), values) if kind == ENV else (("alg", kind), alg)
-        found[place] = components.load(kind, str((group.get(kind) or {}).get("name", ""))).Options
-    return found | {("general",): General, ("alg",): trainer.Options, ("wandb",): wandb_logger.Options}
+        found.append((place, components.load(kind, str((group.get(kind) or {}).get("name", ""))).Options))
+        if kind == ENV:
+            found.append((place, disturbances.Options))
+    return [*found, (("general",), General), (("alg",), trainer.Options), (("wandb",), wandb_logger.Options)]
 
 
-def _type_of(path: Path, classes: dict[Path, Any]) -> Any:
+def _type_of(path: Path, classes: list[tuple[Path, Any]]) -> Any:
     if ".".join(path) in {TRAINER, *NAMES}:
         return str
-    for place, cls in classes.items():
-        if path[: len(place)] == place:
-            return type_at(cls, path[len(place) :])
-    return Unknown
+    places = [place for place, _ in classes if path[: len(place)] == place][:1]
+    hints = (type_at(cls, path[len(place) :]) for place, cls in classes if place in places)
+    return next((hint for hint in hints if hint is not Unknown), Unknown)
 
 
-def _known_keys(classes: dict[Path, Any]) -> Iterator[str]:
+def _known_keys(classes: list[tuple[Path, Any]]) -> Iterator[str]:
     def below(cls: Any, prefix: str) -> Iterator[str]:
         for name, hint in flat_hints(cls).items():
             if dataclasses.is_dataclass(hint):
@@ -281,7 +284,7 @@ def _known_keys(classes: dict[Path, Any]) -> Iterator[str]:
                 yield prefix + name
 
     yield TRAINER
-    for place, cls in classes.items():
+    for place, cls in classes:
         yield from below(cls, ".".join(place) + ".")
 
 

@@ -25,6 +25,7 @@ from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBas
 from pwm import components
 from pwm.configuration.composition import ENV, compose_values
 from pwm.configuration.general import General
+from pwm.envs.disturbances import base as disturbances
 from pwm.errors import ConfigError
 from pwm.logging import wandb_logger
 from pwm.parts import flat_hints, flat_values, nested, own_key
@@ -45,6 +46,7 @@ class ExperimentConfig:
         general: options of the run.
         env_name: environment component; empty where the trainer has no environment.
         env: its options; None where there is none.
+        disturbance: what disturbs it.
         trainer: trainer component.
         alg: its options.
         chosen: options of the other components that it is composed of, by kind (``dynamics``, ``actor``).
@@ -55,6 +57,7 @@ class ExperimentConfig:
     general: General
     env_name: str
     env: Any
+    disturbance: disturbances.Options
     trainer: str
     alg: Any
     chosen: dict[str, Any]
@@ -118,10 +121,14 @@ class ExperimentConfig:
         trainer = str(alg.pop("trainer", DEFAULT))
         component = load_trainer(trainer)
         parts = {kind: _section(alg, kind, "alg.") for kind in component.COMPONENTS if kind != ENV}
-        env_name, env_options = "", None
+        env_name, env_options, disturbance = "", None, disturbances.Options()
         if ENV in component.COMPONENTS:
             env_name = str(env.pop("name", ""))
-            env_options = build_options(components.load(ENV, env_name).Options, env, ENV)
+            own, keys = components.load(ENV, env_name).Options, flat_hints(disturbances.Options)
+            _only_keys(env, [*flat_hints(own), *keys], f"{ENV}.")
+            disturbed = {key: env.pop(key) for key in keys if key in env}
+            env_options = build_options(own, env, ENV)
+            disturbance = build_options(disturbances.Options, disturbed, ENV)
         elif env:
             raise ConfigError(f"alg.trainer={trainer} has no environment; leave out the group env")
         alg = {k: v for k, v in alg.items() if k not in parts}
@@ -130,6 +137,7 @@ class ExperimentConfig:
             general=build_options(General, _section(values, "general"), "general"),
             env_name=env_name,
             env=env_options,
+            disturbance=disturbance,
             trainer=trainer,
             alg=build_options(component.Options, alg, "alg"),
             chosen={kind: _component_options(kind, values) for kind, values in parts.items()},
@@ -140,7 +148,11 @@ class ExperimentConfig:
         """Nested dict of plain values, complete with all defaults."""
         alg = {"trainer": self.trainer, **flat_values(self.alg)}
         alg |= {kind: dataclasses.asdict(options) for kind, options in self.chosen.items()}
-        env = {} if self.env is None else {ENV: {"name": self.env_name, **dataclasses.asdict(self.env)}}
+        env = {}
+        if self.env is not None:
+            # Without a disturbance there is no word of it: that is the run it was before there were any.
+            own = {**dataclasses.asdict(self.env), **self.disturbance.values}
+            env = {ENV: {"name": self.env_name, **own}}
         return {
             "preset": self.preset,
             "general": dataclasses.asdict(self.general),

@@ -24,8 +24,8 @@ EPISODES = 16
 
 
 def env_options(config: ExperimentConfig) -> dict[str, Any]:
-    """The environment's options that decide its returns."""
-    options = dataclasses.asdict(config.env)
+    """The environment's options that decide its returns, with what disturbs it."""
+    options = {**dataclasses.asdict(config.env), **config.disturbance.values}
     return {"name": config.env_name} | {k: v for k, v in options.items() if k not in SPEED_OPTIONS}
 
 

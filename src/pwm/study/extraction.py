@@ -147,7 +147,7 @@ class ExtractionJob:
         self.log = logs / f"{row.name}.txt"
         self._overrides = list(overrides)
         self.config = compose_config(overrides)
-        self.folder = run_path(self.config, self.config.env.task_name)
+        self.folder = run_path(self.config, self.config.env.task_name + self.config.disturbance.suffix)
 
     def commands(self) -> Iterator[list[str]]:
         """Arguments of ``pwm`` for what is left to do."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pwm.algorithm.agent import Agent
-from pwm.algorithm.diagnostics import imagination_gap, latent_errors, value_calibration
+from pwm.algorithm.diagnostics import forecast_scores, imagination_gap, latent_errors, value_calibration
 from pwm.algorithm.gradient_moments import GradientMoments
 from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
 from pwm.algorithm.losses import Interrupt, Metrics, reach_weights
@@ -140,9 +140,11 @@ class AgentTrainer(Trainer):
         found = value_calibration(self.agent, recorded) | imagination_gap(self.agent, recorded)
         record = {f"eval/{name}": value for name, value in found.items()}
         # Sampled apart from the training stream, so that diagnostics never change a run.
-        batch = self.windows(torch.Generator(self.device).manual_seed(self.epoch))
+        generator = torch.Generator(self.device).manual_seed(self.epoch)
+        batch = self.windows(generator)
         if batch is not None:
-            errors = latent_errors(self.agent.world_model, batch)
+            model = self.agent.world_model
+            errors = latent_errors(model, batch) | forecast_scores(model, batch, generator)
             record |= {f"wm/{name}": value for name, value in errors.items()}
         return record
 

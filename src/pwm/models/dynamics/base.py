@@ -37,19 +37,32 @@ class Dynamics(nn.Module, ABC):
     Attributes:
         teacher_forced: the loss starts every transition from the encoded observation instead of the
             model's own prediction, so ``loss`` wants all H source latents, not only the first.
+        noise_dim: width of the noise that makes ``next`` a sample; 0 where the next latent is certain.
         velocity_evals: velocity-network evaluations per ``next`` (0 where there is no velocity).
     """
 
     teacher_forced = False
     velocity_evals = 0
+    noise_dim = 0
 
     def __init__(self, space: LatentSpace) -> None:
         super().__init__()
         self.space = space
 
     @abstractmethod
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
-        """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E]."""
+    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E].
+
+        With ``noise``, standard normal numbers [..., noise_dim], they are a sample that is differentiable in
+        everything else; without it the mean. Where ``noise_dim`` is 0 no noise is ever given.
+        """
+
+    def log_density(self, z: Tensor, a: Tensor, target: Tensor, e: Tensor | None = None) -> Tensor | None:
+        """Log density [...], in nats, of the latents ``target`` [..., L] as the next ones; None if unknown.
+
+        The density is that of the change in the units of ``space``, see ``LatentSpace.relative``.
+        """
+        return None
 
     def draw(self, shape: tuple[int, int], like: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """Return the random numbers [H, B, n] that the loss of transitions of ``shape`` (H, B) needs.
