@@ -18,7 +18,7 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     "unknown section": (["agent.lr=1"], ["agent", "general, env, alg"]),
     "key of another dynamics": (
         ["alg.dynamics.substeps=2"],
-        ["alg.dynamics.substeps is there for flow only"],
+        ["alg.dynamics.substeps is there for flow and gated_flow and generative_flow only"],
     ),
     "wrong type": (["alg.num_envs=many"], ["alg.num_envs", "'many'", "Integer"]),
     "fraction for an integer": (["general.seed=1.5"], ["general.seed", "1.5", "Integer"]),
