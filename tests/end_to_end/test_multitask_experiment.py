@@ -208,8 +208,10 @@ def test_models_that_were_trained_again_are_noticed(
 
 
 def test_the_plan_counts_updates_and_a_cluster_gets_the_models_first(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Whatever SLURM this machine may have.
+    monkeypatch.setattr("pwm.cluster.slurm.installed", lambda: False)
     assert experiment(tmp_path, data, "--dry-run", "--only", "dmc_reacher-easy/flow") == 0
     lines = capsys.readouterr().out.splitlines()
     (header,) = [line for line in lines if line.startswith("task ")]

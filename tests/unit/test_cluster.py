@@ -330,6 +330,12 @@ def test_gpus_are_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
         runs_at_a_time(LocalProfile(gpus=4), None, 1, "cuda")
 
 
+class Job(SimpleNamespace):
+    """What the pool asks of a job."""
+
+    __hash__ = object.__hash__
+
+
 def test_runs_of_one_job_share_its_gpus_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
 
@@ -339,10 +345,10 @@ def test_runs_of_one_job_share_its_gpus_in_turn(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(run_pool, "start_process", start)
     words = {"log": tmp_path / "log", "commands": lambda: [["train"]], "progress": lambda _: None}
-    jobs = [SimpleNamespace(title=str(number), **words) for number in range(4)]
+    jobs = [Job(title=str(number), **words) for number in range(4)]
     ended: list[str] = []
 
-    def report(job: SimpleNamespace, outcome: run_pool.JobOutcome) -> None:
+    def report(job: Job, outcome: run_pool.JobOutcome) -> None:
         ended.append(outcome.state)
 
     run_pool.run_jobs(jobs, 4, 1, report, ["2", "5"])

@@ -40,6 +40,15 @@ esac
 """
 
 
+def environment() -> dict[str, str]:
+    """Variables for a make of its own, without those of the one that may have started the tests."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MAKE") and name not in ("ARGS", "JOBS", "ONLY", "PYTHON")
+    }
+
+
 class Project:
     """A folder with the Makefile and what its rules depend on."""
 
@@ -53,11 +62,10 @@ class Project:
         python.chmod(0o755)
 
     def start(self, target: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
         return subprocess.Popen(
             ["make", target, f"PYTHON={self.folder / 'python'}"],
             cwd=self.folder,
-            env=environment,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,7 +210,7 @@ def test_a_terminal_gets_what_pip_says(project: Project) -> None:
     process = subprocess.Popen(
         ["make", "demo", f"PYTHON={project.folder / 'python'}"],
         cwd=project.folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},
+        env=environment(),
         stdout=end,
         stderr=end,
     )
