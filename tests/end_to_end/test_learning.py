@@ -43,7 +43,7 @@ SIZES = [
 ]
 # Regressing whole next latents takes more updates than learning how they change.
 DYNAMICS = {
-    "flow": ["dynamics=flow", "alg.warmup_updates=1000", "general.epochs=140"],
+    "flow": ["dynamics=flow", "alg.warmup_updates=400", "general.epochs=40"],
     "residual": ["dynamics=residual", "alg.warmup_updates=1000", "general.epochs=140"],
     "mlp": ["dynamics=mlp", "alg.warmup_updates=4000", "general.epochs=150"],
 }

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME, EVERYTHING = "install -e . -c constraints.txt", "install -e .[dev] -c constraints.txt"
-DEMO, TEST = "examples/demo.py", "-m pytest -n 2"
+DEMO, TEST = "examples/demo.py", "-m pytest -n 2 --dist worksteal"
 
 # It writes down what it is asked for. Where there is a file `fail` pip fails; where there is `wait` it waits.
 PYTHON = r"""#!/bin/sh
