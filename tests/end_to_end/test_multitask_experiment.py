@@ -165,6 +165,7 @@ def test_a_run_states_what_it_began_from_and_on_which_data(whole: tuple[Path, St
         assert stated["data"] == stated["start"]["manifest"]["data"] == StoreFiles(data).digest
 
 
+@pytest.mark.slow
 def test_an_extraction_that_is_gone_is_made_again_and_nothing_else(
     logdir: Path, data: Path, starts: Starts
 ) -> None:

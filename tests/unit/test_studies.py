@@ -172,6 +172,7 @@ def test_pairs_are_compared_on_the_tasks_they_share(export: ModuleType) -> None:
     assert found["sac", "flow", "all tasks"]["better_low"] == ""
 
 
+@pytest.mark.slow
 def test_many_changes_are_compared_with_the_first_alone(export: ModuleType) -> None:
     names = [f"change_{i}" for i in range(8)]
     rows = [row(name, seed, 10.0 * i + seed) for i, name in enumerate(names) for seed in (1, 2)]
