@@ -15,6 +15,7 @@ from pwm import packages
 from pwm.analysis.plots.style import colour
 from pwm.analysis.tables.records import REFERENCES, load_records, load_reference, series
 from pwm.board.charts import Line, chart
+from pwm.checkpoints.run_search import run_folders
 from pwm.cluster.overview import RunOverview, overview
 from pwm.errors import DataError
 from pwm.files import write_atomically, write_text
@@ -75,13 +76,23 @@ class Board:
         Raises:
             DataError: there is none.
         """
-        found = []
-        for row in overview(self.top):
-            folder = Path(row.run)
-            name = str(folder.relative_to(self.top)) if folder != self.top else folder.name
-            key = hashlib.sha256(name.encode()).hexdigest()[:12]
-            found.append(RunPage(folder, name, key, row))
-        return found
+        return [self._page_of(Path(row.run), row) for row in overview(self.top)]
+
+    def find(self, key: str) -> RunPage | None:
+        """Return the run with this key, of which alone the files are read; None if there is none."""
+        for folder in run_folders(self.top):
+            if self._named(folder)[1] == key:
+                return self._page_of(folder, overview(folder)[0])
+        # It may have been submitted and not have begun.
+        return next((run for run in self.runs() if run.key == key), None)
+
+    def _named(self, folder: Path) -> tuple[str, str]:
+        """Name and key of the run in ``folder``."""
+        name = str(folder.relative_to(self.top)) if folder != self.top else folder.name
+        return name, hashlib.sha256(name.encode()).hexdigest()[:12]
+
+    def _page_of(self, folder: Path, row: RunOverview) -> RunPage:
+        return RunPage(folder, *self._named(folder), row)
 
     def index(self) -> str:
         """Return the page of all runs."""

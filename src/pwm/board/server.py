@@ -76,7 +76,7 @@ def page(board: Board, path: str) -> tuple[str, bytes] | None:
     if parts[0] != "runs" or len(parts) not in (2, 3):
         return None
     key = parts[1].removesuffix(".html") if len(parts) == 2 else parts[1]
-    run = next((run for run in board.runs() if run.key == key), None)
+    run = board.find(key)
     if run is None:
         return None
     return (TYPES[".html"], board.run(run).encode()) if len(parts) == 2 else _file(board, run, parts[2])
