@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from pwm import __version__
 from pwm.errors import ConfigError, PwmError
-from pwm.launch.arguments import add_parser, typed_path
+from pwm.launch.arguments import add_overrides, add_parser, typed_path
 
 # Modules of this room that add commands of their own, in the order of the help.
 COMMANDS = (
@@ -31,6 +31,9 @@ COMMANDS = (
 UNREAD = 141
 INTERRUPTED = 130
 
+# What a shell sets that asks how its line goes on; `eval "$(register-python-argcomplete pwm)"` teaches it to.
+COMPLETION = "_ARGCOMPLETE"
+
 TRAIN_HELP = """\
 Train one agent. Overrides are key=value, for example:
 
@@ -44,6 +47,13 @@ Text is taken as it is typed, whatever it looks like (general.name=2024_05_01, '
 without quotes around it. Lists and mappings: alg.encoder_units=[256,256], 'env.kwargs={a: 1, b: "x"}'.
 """
 
+BENCH_HELP = """\
+Measure the speed of environments, replay, training epochs and more on this machine, each beside its target.
+
+  pwm bench
+  pwm bench env epoch --output speed.json
+"""
+
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Return the argument parser with all subcommands, or with ``train`` alone where that is the command.
@@ -55,7 +65,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     train = add_parser(commands, "train", run_train, "train one agent", TRAIN_HELP)
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    add_overrides(train)
     train.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
@@ -65,7 +75,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     for name in COMMANDS:
         importlib.import_module(f"pwm.launch.{name}").add_commands(commands)
 
-    bench = add_parser(commands, "bench", run_bench, "measure speed on this machine")
+    bench = add_parser(commands, "bench", run_bench, "measure speed on this machine", BENCH_HELP)
     bench.add_argument(
         "parts", nargs="*", help="env, replay, epoch, import, logging, esnr, save (default: all)"
     )
@@ -95,6 +105,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         ConfigError: an override is written as an option.
     """
     parser = build_parser(argv[0] if argv else None)
+    # A shell that completes a command line calls the command with this and takes what it answers.
+    if COMPLETION in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     args, rest = parser.parse_known_args(argv)
     if not rest:
         return args

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm import packages
 from pwm.errors import ConfigError, DataError
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_json, add_parser, print_json, typed_path
 
 if TYPE_CHECKING:
     from pwm.study.comparison.arms import Arm
@@ -101,6 +102,7 @@ def _add_parity(commands: Commands) -> None:
     parity.add_argument(
         "--tasks", default=None, metavar="SET", help="models of all tasks of mt30 or mt80, with its widths"
     )
+    add_json(parity)
     parity.add_argument("--latent-dim", type=int, default=None, help="width of both models' latents")
     parity.add_argument(
         "--env",
@@ -245,6 +247,12 @@ def run_parity(args: argparse.Namespace) -> int:
     else:
         obs_dim, act_dim = task_sizes(baseline) if None in given else given
     parity = check_parity(baseline, candidate, obs_dim, act_dim, n_tasks)
+    if args.json:
+        sizes = {"obs_dim": obs_dim, "act_dim": act_dim}
+        print_json(
+            {**dataclasses.asdict(parity), "passed": parity.passed, "difference": parity.difference, **sizes}
+        )
+        return 0 if parity.passed else 1
     print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
     print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.world_model.latent_dim}")
     print(parity.report())

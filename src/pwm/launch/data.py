@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_json, add_parser, print_json, typed_path
 
 MANIFEST_HELP = """\
 Write manifest.sha256 into FOLDER: size and SHA-256 of every file below it. `sha256sum -c` reads it, too.
+
+  pwm data create-manifest downloads/mt30
 """
 VERIFY_HELP = """\
 Compare FOLDER with its manifest: names, sizes and SHA-256 of all files. Of a data set of this project every
 number is looked at, too: counts per task, ranges, NaN, zero padding, ends of segments. Exit code 2 and the
 first thing that is wrong if anything is.
+
+  pwm data verify data/mt30
+  pwm data verify downloads/mt30 --quick
+"""
+INFO_HELP = """\
+Say what a data set holds: tasks with their episodes and returns, its size, its origin.
+
+  pwm data info data/mt30
 """
 CONVERT_HELP = """\
 Turn files of TD-MPC2's published multi-task data, or Minari data sets, into a data set. Nothing in the files
@@ -81,7 +91,8 @@ def add_commands(commands: Commands) -> None:
     from_run.add_argument("runs", nargs="+", metavar="RUN", help="run folder or quoted pattern")
     _add_target(from_run)
 
-    info = add_parser(actions, "info", run_info, "say what a data set holds")
+    info = add_parser(actions, "info", run_info, "say what a data set holds", INFO_HELP)
+    add_json(info)
     create = add_parser(
         actions, "create-manifest", run_create_manifest, "write the manifest of a folder", MANIFEST_HELP
     )
@@ -203,7 +214,12 @@ def _say_what_is_there(folder: Path) -> None:
 
 def run_info(args: argparse.Namespace) -> None:
     """``pwm data info``."""
-    _say_what_is_there(args.folder)
+    from pwm.data.offline.verification import summarise_store
+
+    if args.json:
+        print_json(summarise_store(args.folder))
+    else:
+        _say_what_is_there(args.folder)
 
 
 def run_create_manifest(args: argparse.Namespace) -> None:

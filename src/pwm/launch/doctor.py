@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pwm import __version__
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_json, add_parser, print_json, typed_path
 
 DOCTOR_HELP = """\
 Say what works on this machine and what it takes to get the rest: processor, compiled kernels, MuJoCo,
@@ -66,7 +65,7 @@ class Finding:
 def add_commands(commands: Commands) -> None:
     """Add ``doctor`` to the parser's subcommands."""
     doctor = add_parser(commands, "doctor", run_doctor, "say what works on this machine", DOCTOR_HELP)
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    add_json(doctor)
     doctor.add_argument(
         "--presets",
         nargs="*",
@@ -91,7 +90,7 @@ def run_doctor(args: argparse.Namespace) -> int:
             print(finding.line(), flush=True)
     works = next(finding.works for finding in found if finding.name == "MuJoCo")
     if args.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+        print_json([dataclasses.asdict(finding) for finding in found])
     elif not works:
         print("Nothing can be trained here.")
     return 0 if works else 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from pwm.launch.arguments import Commands, add_parser, add_planner, typed_path
+from pwm.launch.arguments import Commands, add_json, add_parser, add_planner, print_json, typed_path
 
 EVALUATE_HELP = """\
 Evaluate policies with real rewards on episodes that training never saw.
@@ -14,6 +15,7 @@ Evaluate policies with real rewards on episodes that training never saw.
   pwm evaluate 'logs/**/seed*' --checkpoint final
   pwm evaluate logs --checkpoint all
   pwm evaluate --checkpoint 'logs/*/*/seed1/best_policy.pt'
+  pwm evaluate logs --checkpoint final --json > results.json
 
 A RUN is a run folder, a folder above several of them, a policy file, or a quoted pattern of these. A
 checkpoint is best, final, all of a run (best, final and every kept one), a file in the run folder, or, where
@@ -48,6 +50,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument("--seed", type=int, default=None, help="seed of the evaluation episodes")
     evaluate.add_argument("--device", default="cpu")
     add_planner(evaluate)
+    add_json(evaluate)
     evaluate.add_argument("--task", default=None, help="refuse checkpoints of any other task")
     evaluate.add_argument(
         "--output",
@@ -85,10 +88,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
         film = film_run(
             policies, args.checkpoint, args.video, args.episodes, args.seed, args.device, args.task
         )
-        print(film)
+        print(film, file=sys.stderr if args.json else sys.stdout)
     results = evaluate_policies(policies, args.episodes, args.seed, args.device, args.task, args.planner)
     if files is not None:
         write_results(files, results)
+    if args.json:
+        print_json(results)
+        return
     print(table(results))
     if everything:
         print(peak_against_final(results))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pwm import files, packages
 from pwm.errors import ConfigError, DataError
-from pwm.launch.arguments import Commands, add_parser
+from pwm.launch.arguments import GROUPS, Commands, add_overrides, add_parser
 
 if TYPE_CHECKING:
     from pwm.analysis.tables.runs import Key
@@ -67,7 +67,7 @@ def add_commands(commands: Commands) -> None:
         "compare several algorithms over tasks and seeds, from the runs to the report",
         EXPERIMENT_HELP % names,
     )
-    experiment.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    add_overrides(experiment, groups=("experiment", "launch", *GROUPS))
     experiment.add_argument(
         "--dry-run", action="store_true", help="print the plan with its cost, and stop; nothing is written"
     )

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import Commands, add_json, add_parser, print_json, typed_path
+
+IMAGINE_HELP = """\
+Draw real and imagined observations, rewards and the latent error along the actions of held-out episodes.
+
+  pwm imagine logs/dflex_hopper/pwm_small_flow/seed1
+  pwm imagine logs/dflex_hopper/pwm_small_flow/seed1/final_policy.pt --steps 32 --output hopper.png
+"""
+
+PLOT_HELP = """\
+Draw the pictures of runs from their metrics alone; unfinished runs have them, too.
+
+  pwm plot logs/dflex_hopper/pwm_small/seed1
+  pwm plot 'logs/**/seed*'
+"""
 
 DIFF_HELP = """\
 Show in what two runs differ: configuration, commit, library versions, device, threads, parameter counts.
+
+  pwm diff logs/dflex_hopper/pwm_small/seed1 logs/dflex_hopper/pwm_small_flow/seed1
+  pwm diff mine/config.yaml theirs/config.yaml --json
 
 Exit code 0: the same identity (every value that decides the results); 1: another identity; 2: an error.
 """
@@ -32,6 +50,7 @@ def add_commands(commands: Commands) -> None:
         "imagine",
         run_imagine,
         "draw the world model's imagination beside the episodes that really happened",
+        IMAGINE_HELP,
     )
     imagine.add_argument("run_or_policy", type=typed_path, metavar="RUN", help="run folder or policy file")
     imagine.add_argument("--checkpoint", choices=("best", "final"), default="best")
@@ -49,7 +68,11 @@ def add_commands(commands: Commands) -> None:
     diff.add_argument("a", type=typed_path, metavar="RUN_A", help="run folder or config.yaml")
     diff.add_argument("b", type=typed_path, metavar="RUN_B", help="run folder or config.yaml")
 
-    plot = add_parser(commands, "plot", run_plot, "draw the pictures of finished or running runs again")
+    add_json(diff)
+
+    plot = add_parser(
+        commands, "plot", run_plot, "draw the pictures of finished or running runs again", PLOT_HELP
+    )
     plot.add_argument("runs", nargs="*", metavar="RUN", help="run folder or quoted pattern")
     plot.add_argument(
         "--log-dir", nargs="+", default=[], metavar="RUN", help="the same, as the original script names it"
@@ -92,7 +115,10 @@ def run_diff(args: argparse.Namespace) -> int:
 
     a, b = read_description(args.a), read_description(args.b)
     difference = compare_descriptions(a, b)
-    print(difference_in_words(a, b, difference))
+    if args.json:
+        print_json(dataclasses.asdict(difference))
+    else:
+        print(difference_in_words(a, b, difference))
     return 1 if difference.identity else 0
 
 

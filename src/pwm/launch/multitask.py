@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import Commands, add_parser, add_planner, typed_path
+from pwm.launch.arguments import Commands, add_overrides, add_parser, add_planner, typed_path
 
 if TYPE_CHECKING:
     from pwm.study.extraction import Source
@@ -57,13 +57,13 @@ def add_commands(commands: Commands) -> None:
     parser = add_parser(
         commands, "pretrain", run_pretrain, "train a world model on a data set", PRETRAIN_HELP
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
     summary = "learn policies inside a pretrained world model"
     parser = add_parser(commands, "extract", run_extract, summary, EXTRACT_HELP)
-    parser.add_argument("overrides", nargs="+", metavar="KEY=VALUE")
+    add_overrides(parser, "+")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of the final evaluation (default 10)")
     add_planner(parser)
     parser.add_argument("--jobs", type=int, default=1, help="tasks at the same time (default 1)")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwm.errors import ConfigError
-from pwm.launch.arguments import Commands, add_parser, typed_path
+from pwm.launch.arguments import GROUPS, Commands, add_json, add_overrides, add_parser, print_json, typed_path
 from pwm.launch.experiment import EPISODES
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pwm.cluster.profiles import LocalProfile
 
 SUBMIT_HELP = """\
-Submit runs to a SLURM cluster and return. See docs/cluster.md.
+Submit runs to a SLURM cluster and return. See docs/guides/cluster-guide.md.
 
   pwm submit single dflex_ant pwm_48M 42
   pwm submit multi dflex_ant pwm_48M_flow multi_seed
@@ -30,8 +29,28 @@ Every further key=value goes to all runs (general.epochs=100) or, as launch.KEY=
 (launch.time=08:00:00); launch=NAME chooses a profile, launch=local trains here.
 The same command again submits what failed or is missing, and nothing that is done or in the queue.
 """
+SINGLE_HELP = """\
+Submit one run:
+
+  pwm submit single dflex_ant pwm_48M 42 general.epochs=5000
+"""
+MULTI_HELP = """\
+Submit one array of runs:
+
+  pwm submit multi dflex_ant pwm_48M_flow multi_seed --seeds 1,2,3
+  pwm submit multi dflex_ant,dflex_hopper pwm_48M_flow multi_task
+  pwm submit multi dflex_ant pwm_48M,pwm_48M_flow baseline_vs_flow
+"""
+TASK_HELP = """\
+Train the runs of one task of a submitted array, as its job does:
+
+  pwm array-task logs/slurm/0001/plan.json 0
+"""
 STATUS_HELP = """\
 Show what runs are doing: state, epoch, time left, last return, job and reason of every run in a folder.
+
+  pwm status logs
+  pwm status logs/experiments/flow_vs_mlp --json
 
 States: waiting (in the queue), running, finished, preempted (saved, and no job continues it), failed,
 dead (it says it is running, and nothing runs it), missing (submitted, never begun, no longer in the queue).
@@ -43,11 +62,11 @@ def add_commands(commands: Commands) -> None:
     """Add ``submit``, ``array-task`` and ``status`` to the parser's subcommands."""
     submit = add_parser(commands, "submit", run_single, "submit runs to a SLURM cluster", SUBMIT_HELP)
     kinds = submit.add_subparsers(dest="kind", required=True, metavar="single|multi")
-    single = add_parser(kinds, "single", run_single, "one run")
+    single = add_parser(kinds, "single", run_single, "one run", SINGLE_HELP)
     single.add_argument("env", metavar="ENV", help="name of an env preset")
     single.add_argument("alg", metavar="ALG", help="name of an alg preset")
     single.add_argument("seed", metavar="SEED", type=int)
-    multi = add_parser(kinds, "multi", run_multi, "one array of runs")
+    multi = add_parser(kinds, "multi", run_multi, "one array of runs", MULTI_HELP)
     multi.add_argument("envs", metavar="ENVS", help="names of env presets, separated by commas")
     multi.add_argument("algs", metavar="ALGS", help="names of alg presets, separated by commas")
     multi.add_argument("strategy", metavar="STRATEGY", help="multi_seed, multi_task or baseline_vs_flow")
@@ -57,7 +76,7 @@ def add_commands(commands: Commands) -> None:
         help="separated by commas (default: 42,123,456; 42 for multi_task)",
     )
     for parser in (single, multi):
-        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+        add_overrides(parser, groups=("launch", *GROUPS))
         parser.add_argument(
             "--dry-run", action="store_true", help="print the scripts and what would run; submit nothing"
         )
@@ -66,14 +85,18 @@ def add_commands(commands: Commands) -> None:
         )
 
     task = add_parser(
-        commands, "array-task", run_array_task, "what a submitted job calls: train the runs of one array task"
+        commands,
+        "array-task",
+        run_array_task,
+        "what a submitted job calls: train the runs of one array task",
+        TASK_HELP,
     )
     task.add_argument("plan", type=typed_path, metavar="PLAN", help="plan.json of a submission")
     task.add_argument("index", type=int, metavar="INDEX", help="index of the task")
 
     status = add_parser(commands, "status", run_status, "show what runs are doing", STATUS_HELP)
     status.add_argument("logs", type=typed_path, metavar="LOGS", help="folder of a run, or above several")
-    status.add_argument("--json", action="store_true", help="print a list of objects, times in seconds")
+    add_json(status)
 
 
 def run_single(args: argparse.Namespace) -> int:
@@ -128,7 +151,10 @@ def run_status(args: argparse.Namespace) -> None:
     from pwm.cluster.overview import in_words, overview
 
     runs = overview(args.logs)
-    print(json.dumps([dataclasses.asdict(run) for run in runs], indent=2) if args.json else in_words(runs))
+    if args.json:
+        print_json([dataclasses.asdict(run) for run in runs])
+    else:
+        print(in_words(runs))
 
 
 def _launch(

@@ -74,8 +74,14 @@ def _blocks(place: Path, layout: Layout, segments: np.ndarray) -> Iterator[Block
             first = last
 
 
-def describe_store(folder: Path) -> str:
-    """Return what a data set holds, as text: its tasks with their returns, its size, its origin.
+def summarise_store(folder: Path) -> dict[str, Any]:
+    """Return what a data set holds.
+
+    Returns:
+        ``tasks``: by name ``segments``, whole ``episodes``, ``transitions`` and, where there is a whole
+        episode, the ``return`` of these as ``mean``, ``std``, ``min`` and ``max``; ``task_set`` or None;
+        ``obs_dim``, ``action_dim``; ``row_length``: observations of every segment, None if these differ;
+        ``bytes``, ``files``, ``digest`` and ``provenance``.
 
     Raises:
         DataError: it is unfinished or damaged.
@@ -83,23 +89,47 @@ def describe_store(folder: Path) -> str:
     files = StoreFiles(folder)
     files.verify(quick=True)
     content = files.content
-    header = ["task", "segments", "episodes", "transitions", "return", "+-", "min", "max"]
     returns = returns_by_task(files)
-    rows = []
+    tasks = {}
     for task in files.layout.names:
         if counts := content["counts"].get(task):
-            numbers = [str(counts[key]) for key in ("segments", "whole", "transitions")]
-            rows.append([task, *numbers, *_spread(returns[task])])
+            names = {"segments": "segments", "episodes": "whole", "transitions": "transitions"}
+            tasks[task] = {name: counts[key] for name, key in names.items()} | _spread(returns[task])
     entries = files.entries()
-    size = sum(entry.size for entry in entries.values())
-    total = sum(counts["transitions"] for counts in content["counts"].values())
-    length = f"{content['row_length']} observations each" if content["row_length"] else "of different lengths"
+    return {
+        "tasks": tasks,
+        "task_set": content["task_set"] or None,
+        "obs_dim": files.layout.obs_dim,
+        "action_dim": files.layout.action_dim,
+        "row_length": content["row_length"] or None,
+        "bytes": sum(entry.size for entry in entries.values()),
+        "files": len(entries),
+        "digest": files.digest,
+        "provenance": content["provenance"],
+    }
+
+
+def describe_store(folder: Path) -> str:
+    """Return ``summarise_store`` as text.
+
+    Raises:
+        DataError: the data set is unfinished or damaged.
+    """
+    found = summarise_store(folder)
+    header = ["task", "segments", "episodes", "transitions", "return", "+-", "min", "max"]
+    rows = []
+    for task, held in found["tasks"].items():
+        counts = [str(held[key]) for key in header[1:4]]
+        spread = held.get("return")
+        rows.append([task, *counts, *(["-"] * 4 if spread is None else map(readable, spread.values()))])
+    total = sum(held["transitions"] for held in found["tasks"].values())
+    length = f"{found['row_length']} observations each" if found["row_length"] else "of different lengths"
     lines = [
         aligned(header, rows, words=("task",)),
-        f"{len(rows)} tasks of {content['task_set'] or 'no set'}, observations {files.layout.obs_dim}, "
-        f"actions {files.layout.action_dim}; {total} transitions in segments {length}",
-        f"{size / 1e9:.3g} GB in {len(entries)} files, digest {files.digest}",
-        *(f"{key}: {value}" for key, value in content["provenance"].items()),
+        f"{len(rows)} tasks of {found['task_set'] or 'no set'}, observations {found['obs_dim']}, "
+        f"actions {found['action_dim']}; {total} transitions in segments {length}",
+        f"{found['bytes'] / 1e9:.3g} GB in {found['files']} files, digest {found['digest']}",
+        *(f"{key}: {value}" for key, value in found["provenance"].items()),
     ]
     return "\n".join(lines)
 
@@ -114,8 +144,9 @@ def returns_by_task(files: StoreFiles) -> dict[str, np.ndarray]:
     }
 
 
-def _spread(returns: np.ndarray) -> list[Any]:
-    """Mean, standard deviation, least and greatest as text; dashes where there is no whole episode."""
+def _spread(returns: np.ndarray) -> dict[str, dict[str, float]]:
+    """Return the spread of the returns [n], and nothing where there is no whole episode."""
     if not len(returns):
-        return ["-"] * 4
-    return [readable(float(x)) for x in (returns.mean(), returns.std(), returns.min(), returns.max())]
+        return {}
+    names = {"mean": returns.mean(), "std": returns.std(), "min": returns.min(), "max": returns.max()}
+    return {"return": {name: float(value) for name, value in names.items()}}
