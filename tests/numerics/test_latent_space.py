@@ -46,10 +46,11 @@ def test_what_is_padding_or_not_finite_does_not_count() -> None:
     torch.testing.assert_close(rms.rms, torch.tensor([3.0, 4.0]))
 
 
-def test_an_entry_that_never_changes_has_a_unit_that_divides() -> None:
-    rms = MovingRMS(2, floor=0.01)
-    rms.update(torch.tensor([[1.0, 0.0]]), torch.tensor([True]))
-    assert float(rms.rms[1]) == pytest.approx(0.01 * 0.5**0.5)
+def test_an_entry_that_never_changes_has_the_unit_of_all_entries() -> None:
+    rms = MovingRMS(4, floor=0.01)
+    rms.update(torch.tensor([[1.0, 0.0, 0.004, 0.006]]), torch.tensor([True]))
+    of_all = ((1 + 0.004**2 + 0.006**2) / 4) ** 0.5
+    torch.testing.assert_close(rms.rms, torch.tensor([1.0, of_all, of_all, 0.006]))
     still = MovingRMS(2)
     still.update(torch.zeros(5, 2), torch.ones(5, dtype=torch.bool))
     assert bool((still.rms > 0).all())

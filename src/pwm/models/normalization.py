@@ -96,8 +96,9 @@ class MovingRMS(Statistics):
     Args:
         dim: number of entries.
         rate: weight of a new batch; the first 1/rate batches are averaged with equal weights.
-        floor: least value as a share of the root mean square over all entries; an entry that never changes
-            would otherwise get a unit of size 0.
+        floor: an entry below this share of the root mean square over all entries has no size of its own and
+            gets that of all. A constant would otherwise be judged in a unit near 0, and a model that does
+            not reproduce it exactly would learn nothing else.
     """
 
     square: Tensor
@@ -120,8 +121,9 @@ class MovingRMS(Statistics):
         mean = squares.sum(0) / valid.sum().clamp(min=1)
         batches = self.batches + 1
         square = self.square.lerp(mean, (1 / batches).clamp(min=self.rate).to(mean.dtype))
-        least = (self.floor**2 * square.mean()).clamp(min=1e-12)
-        self._replace(square=square, batches=batches, rms=torch.maximum(square, least).sqrt())
+        of_all = square.mean()
+        sized = torch.where(square < self.floor**2 * of_all, of_all, square)
+        self._replace(square=square, batches=batches, rms=sized.clamp(min=1e-12).sqrt())
 
 
 class MovingMeanStd(Statistics):
