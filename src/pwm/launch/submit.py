@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pwm.cluster.profiles import LocalProfile
 
 SUBMIT_HELP = """\
-Submit runs to a SLURM cluster and return. See docs/cluster.md.
+Submit runs to a SLURM cluster and return. See docs/guides/cluster-guide.md.
 
   pwm submit single dflex_ant pwm_48M 42
   pwm submit multi dflex_ant pwm_48M_flow multi_seed
