@@ -150,8 +150,13 @@ def check_command(text: str) -> None:
 def argv_of_python(words: list[str]) -> list[str]:
     """Arguments of ``pwm`` that a script of Python calls it with."""
     seen: list[list[str]] = []
+
+    def main(argv: list[str]) -> int:
+        seen.append(argv)
+        return 0
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "main", lambda argv: seen.append(argv) or 0)
+        patch.setattr(cli, "main", main)
         patch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / words[0]), run_name="__main__")
