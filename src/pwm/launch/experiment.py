@@ -34,8 +34,8 @@ are tasks, seeds, name, arms, baseline, declared, thresholds, compute_matched, p
 overrides and title; every other override goes to all runs. Runs and report are in
 <general.logdir>/experiments/<name>/.
 
-launch=slurm submits the runs to a cluster and returns (docs/cluster.md); launch.KEY=VALUE changes the jobs,
-and with launch=local, which is the default, the share of this machine:
+launch=slurm submits the runs to a cluster and returns (docs/guides/cluster-guide.md); launch.KEY=VALUE
+changes the jobs, and with launch=local, which is the default, the share of this machine:
 
   pwm experiment experiment=flow_vs_mlp env=dflex_ant launch=slurm launch.time=08:00:00 --dry-run
   pwm experiment experiment=flow_vs_mlp env=dflex_ant launch.cores=4

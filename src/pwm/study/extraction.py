@@ -212,7 +212,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines.append(f"mean score of {len(scores)} tasks {sum(scores) / len(scores):.3f}")
     lines.append(
         "pwm and tdmpc2 are published scores of 48M models on the full MT30 or MT80 data, one run a task; "
-        "they are no measurement of this project (docs/multitask.md)"
+        "they are no measurement of this project (docs/guides/multitask-guide.md)"
     )
     return "\n".join(lines)
 
