@@ -1,7 +1,8 @@
 """Make the pages of the site that are not in docs/: the start, the API, and files of the repository.
 
-``mkdocs`` runs this through its plugin gen-files. README.md becomes the first page. Links from the pages to
-other files of the repository (results, sources) would lead nowhere on a site, so these files come along.
+``mkdocs`` runs this through its plugin gen-files. README.md and its translation become pages, too. Links
+from pages to other files of the repository (results, sources) would lead nowhere on a site, so these files
+come along.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, PACKAGE = ROOT / "docs", ROOT / "src" / "pwm"
 # Where files of the repository lie on the site.
 FILES = "files"
+# Pages made of files outside docs/.
+STARTS = {ROOT / "README.md": "index.md", ROOT / "README.zh-TW.md": "index.zh-TW.md"}
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -35,8 +38,8 @@ def with_links(text: str, page: Path, place: PurePosixPath) -> str:
         up = "../" * (len(place.parts) - 1)
         if target.is_relative_to(DOCS):
             return f"{found[1]}{up}{target.relative_to(DOCS).as_posix()}{anchor})"
-        if target == ROOT / "README.md":
-            return f"{found[1]}{up}index.md{anchor})"
+        if target in STARTS:
+            return f"{found[1]}{up}{STARTS[target]}{anchor})"
         return f"{found[1]}{up}{copied(target)})"
 
     return LINK.sub(moved, text)
@@ -81,7 +84,8 @@ def write_api() -> None:
         file.write("# API\n\nEvery public module, by the room it is in.\n\n" + "\n".join(lines) + "\n")
 
 
-write_page(ROOT / "README.md", PurePosixPath("index.md"))
+for readme, start in STARTS.items():
+    write_page(readme, PurePosixPath(start))
 for markdown in sorted(DOCS.rglob("*.md")):
     write_page(markdown, PurePosixPath(markdown.relative_to(DOCS).as_posix()))
 write_api()

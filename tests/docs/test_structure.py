@@ -502,10 +502,10 @@ def test_help_is_quick() -> None:
 
 
 def documented_commands() -> Iterator[tuple[str, list[str]]]:
-    """Yield (place, words) for every command of the shell blocks of README.md and docs/."""
-    readme = ROOT / "README.md"
-    assert readme.exists(), "README.md is missing"
-    for path in [readme, *sorted((ROOT / "docs").rglob("*.md"))]:
+    """Yield (place, words) for every command of the shell blocks of README in each language, and docs/."""
+    readmes = sorted(ROOT.glob("README*.md"))
+    assert ROOT / "README.md" in readmes, "README.md is missing"
+    for path in [*readmes, *sorted((ROOT / "docs").rglob("*.md"))]:
         inside = False
         command = ""
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
