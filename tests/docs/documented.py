@@ -53,11 +53,14 @@ NARROW = {
     "alg.actor.units": "[16]",
 }
 PRETRAINED = {"general.pretrain_steps": "2"}
-OFFLINE = {
-    "general.epochs": "1",
-    "general.eval_every": "1",
-    "general.eval_runs": "1",
-    "alg.epoch_updates": "2",
+OFFLINE = {"general.epochs": "1", "general.eval_every": "1", "general.eval_runs": "1"}
+PRETRAINING = {**OFFLINE, "alg.wm_iterations": "2", "alg.wm_batch_size": "8"}
+# A model of two updates fits nothing.
+EXTRACTION = {
+    **OFFLINE,
+    "alg.actor_iterations": "1",
+    "alg.actor_batch_size": "16",
+    "alg.max_model_error": "1000",
 }
 # Two arms and two seeds, which the statistics need.
 STUDY = {**ONLINE, "seeds": "[1,2]", "arms.residual": "null"}
@@ -132,8 +135,10 @@ def quick(words: list[str]) -> list[str]:
         wide = not any(word.startswith(("alg=pwm_small", "general.checkpoint=")) for word in words)
         begins = any(word.startswith("general.pretrain=") for word in words)
         return _with(words, ONLINE | (NARROW if wide else {}) | (PRETRAINED if begins else {}))
-    if words[:2] in (["pwm", "pretrain"], ["pwm", "extract"], ["python", "scripts/train_multitask.py"]):
-        return _with(words, OFFLINE)
+    if words[:2] == ["pwm", "pretrain"]:
+        return _with(words, PRETRAINING)
+    if words[:2] == ["pwm", "extract"]:
+        return [*_with(words, EXTRACTION), "--episodes", "2"]
     if words[:3] == ["pwm", "data", "collect"]:
         return _with(words, COLLECTION)
     if "--episodes" in words:
