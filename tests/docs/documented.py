@@ -63,7 +63,7 @@ EXTRACTION = {
     "alg.max_model_error": "1000",
 }
 # Two arms and two seeds, which the statistics need.
-STUDY = {**ONLINE, "seeds": "[1,2]", "arms.residual": "null"}
+STUDY = {**ONLINE, "seeds": "[42,123]", "arms.residual": "null"}
 COLLECTION = {"episodes": "2", "envs": "2"}
 
 
@@ -125,11 +125,11 @@ def quick(words: list[str]) -> list[str]:
     """Return a command with the sizes of a test in place of its own."""
     if words[:2] == ["pwm", "board"]:
         # A server would run until somebody ends it.
-        return [*words, "--write", "board"]
+        return words if "--write" in words else [*words, "--write", "board"]
     if words[:2] == ["pwm", "submit"] or words[0].endswith(".sh") or "launch=slurm" in words:
         return words if "--dry-run" in words else [*words, "--dry-run"]
     if words[:2] == ["pwm", "experiment"] and "--report-only" not in words:
-        return _with(words, STUDY)
+        return [*_with(words, STUDY), "--episodes", "2"]
     if words[:2] in (["pwm", "train"], ["python", "scripts/train_dflex.py"]):
         # A given model has its widths, and the small presets have observations as latents.
         wide = not any(word.startswith(("alg=pwm_small", "general.checkpoint=")) for word in words)
