@@ -17,7 +17,7 @@ NEWEST := .venv-newest
 SITE := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest test-slow slurm lint docs bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
+.PHONY: help demo test test-commands test-newest test-slow slurm lint docs bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -85,6 +85,10 @@ demo: $(RUNTIME) ## train the MLP and the flow world model on a small task and c
 # with a half of the tests in their order, so that what tests of a file share is mostly made once.
 test: $(ALL) ## run the fast tests
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+test-commands: $(ALL) ## run every command that the documents show, with tiny sizes
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal \
+	  tests/docs/test_commands.py $(ARGS)
 
 # A new environment every time: MuJoCo's newest release is whatever it is today.
 test-newest: ## run the tests that depend on MuJoCo with its newest release, in an environment of their own

@@ -30,7 +30,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow  # `make test-commands` runs them, and so does .ci/run.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", SHOWN)
 def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
     for block in blocks(ROOT / page):
