@@ -26,6 +26,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.syspath_prepend(str(folder))
+    # What is submitted is only shown, and must not depend on the cluster that this machine may belong to.
+    monkeypatch.setattr("pwm.cluster.slurm.installed", lambda: False)
     without_pictures(monkeypatch)
     return folder
 
