@@ -133,6 +133,8 @@ def test_an_array_outlives_a_kill_a_time_limit_and_a_cancellation(
     os.kill(victim, signal.SIGKILL)
     until(lambda: (submission / "run_1.json").exists())
     assert shown(capsys)[1] | {"state": "failed", "reason": "killed by SIGKILL"} == shown(capsys)[1]
+    # The third run has its place. On an idle machine it would be over before it is cancelled.
+    held = frozen(cancelled)
 
     # The time limit draws near: SLURM's signal comes, the run saves, and its task goes back into the queue.
     control("scontrol", "update", f"JobId={array}_0", f"TimeLimit={minutes_since_start(f'{array}_0') + 1}")
@@ -147,10 +149,9 @@ def test_an_array_outlives_a_kill_a_time_limit_and_a_cancellation(
     identity = (limited / "wandb_id.txt").read_text()
 
     # Cancelled by its user.
-    pid = frozen(cancelled)
     control("scancel", f"{array}_2")
     until(lambda: "TERM: 1 runs save and end" in (submission / "task_2.txt").read_text())
-    os.kill(pid, signal.SIGCONT)
+    os.kill(held, signal.SIGCONT)
     until(lambda: f"{array}_2" not in slurm.queued([array]))
     found = shown(capsys)
     assert found[2]["state"] == "preempted"
