@@ -12,8 +12,8 @@ from PIL import Image
 from tests.docs.documented import ROOT, without_pictures
 
 SCRIPT = ROOT / "docs" / "pictures.py"
-# The demo makes its own picture, and docs/diagnosis.md tells of the run behind that one.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# The demo makes its own picture, and docs/diagnosis.md tells of the run behind that one.
 OTHERS = {"demo.png", "diagnosis.png"}
 
 

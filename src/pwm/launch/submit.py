@@ -50,7 +50,7 @@ STATUS_HELP = """\
 Show what runs are doing: state, epoch, time left, last return, job and reason of every run in a folder.
 
   pwm status logs
-  pwm status logs/experiments/flow_vs_mlp --json
+  pwm status logs/experiments/flow_vs_mlp --json      a list of objects, times in seconds
 
 States: waiting (in the queue), running, finished, preempted (saved, and no job continues it), failed,
 dead (it says it is running, and nothing runs it), missing (submitted, never begun, no longer in the queue).
