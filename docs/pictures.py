@@ -38,10 +38,12 @@ def photograph(logs: Path, page_of: Path, picture: Path) -> None:
         sys.exit("no Chromium is installed (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         index = Board(logs, live=False).write(Path(folder) / "board")
-        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        # Composed on the processor: where there is no display, a browser's stand-in for a GPU may not start.
+        browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1100, "height": 760})
         page.goto(index.resolve().as_uri())
-        page.get_by_role("link", name=str(page_of.relative_to(logs))).click()
+        link = page.get_by_role("link", name=str(page_of.relative_to(logs))).get_attribute("href")
+        page.goto((index.parent / str(link)).resolve().as_uri(), wait_until="networkidle")
         page.screenshot(path=picture)
         browser.close()
 

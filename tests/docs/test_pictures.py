@@ -17,6 +17,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OTHERS = {"demo.png", "diagnosis.png"}
 
 
+# Slow for the sake of the browser: on a machine that is full, it may fail to deliver its picture.
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium is installed")
 def test_all_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = ["general.epochs=2", "general.eval_every=1", "general.eval_runs=2", "alg.warmup_env_steps=300"]
