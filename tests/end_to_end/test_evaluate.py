@@ -77,6 +77,10 @@ SELECTIONS = {
         [f"{ROOT}/*/*/seed1".replace(ROOT, PATTERN), "--checkpoint", "policies/epoch0000001.pt"],
         [row(1, "epoch 1")],
     ),
+    "a run and the path of its file": (
+        [SEED1, "--checkpoint", f"{SEED1}/policies/epoch0000002.pt"],
+        [row(1, "epoch 2")],
+    ),
     "a pattern in a run": (
         [SEED1, "--checkpoint", "epoch*.pt"],
         [row(1, "epoch 1"), row(1, "epoch 2")],
@@ -134,6 +138,8 @@ def test_the_peak_is_counted_from_the_floor() -> None:
     assert lines[1] == "  t n seed 1 (r): peak 200.0 (best), final 130.0, 30% of the peak is left"
     below = peak_against_final([result("best", 99.0), result("final", 98.0)])
     assert "never above the floor" in below
+    fallen = peak_against_final([result("best", 200.0), result("final", 90.0)])
+    assert fallen.endswith("final 90.0, below the floor")
     assert "its final policy was not evaluated" in peak_against_final([result("best", 99.0)])
 
 

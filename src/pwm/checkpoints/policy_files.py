@@ -46,8 +46,8 @@ def select_policies(given: Sequence[str | Path], which: str) -> list[Path]:
     Args:
         given: run folders, folders above them, policy files, or patterns of these.
         which: ``best`` or ``final``; ``all`` for both and every kept one, of each run those it has; or the
-            name of a policy file in the run folders, or a pattern of such names. Without folders in ``given``
-            it is a path, or a pattern of paths.
+            name of a policy file in the run folders, or a pattern of such names, or the path of such a file.
+            Without folders in ``given`` it is a path, or a pattern of paths.
 
     Warns:
         RuntimeWarning: a run below a folder has no policy at all where ``all`` are asked for.
@@ -96,11 +96,12 @@ def _below(top: Path, which: str) -> Iterator[Path]:
 
 
 def policies_of(run: Path, which: str) -> list[Path]:
-    """Policies of a run folder: ``all``, best and final first, or those whose names match ``which``."""
+    """Policies of a run folder: ``all``, best and final first, or those that ``which`` names or matches."""
     if which == ALL:
         ends = [path for name in CHECKPOINTS if (path := run / f"{name}_policy.pt").is_file()]
         return [*ends, *sorted((run / KEPT).glob("epoch*.pt"))]
-    exact = [path for place in (run, run / KEPT) if (path := place / which).is_file()]
+    exact = [path for place in (run, run / KEPT, Path()) if (path := place / which).is_file()]
+    exact = [path for path in exact if run.resolve() in path.resolve().parents]
     return exact or [
         path
         for path in policies_of(run, ALL)

@@ -69,7 +69,8 @@ def write_results(files: tuple[Path, Path], results: Sequence[dict[str, Any]]) -
 def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
     """A line per run: its best evaluated checkpoint, its final one, and the share of the peak that is left.
 
-    The share is ``share_of_peak``; a run whose peak is not above the floor has none.
+    The share is ``share_of_peak``; a run whose peak is not above the floor has none, and a final policy below
+    the floor is called that.
     """
     lines = ["peak against final"]
     for run, group in _runs(results).items():
@@ -82,6 +83,8 @@ def peak_against_final(results: Sequence[dict[str, Any]]) -> str:
             continue
         final, share = ends[0]
         left = "never above the floor" if share is None else f"{share:.0%} of the peak is left"
+        if share is not None and share < 0.0:
+            left = "below the floor"
         lines.append(f"{name}: {best}, final {readable(final['mean'])}, {left}")
     return "\n".join(lines)
 
