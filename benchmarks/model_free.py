@@ -4,10 +4,11 @@
     python benchmarks/model_free.py --algo sac --task HalfCheetah-v5 --minutes 20 --seed 1
     python benchmarks/model_free.py --algo crossq --task dflex_ant --minutes 20 --env-steps 100000 --seed 1
 
-The agent has the hyper-parameters its library gives it and one environment, built and seeded as ``pwm train``
-does, with the same rewards, episode length and actions in [-1, 1]. The whole process runs on one processor
-core, by default the least busy of those it may use; ``taskset -c 0 python ...`` chooses one. Policies are
-evaluated as those of ``pwm train`` are: real rewards, deterministic actions, the same episodes.
+The agent has the hyper-parameters its library gives it, or a discount by ``--gamma``, and one environment,
+built and seeded as ``pwm train`` does, with the same rewards, episode length and actions in [-1, 1]. The
+whole process runs on one processor core, by default the least busy of those it may use; ``taskset -c 0
+python ...`` chooses one. Policies are evaluated as those of ``pwm train`` are: real rewards, deterministic
+actions, the same episodes.
 
 Results have the columns of ``export_suite.py``, which shows them beside our runs. ``wall_time`` counts
 everything from the start of training (compiling the agent's functions is part of it, building the
@@ -79,6 +80,7 @@ class Job:
         env_steps: environment steps to take at least.
         eval_every: environment steps between evaluations; the untrained and the final policy are always
             evaluated.
+        gamma: discount; None for that of the library.
 
     Raises:
         ConfigError: a number is not allowed, or nothing ends the run.
@@ -90,6 +92,7 @@ class Job:
     minutes: float
     env_steps: int
     eval_every: int
+    gamma: float | None = None
 
     def __post_init__(self) -> None:
         if self.minutes < 0 or self.env_steps < 0 or not self.minutes + self.env_steps > 0:
@@ -99,6 +102,8 @@ class Job:
             )
         if self.eval_every < 1:
             raise ConfigError(f"--eval-every {self.eval_every}: it must be at least 1")
+        if self.gamma is not None and not 0.0 <= self.gamma < 1.0:
+            raise ConfigError(f"--gamma {self.gamma:g}: it must lie in [0, 1)")
         # The libraries seed NumPy's global stream, which takes 32 bits.
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"--seed {self.seed}: it must lie in [0, 2**32)")
@@ -114,6 +119,8 @@ class Job:
             "eval-every": str(self.eval_every),
             "seed": str(self.seed),
         }
+        if self.gamma is not None:
+            options["gamma"] = f"{self.gamma:g}"
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
     @property
@@ -235,7 +242,8 @@ def build_agent(job: Job, env: VectorEnv) -> Any:
             f"model-free agents need the extra 'baselines' ({error}); install it with: "
             "pip install -e '.[baselines]' -c constraints.txt"
         ) from error
-    return getattr(sbx, ALGORITHMS[job.algorithm])("MlpPolicy", VecEnvAdapter(env), seed=job.seed)
+    own = {} if job.gamma is None else {"gamma": job.gamma}
+    return getattr(sbx, ALGORITHMS[job.algorithm])("MlpPolicy", VecEnvAdapter(env), seed=job.seed, **own)
 
 
 def run(job: Job, results: Path, unfinished: Path) -> dict[str, Any]:
@@ -304,6 +312,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=0.0, help="training time to spend, at least")
     parser.add_argument("--env-steps", type=int, default=0, help="environment steps to take, at least")
     parser.add_argument("--eval-every", type=int, default=2500, help="environment steps (default 2500)")
+    parser.add_argument("--gamma", type=float, help="discount (default: the library's)")
     parser.add_argument("--results", type=Path, default=SUITE, help="where finished runs go")
     parser.add_argument("--unfinished", type=Path, default=UNFINISHED, help="curves of running runs")
     return parser.parse_args()
@@ -313,7 +322,8 @@ def main() -> None:
     """Train, unless the result is there already."""
     chosen = parse()
     try:
-        job = Job(chosen.algo, chosen.task, chosen.seed, chosen.minutes, chosen.env_steps, chosen.eval_every)
+        budget = (chosen.minutes, chosen.env_steps, chosen.eval_every)
+        job = Job(chosen.algo, chosen.task, chosen.seed, *budget, chosen.gamma)
         if finished(job, chosen.results):
             print(f"already finished: {job.command}")
             return

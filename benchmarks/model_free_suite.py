@@ -5,7 +5,7 @@
     python benchmarks/model_free_suite.py --dry-run                    what is left
 
 Every run takes as many environment steps as ours, and at least ``--minutes`` of training, is evaluated as
-often, and has a processor core of its own. What is in ``results/cpu_suite`` already is not repeated; an
+often, and has a processor core of its own. Where the suite names a task's discount, agents have it, too. What is in ``results/cpu_suite`` already is not repeated; an
 interrupted run begins anew. ``export_suite.py`` then makes tables and pictures of all that is stored.
 """
 
@@ -53,13 +53,19 @@ def jobs(
                 continue
             for algorithm in algorithms:
                 every = max(1, cell.steps // EVALUATIONS)
-                yield Job(algorithm, task_argument(cell), seed, minutes, cell.steps, every)
+                yield Job(algorithm, task_argument(cell), seed, minutes, cell.steps, every, own_gamma(cell))
 
 
 def task_argument(cell: Cell) -> str:
     """What ``model_free.py`` calls the task: a Gymnasium id, or a preset."""
     env = cell.config.env
     return str(getattr(env, "id", "")) or next(o for o in cell.overrides if o.startswith("env="))[4:]
+
+
+def own_gamma(cell: Cell) -> float | None:
+    """Return the discount that the suite gives to every agent on the task; None where each has its own."""
+    named = [o.partition("=")[2] for o in cell.overrides if o.startswith("alg.gamma=")]
+    return float(named[-1]) if named else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

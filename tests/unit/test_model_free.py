@@ -154,6 +154,7 @@ def test_policies_are_evaluated_as_those_of_our_runs(model_free: ModuleType, tmp
         ({"eval_every": 0}, "--eval-every 0"),
         ({"seed": -1}, "--seed -1"),
         ({"seed": 2**32}, "--seed 4294967296"),
+        ({"gamma": 1.0}, "--gamma 1: it must lie in"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused(
@@ -162,6 +163,23 @@ def test_numbers_that_cannot_work_are_refused(
     values = {"algorithm": "sac", "task": "Pendulum-v1", "seed": 1, "minutes": 1.0, "env_steps": 0}
     with pytest.raises(ConfigError, match=message):
         model_free.Job(**(values | {"eval_every": 100} | change))
+
+
+def test_agents_have_the_discount_that_the_suite_names_for_a_task(
+    model_free: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = importlib.import_module("model_free_suite")
+    found = {job.task: job for job in suite.jobs(["sac"], 1.0, ["*/1"], ["seeds=[1]"])}
+    assert found["dflex_hopper"].command.endswith("--gamma 0.99")
+    assert found["Swimmer-v5"].gamma == 0.999
+    assert found["HalfCheetah-v5"].gamma is None
+    assert "--gamma" not in found["HalfCheetah-v5"].command
+
+
+def test_a_discount_reaches_the_agent(model_free: ModuleType) -> None:
+    pytest.importorskip("sbx", reason=NEEDED)
+    jobs = [model_free.Job("sac", "analytic", 1, 1, 0, 100, gamma) for gamma in (0.9, None)]
+    assert [model_free.build_agent(job, counting(1, ["truncated"])).gamma for job in jobs] == [0.9, 0.99]
 
 
 @pytest.mark.parametrize(
