@@ -111,9 +111,9 @@ def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Se
     blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks))]
     if any(arm.shares_starts for arm in study.arms):
         notes.append(
-            "Runs of a seed began from one model on several tasks and are not independent: the mean "
-            "difference is that of the means of each seed. P(better) and IQM take them for independent, and "
-            "their intervals are too narrow for that reason, too."
+            "Runs that began from one model are not independent: the mean difference is that of the means of "
+            "each model, and the bootstrap draws models, each with all of its runs. Where all runs of an arm "
+            "began from one model, there is no interval."
         )
     blocks.append(Table(f"Final policies against {baseline}, with 95 % intervals.", rows, notes))
     if "performance_profile" in figures:
