@@ -30,8 +30,6 @@ from pwm.runs.status import is_finished
 from pwm.study.run_progress import RunProgress
 
 PRESET = "pwm_extract"
-# Component that runs the tasks of a suite.
-SUITES = {"dm_control": "dmc", "metaworld": "metaworld"}
 # Best return of an episode of the suite, and so what a score of 1 is.
 FULL_RETURN = {"dm_control": 1000.0}
 ALL = "all"
@@ -131,7 +129,7 @@ def full_return(env_name: str) -> float | None:
 
 def environment(row: TaskRow) -> list[str]:
     """Return the overrides that choose the environment of a task."""
-    return [f"env={SUITES[row.suite]}", f"env.task={row.name}"]
+    return [f"env={row.component}", f"env.task={row.name}"]
 
 
 class ExtractionJob:
