@@ -43,10 +43,10 @@ class Batch(NamedTuple):
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
-    """Return the windows of all batches, one after the other; those of a ``task`` have it in every batch."""
+    """Return the windows of all batches, one after the other; all of them have a ``task``, or none has."""
     columns = [torch.cat(fields, dim=1) for fields in zip(*(batch[:5] for batch in batches), strict=True)]
     tasks = [batch.task for batch in batches if batch.task is not None]
-    return Batch(*columns, torch.cat(tasks) if tasks else None)
+    return Batch._make([*columns, torch.cat(tasks) if tasks else None])
 
 
 class Recorded(NamedTuple):
