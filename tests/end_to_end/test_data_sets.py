@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from pwm.datasets import collection
 from pwm.envs.task_table import task_names
 from pwm.launch.cli import main
 from pwm.runs.state_store import StateStore
+
+METAWORLD = importlib.util.find_spec("metaworld") is not None
 
 
 def collected(folder: Path, *settings: str, options: tuple[str, ...] = ()) -> int:
@@ -115,12 +118,61 @@ def test_the_replay_of_any_run_is_saved(tmp_path: Path, capsys: pytest.CaptureFi
     assert "nothing" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(METAWORLD, reason="metaworld is installed")
+@pytest.mark.parametrize("tasks", ["mt80", "mw-reach"])
+def test_without_its_package_no_task_of_metaworld_is_collected(
+    tasks: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if tasks == "mt80":
+        pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    assert collected(tmp_path / "d", f"tasks={tasks}") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "environment 'metaworld' needs metaworld" in line
+    assert line.endswith('pip install "flow-pwm[metaworld]"')
+    # Said before the other thirty tasks are collected.
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.skipif(not METAWORLD, reason="needs the extra 'metaworld'")
+def test_tasks_of_both_suites_are_collected_in_both_layouts(tmp_path: Path) -> None:
+    pytest.importorskip("dm_control", reason="needs the extra 'dmc'")
+    settings = ["tasks=pendulum-spin,mw-reach", "policy=random", "episodes=2", "envs=2", "seed=3"]
+    assert collected(tmp_path / "store", *settings) == 0
+    files = verify_store(tmp_path / "store")
+    assert files.layout.task_set == "mt80"
+    assert files.content["counts"] == {
+        "pendulum-spin": {"segments": 2, "whole": 2, "transitions": 1000},
+        "mw-reach": {"segments": 2, "whole": 2, "transitions": 200},
+    }
+    assert collected(tmp_path / "files", *settings, options=("--layout", "published")) == 0
+    shapes = [torch.load(tmp_path / "files" / f"chunk_{n}.pt")["obs"].shape for n in range(2)]
+    # Episodes of dm_control are cut; an episode of Meta-World is a row.
+    assert shapes == [(10, 101, 39), (2, 101, 39)]
+    assert main(["data", "convert", str(tmp_path / "files"), "--to", str(tmp_path / "back")]) == 0
+    assert verify_store(tmp_path / "back").content["counts"] == {
+        "pendulum-spin": {"segments": 10, "whole": 0, "transitions": 1000},
+        "mw-reach": {"segments": 2, "whole": 2, "transitions": 200},
+    }
+    first, second = (OfflineData(tmp_path / name, 1) for name in ("store", "back"))
+    ranks = torch.arange(len(first))
+    for a, b in zip(first.gather(ranks), second.gather(ranks), strict=True):
+        assert torch.equal(a, b)
+    # Object and goal are drawn anew in every episode; actions are of the width of the task.
+    reach = OfflineData(tmp_path / "store", 100, ["mw-reach"], padded=False).gather(torch.tensor([0, 100]))
+    assert reach.obs.shape == (101, 2, 39)
+    assert reach.action.shape == (100, 2, 4)
+    goal = reach.obs[..., -3:]
+    assert (goal == goal[:1]).all()
+    assert not torch.equal(goal[0, 0], goal[0, 1])
+    # The frame of the simulator step before is in every observation.
+    assert not torch.equal(reach.obs[1, :, :18], reach.obs[1, :, 18:36])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["tasks=mt30"], "to= is missing"),
         (["to=x"], "tasks= is missing"),
-        (["tasks=mt80", "to=x"], "'mw-assembly' is of metaworld"),
         (["tasks=walker-wlk", "to=x"], "did you mean 'walker-walk'"),
         (["tasks=mt30", "to=x", "episodes=0"], "episodes=0"),
         (["tasks=mt30", "to=x", "episodes=many"], "episodes=many: int expected"),

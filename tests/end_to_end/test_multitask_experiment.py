@@ -156,6 +156,35 @@ def test_the_same_command_makes_what_is_missing_and_reports_all(whole: tuple[Pat
     ]
 
 
+def test_the_report_has_the_models_with_their_cost_and_their_fit(whole: tuple[Path, Starts]) -> None:
+    text = (folder(whole[0]) / "report.md").read_text()
+    assert "## Pretrained models" in text
+    content = json.loads((folder(whole[0]) / "results.json").read_text())
+    assert [(model["arm"], model["seed"], model["runs"]) for model in content["models"]] == [
+        ("mlp", 1, 2),
+        ("flow", 1, 2),
+    ]
+    for model in content["models"]:
+        recorded = metrics(folder(whole[0]) / "mt30" / f"{model['arm']}_model" / "seed1")[-1]
+        fit = model["fit"]
+        # Two epochs of four updates.
+        assert fit["updates"] == recorded["updates"] == 8
+        assert fit["minutes"] == pytest.approx(recorded["wall_time"] / 60)
+        assert fit["mean"]["latent"] == pytest.approx(recorded["heldout/latent_error_k3"])
+        assert set(fit["tasks"]) == set(TASKS)
+        for task in TASKS:
+            assert fit["tasks"][task]["reward"] == pytest.approx(recorded[f"heldout/reward_rmse/{task}"])
+            assert f"| {task} | {model['arm']} |" in text
+        assert f"| {model['arm']} | 1 | 8 |" in text
+        assert f"| {fit['parameters']:,} |" in text
+
+
+def test_scores_are_those_of_the_held_out_episodes(whole: tuple[Path, Starts]) -> None:
+    content = json.loads((folder(whole[0]) / "results.json").read_text())
+    for run in content["runs"]:
+        assert run["score"] == pytest.approx(sum(run["held_out"]["final"]) / 2000)
+
+
 def test_a_run_states_what_it_began_from_and_on_which_data(whole: tuple[Path, Starts], data: Path) -> None:
     for arm in ("mlp", "flow"):
         model = folder(whole[0]) / "mt30" / f"{arm}_model" / "seed1"

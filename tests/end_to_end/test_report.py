@@ -123,10 +123,14 @@ def report(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("report")
     (folder / "figures").mkdir()
     (folder / "figures" / "losses.png").write_bytes(b"of an earlier report")
-    resample = statistics._bootstrap
+    resample = statistics.percentile_interval
     with pytest.MonkeyPatch.context() as patch:
         # No test here looks at the ends of these intervals, which take most of the time.
-        patch.setattr(statistics, "_bootstrap", lambda scores, of, seed, _: resample(scores, of, seed, 50))
+        patch.setattr(
+            statistics,
+            "percentile_interval",
+            lambda scores, of, seed, _, units=None: resample(scores, of, seed, 50, units),
+        )
         assert write_report(findings, folder) == (folder / "report.html", folder / "report.md")
     return folder
 

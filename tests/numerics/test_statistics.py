@@ -27,6 +27,7 @@ from pwm.analysis.statistics.estimates import (
     welch_test,
     welch_test_over_tasks,
 )
+from pwm.analysis.statistics.resampling import percentile_interval
 from pwm.errors import ConfigError, DataError
 
 pytest.importorskip("rliable")
@@ -171,12 +172,93 @@ def test_interval_of_the_probability_of_improvement_is_as_narrow_as_the_notes_sa
     x = effect + normal(seeds, seeds, tasks, SIMULATIONS)
     y = normal(seeds + 1, seeds, tasks, SIMULATIONS)
     # All simulations at once; what has shrunk to a point is not shown.
-    low, high = statistics._bootstrap([x, y], statistics._share_of_wins, 0, 200)
+    low, high = percentile_interval([x, y], statistics._share_of_wins, 0, 200)
     shown = low < high
     truth = float(stats.norm.cdf(effect / math.sqrt(2)))
     covered = 100 * float(np.mean(shown & (low <= truth) & (truth <= high)))
     least, most = IMPROVEMENT_COVERAGE[seeds]
     assert least - 3 < covered < most + 3
+
+
+# --- runs that are not independent ----------------------------------------------------------------
+
+
+def labels(seeds: int, tasks: int, arm: str = "") -> list[list[str]]:
+    """Labels of runs of which those of a seed began from one model."""
+    return [[f"{arm}{seed}"] * tasks for seed in range(seeds)]
+
+
+def test_intervals_of_runs_that_share_a_model_cover_where_drawing_runs_alone_does_not() -> None:
+    """Twelve models lift six tasks each; a task adds little of its own."""
+    seeds, tasks, simulations = 12, 6, 150
+    model, own = normal(21, seeds, 1, simulations), normal(22, seeds, tasks, simulations)
+    scores = model + 0.3 * own
+    shared = interquartile_mean_curve(scores, resamples=300, units=labels(seeds, tasks))
+    alone = interquartile_mean_curve(scores, resamples=300)
+    np.testing.assert_array_equal(shared.value, alone.value)
+    assert share_covering(alone.low, alone.high, 0.0) < 0.7
+    assert share_covering(shared.low, shared.high, 0.0) > 0.85
+
+
+def test_what_is_drawn_are_models_with_all_their_runs() -> None:
+    """With equal tasks every sample of models is one of a single task, whose statistic is the mean."""
+    column = np.array([[0.0], [1.0], [5.0], [9.0]])
+    several = np.tile(column, (1, 3))
+
+    def mean(drawn: np.ndarray) -> np.ndarray:
+        # Of a model all tasks are drawn, or none.
+        assert (drawn == drawn[:, :1]).all()
+        return np.atleast_1d(drawn.mean())
+
+    low, high = percentile_interval([several], mean, 0, 4000, [labels(4, 3)])
+    alone = percentile_interval([column], lambda drawn: np.atleast_1d(drawn.mean()), 0, 4000)
+    assert (low.item(), high.item()) == pytest.approx((alone[0].item(), alone[1].item()), abs=0.5)
+
+
+def test_several_runs_of_a_model_on_one_task_are_drawn_together() -> None:
+    # Two models with two and four runs; as many runs as there were are kept.
+    scores = np.array([[0.0], [0.0], [1.0], [1.0], [1.0], [1.0]])
+    seen = set()
+
+    def kept(drawn: np.ndarray) -> np.ndarray:
+        seen.add((len(drawn), *np.unique(drawn)))
+        return np.atleast_1d(drawn.mean())
+
+    percentile_interval([scores], kept, 0, 50, [[["a"], ["a"], ["b"], ["b"], ["b"], ["b"]]])
+    assert seen == {(6, 0.0), (6, 1.0), (6, 0.0, 1.0)}
+
+
+def test_one_model_for_all_runs_has_no_interval() -> None:
+    scores, one = normal(23, 3, 2), [["model"] * 2] * 3
+    assert np.isnan(interquartile_mean(scores, units=one).low)
+    assert np.isnan(performance_profile(scores, [0.0], units=one).high).all()
+    found = probability_of_improvement(scores, normal(24, 3, 2), units=(one, labels(3, 2)))
+    assert np.isnan([found.low, found.high]).all()
+    assert found.value == probability_of_improvement(scores, normal(24, 3, 2), resamples=2).value
+
+
+def test_arms_that_share_models_are_drawn_together() -> None:
+    """The second arm is the first one and a little more, so that it wins half of all pairs and a bit."""
+    scores = normal(25, 6, 4)
+    both = labels(6, 4), labels(6, 4)
+    seen = []
+
+    def gap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        seen.append(float((b - a).mean()))
+        return np.atleast_1d(seen[-1])
+
+    percentile_interval([scores, scores + 0.1], gap, 0, 20, both)
+    assert seen == pytest.approx([0.1] * 20)
+    apart = percentile_interval([scores, scores + 0.1], gap, 0, 20, (labels(6, 4, "a"), labels(6, 4, "b")))
+    assert apart[0] < 0.1 < apart[1]
+
+
+def test_runs_that_share_nothing_are_drawn_as_ever() -> None:
+    scores = normal(26, 4, 3)
+    own = np.arange(12).reshape(4, 3).astype(str)
+    assert interquartile_mean(scores, units=own) == interquartile_mean(scores)
+    with pytest.raises(DataError, match="labels of shapes"):
+        interquartile_mean(scores, units=own[:, :2])
 
 
 # --- tests are wrong as often as they say ---------------------------------------------------------

@@ -150,7 +150,7 @@ def test_runs_that_share_a_start_are_compared_seed_by_seed(tmp_path: Path) -> No
         for arm, finals in returns.items():
             for seed, final in enumerate(finals):
                 write_run(tmp_path, task, arm, seed, [0.0, final], zero_action=-1000.0)
-    overall = []
+    overall, better = [], []
     for shared in (False, True):
         for path in tmp_path.glob("*/*/seed*/manifest.json") if shared else ():
             start = {"sha256": "".join(path.parts[-3:-1])}
@@ -160,12 +160,34 @@ def test_runs_that_share_a_start_are_compared_seed_by_seed(tmp_path: Path) -> No
         study = compare_study(arms, "return", {arm.label: arm.scores() for arm in arms}, [], {})
         (pair,) = study.candidates
         assert pair.overall is not None
+        assert pair.comparison.improvement is not None
         overall.append(pair.overall)
+        better.append(pair.comparison.improvement)
     scale = 1000 + np.mean(returns["flow"])
     expected = welch_test(np.array(returns["flow"]) / scale, np.array(returns["mlp"]) / scale)
     assert overall[1].difference.value == pytest.approx(overall[0].difference.value)
     assert overall[1].difference.low == pytest.approx(expected.difference.low)
     assert overall[1].difference.low < overall[0].difference.low
+    # Models are drawn with the runs of all tasks, not every run by itself.
+    assert better[1].value == better[0].value
+    assert better[1].high - better[1].low > better[0].high - better[0].low
+
+
+def test_seeds_that_began_from_one_model_are_one(tmp_path: Path) -> None:
+    for task in (LQR, COUNTING):
+        for arm in ("mlp", "flow"):
+            for seed, final in enumerate((40.0, 60.0)):
+                folder = write_run(tmp_path, task, arm, seed, [0.0, final], zero_action=-1000.0)
+                made = json.loads((folder / "manifest.json").read_text())
+                (folder / "manifest.json").write_text(json.dumps({**made, "start": {"sha256": arm}}))
+    arms = load_arms({"mlp": [tmp_path / "*" / "mlp"], "flow": [tmp_path / "*" / "flow"]})
+    np.testing.assert_array_equal(arms[0].seed_means(arms[0].scores(), [LQR, COUNTING]), [50.0])
+    study = compare_study(arms, "return", {arm.label: arm.scores() for arm in arms}, [], {})
+    (pair,) = study.candidates
+    assert pair.overall is None
+    assert pair.comparison.improvement is not None
+    assert np.isnan(pair.comparison.improvement.low)
+    assert all(estimate is not None and np.isnan(estimate.low) for estimate in study.iqm.values())
 
 
 def test_means_of_seeds_are_of_those_that_all_tasks_have(logdir: Path) -> None:

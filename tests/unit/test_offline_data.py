@@ -18,7 +18,7 @@ from pwm.data.offline.verification import describe_store, verify_store
 from pwm.data.offline.writer import writing
 from pwm.errors import ConfigError, DataError
 
-PENDULUM, CUP = MT30.names.index("pendulum-swingup"), MT30.names.index("cup-catch")
+PENDULUM, CUP, FINGER = map(MT30.names.index, ("pendulum-swingup", "cup-catch", "finger-spin"))
 
 
 def joined(*blocks: Block) -> Block:
@@ -239,6 +239,18 @@ def test_single_numbers_that_cannot_be_right_are_refused(tmp_path: Path) -> None
         segments["task"] = 1
 
     assert "(walker-walk): its observations are 3 wide, like those of pendulum-s" in refusal(walker)
+
+
+def test_a_finger_that_never_touches_is_no_mislabelled_task(tmp_path: Path) -> None:
+    """Speed of the body and both sensors stay zero, which leaves as many columns as acrobot has."""
+    finger = block(FINGER, 2, 9)
+    finger.steps["obs"][:, 6:] = 0.0
+    verify_store(write_store(tmp_path / "d", [finger]))
+    finger.steps["obs"][:, 5:] = 0.0
+    with pytest.raises(
+        DataError, match=r"\(finger-spin\): its observations are 5 wide, like those of cartpole"
+    ):
+        write_store(tmp_path / "e", [finger])
 
 
 def test_the_description_counts_what_is_there(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tests.unit.offline_data import MT30, block, write_store
 from tests.unit.small_trainers import CPU
 from torch.utils.flop_counter import FlopCounterMode
 
+from pwm.algorithm.diagnostics import latent_errors
 from pwm.algorithm.planning import MPPI, Planner
 from pwm.analysis.cost.operations import epoch_flops
 from pwm.checkpoints.pretrained import of_pretraining
@@ -23,6 +24,7 @@ from pwm.data.offline.dataset import HELD_OUT, OfflineData
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.logging.monitoring import PhaseTimer
+from pwm.training.trainers.pretraining import trainer as pretraining
 from pwm.training.trainers.pretraining.trainer import PretrainingTrainer
 
 WALKER, REACHER = 1, 4
@@ -114,6 +116,25 @@ def test_every_task_is_measured_and_the_mean_is_what_is_compared(data: Path) -> 
     assert record["heldout/reward_rmse"] == pytest.approx((4 / 3) ** 0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("dynamics", ["mlp", "flow"])
+def test_tasks_are_measured_together_and_each_by_itself(
+    data: Path, dynamics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many tasks go through the model at once, their errors are those of each alone."""
+    trainer = trainer_of(data, f"dynamics={dynamics}", "alg.held_out_windows=7")
+    together = trainer.evaluate(1)
+    monkeypatch.setattr(pretraining, "AT_ONCE", 1)
+    assert trainer.evaluate(1) == pytest.approx(together, rel=1e-5)
+    model = trainer.learner.world_model
+    for number, name in ((WALKER, "walker-walk"), (REACHER, "reacher-easy")):
+        batch = trainer.held_out.spread(number, 7)
+        assert batch.reward.shape[1] == 7
+        for key, value in latent_errors(model, batch).items():
+            assert together[f"heldout/{key}/{name}"] == pytest.approx(value, rel=1e-5)
+    few, many = (trainer_of(data, f"alg.held_out_windows={n}").evaluate(1) for n in (1, 1000))
+    assert few["heldout/reward_rmse"] != many["heldout/reward_rmse"]
+
+
 def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
     trainer = trainer_of(data, "alg.tasks=reacher-easy")
     assert (trainer.spec.name, trainer.spec.obs_dim, trainer.spec.act_dim) == ("reacher-easy", 6, 2)
@@ -132,6 +153,7 @@ def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
         (["alg.tasks=walker-wlak"], "walker-wlak"),
         (["alg.tasks=walker-walk,walker-run"], "no data of task 'walker-run'"),
         (["alg.held_out=0"], "alg.held_out=0"),
+        (["alg.held_out_windows=0"], "alg.held_out_windows=0"),
         (["alg.wm_iterations=0"], "at least one update"),
         (["alg.accumulate=9"], "accumulate=9"),
         (["alg.task_dim=0"], "alg.task_dim=0"),

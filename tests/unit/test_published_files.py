@@ -90,7 +90,7 @@ def test_a_subset_of_tasks(tmp_path: Path) -> None:
 def test_what_is_written_in_the_published_layout_comes_back(tmp_path: Path) -> None:
     original = block(CUP, 3, 500)
     store = write_store(tmp_path / "a", [original])
-    write_published(tmp_path / "s" / "chunk_0.pt", original)
+    write_published(tmp_path / "s" / "chunk_0.pt", original, MT30)
     plain = torch.load(tmp_path / "s" / "chunk_0.pt", weights_only=True)
     assert {key: tuple(value.shape) for key, value in plain.items()} == {
         "obs": (3, 501, 24),
@@ -102,6 +102,20 @@ def test_what_is_written_in_the_published_layout_comes_back(tmp_path: Path) -> N
     convert([tmp_path / "s"], tmp_path / "b", say=quiet)
     steps = "000000/steps.npy"
     assert (store / steps).read_bytes() == (tmp_path / "b" / steps).read_bytes()
+
+
+def test_episodes_that_are_longer_than_a_row_of_their_set_become_several(tmp_path: Path) -> None:
+    original = block(WALKER, 2, 500, MT80)
+    store = write_store(tmp_path / "a", [original], layout=MT80)
+    write_published(tmp_path / "s" / "chunk_0.pt", original, MT80)
+    assert open_published(tmp_path / "s" / "chunk_0.pt").obs.shape == (10, 101, 39)
+    convert([tmp_path / "s"], tmp_path / "b", say=quiet)
+    whole, pieces = OfflineData(store, 1), OfflineData(tmp_path / "b", 1)
+    ranks = torch.arange(len(whole))
+    for a, b in zip(whole.gather(ranks), pieces.gather(ranks), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(DataError, match="segments of 499 steps are no rows of 100 steps"):
+        write_published(tmp_path / "s" / "chunk_1.pt", block(WALKER, 2, 499, MT80), MT80)
 
 
 def test_a_killed_conversion_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ def judge(
         rows={"flow": [{"task": task, **measured} for task in TASKS]},
         differences=[],
         normalised={},
+        units={},
         iqm={},
         candidates=[found],
     )
@@ -296,6 +297,7 @@ def test_one_run_without_a_peak_fails_what_the_others_pass() -> None:
         rows={"flow": rows},
         differences=[],
         normalised={},
+        units={},
         iqm={},
         candidates=[found],
     )

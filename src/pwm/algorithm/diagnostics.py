@@ -24,17 +24,27 @@ def open_loop_error(model: WorldModel, batch: Batch, steps: Sequence[int]) -> Te
     change" scores, 0 is perfect. Latents of different models have different scales, so their plain errors
     cannot be compared.
     """
-    rollout, chosen = along_actions(model, batch), [k - 1 for k in steps]
-    known = batch.valid[chosen]
-    return (rollout.error[chosen] * known).sum(1) / (rollout.change[chosen] * known).sum(1)
+    rollout = along_actions(model, batch)
+    return _relative(rollout.error, rollout.change, batch.valid, steps)
+
+
+def _relative(error: Tensor, change: Tensor, valid: Tensor, steps: Sequence[int]) -> Tensor:
+    """Sums over windows of ``error`` [K, B] over those of ``change`` [K, B], after each of ``steps``."""
+    chosen = [k - 1 for k in steps]
+    known = valid[chosen]
+    return (error[chosen] * known).sum(1) / (change[chosen] * known).sum(1)
 
 
 def latent_errors(model: WorldModel, batch: Batch) -> dict[str, float]:
     """``latent_error_k<k>``: ``open_loop_error`` after 1, 4 and all H steps of ``batch``."""
-    horizon = len(batch.action)
-    steps = sorted({1, min(4, horizon), horizon})
+    steps = _depths(len(batch.action))
     errors = open_loop_error(model, batch, steps)
     return {f"latent_error_k{k}": float(error) for k, error in zip(steps, errors, strict=True)}
+
+
+def _depths(horizon: int) -> list[int]:
+    """Return the steps after which latent errors are reported."""
+    return sorted({1, min(4, horizon), horizon})
 
 
 @torch.no_grad()
@@ -80,13 +90,30 @@ def forecast_scores(model: WorldModel, batch: Batch, generator: torch.Generator)
     return found
 
 
-def reward_rmse(learner: ModelLearner, batch: Batch) -> float:
-    """Root mean squared error of rewards expected along the actions of ``batch``, in environment reward."""
-    model, rollout = learner.world_model, along_actions(learner.world_model, batch)
-    with torch.no_grad():
-        raw = model.reward(rollout.imagined[:-1], batch.action, batch.task)
-        error = model.reward_head.decode(raw) * learner.scale_of(batch.task) - batch.reward
-    return float(error[batch.valid].square().mean().sqrt())
+@torch.no_grad()
+def fit_of_groups(learner: ModelLearner, batch: Batch, sizes: Sequence[int]) -> list[dict[str, float]]:
+    """Measure how well the model predicts the windows of ``batch``, group by group, in one rollout.
+
+    Args:
+        learner: the world model, and the scale of its rewards.
+        batch: windows, those of a group one after the other.
+        sizes: windows of every group, at least one each.
+
+    Returns:
+        Of every group ``latent_errors``, and ``reward_rmse``: root mean squared error of the rewards expected
+        along the recorded actions, in environment reward.
+    """
+    model, steps = learner.world_model, _depths(len(batch.action))
+    rollout = along_actions(model, batch)
+    raw = model.reward(rollout.imagined[:-1], batch.action, batch.task)
+    gap = model.reward_head.decode(raw) * learner.scale_of(batch.task) - batch.reward
+    found = []
+    columns = (x.split(list(sizes), dim=1) for x in (rollout.error, rollout.change, gap, batch.valid))
+    for error, change, missed, valid in zip(*columns, strict=True):
+        latents = _relative(error, change, valid, steps).tolist()
+        named = {f"latent_error_k{k}": value for k, value in zip(steps, latents, strict=True)}
+        found.append({**named, "reward_rmse": float(missed[valid].square().mean().sqrt())})
+    return found
 
 
 def value_calibration(agent: Agent, recorded: Recorded) -> dict[str, float]:

@@ -121,11 +121,10 @@ def results_path(policy: Path, planner: str = NO_PLANNER) -> Path:
     return policy.with_name(f"evaluation_{policy.stem}{suffix}.json")
 
 
-def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
-    """Stored returns of ``episodes`` held-out episodes of the policy that is in the run folder now, or None.
+def held_out_evaluation(run: Path, which: str, episodes: int) -> dict[str, Any] | None:
+    """Return the stored evaluation of a run's present policy in ``episodes`` held-out episodes, or None.
 
-    They were stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not
-    count.
+    It was stored by ``evaluate_policies``; those of another policy, seed or number of episodes do not count.
 
     Raises:
         CheckpointError: there is no such policy.
@@ -140,9 +139,17 @@ def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None
         "evaluation_seed": HELD_OUT_SEED,
         "episodes": episodes,
     }
-    if any(stored.get(key) != value for key, value in wanted.items()):
-        return None
-    return [float(value) for value in stored["returns"]]
+    return None if any(stored.get(key) != value for key, value in wanted.items()) else stored
+
+
+def held_out_returns(run: Path, which: str, episodes: int) -> list[float] | None:
+    """Return the returns of ``held_out_evaluation``, or None.
+
+    Raises:
+        CheckpointError: there is no such policy.
+    """
+    stored = held_out_evaluation(run, which, episodes)
+    return None if stored is None else [float(value) for value in stored["returns"]]
 
 
 def evaluate_policies(

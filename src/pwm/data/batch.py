@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,13 @@ class Batch(NamedTuple):
         columns = [x.tensor_split(count, dim=1) for x in self[:5]]
         tasks = [None] * count if self.task is None else self.task.tensor_split(count)
         return [Batch._make(fields) for fields in zip(*columns, tasks, strict=True)]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return the windows of all batches, one after the other; all of them have a ``task``, or none has."""
+    columns = [torch.cat(fields, dim=1) for fields in zip(*(batch[:5] for batch in batches), strict=True)]
+    tasks = [batch.task for batch in batches if batch.task is not None]
+    return Batch._make([*columns, torch.cat(tasks) if tasks else None])
 
 
 class Recorded(NamedTuple):

@@ -1,4 +1,4 @@
-"""Collecting data sets in the dm_control environments."""
+"""Collecting data sets in the environments of the task table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from pwm import components
 from pwm.data.offline.audit import check_block
 from pwm.data.offline.layout import Block, Layout, pack, set_layout, set_of
 from pwm.data.offline.writer import writing
 from pwm.datasets.behaviour import NOISE, Actor, Policy, PolicyFiles, Term, divide, make_policy
 from pwm.datasets.published import write_published
-from pwm.envs import dmc
 from pwm.envs.base import VectorEnv
 from pwm.envs.task_table import TaskRow, task_row, task_set
 from pwm.errors import ConfigError, EnvError
@@ -33,7 +33,7 @@ class Collection:
     """What is to be collected.
 
     Attributes:
-        tasks: rows of the table, all of dm_control.
+        tasks: rows of the table.
         mixture: who acts.
         episodes: of every task.
         which: of the runs in the mixture: ``best``, ``final`` or ``all`` policies.
@@ -54,9 +54,6 @@ class Collection:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for row in self.tasks:
-            if row.suite != "dm_control":
-                raise ConfigError(f"task {row.name!r} is of {row.suite}; only dm_control can be collected")
         for key, value, least in (("episodes", self.episodes, 1), ("envs", self.copies, 1)):
             if value < least:
                 raise ConfigError(f"{key}={value}; it must be at least {least}")
@@ -89,14 +86,17 @@ def collect(
         say: is told of every part.
 
     Raises:
-        ConfigError: a policy of another task, or a folder that holds something else.
+        ConfigError: a policy of another task, a folder that holds something else, or a package that runs some
+            of the tasks is not installed; it is asked for before anything is written.
         CheckpointError: a policy is missing or damaged.
-        EnvError: dm_control is missing, or a policy makes the simulation diverge again and again.
+        EnvError: a package does not run, or a policy makes the simulation diverge again and again.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout!r}; choose one of: {', '.join(LAYOUTS)}")
     target = set_layout(set_of(wanted.tasks).name)
     plan, actors = _plan(wanted)
+    for row in {row.suite: row for row in wanted.tasks}.values():
+        _build(row, 1, 0).close()
 
     def run(number: int) -> Block:
         part = plan[number]
@@ -114,7 +114,7 @@ def collect(
         for number, path in missing:
             block = run(number)
             check_block(target, block, plan[number]["task"])
-            write_published(path, block)
+            write_published(path, block, target)
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _plan(wanted: Collection) -> tuple[list[dict[str, Any]], list[Actor]]:
         shares = divide(wanted.episodes, [term.weight for term in wanted.mixture])
         for term, share in zip(wanted.mixture, shares, strict=True):
             noise = term.source in NOISE
-            members = [Actor(term.source)] if noise else policies.of(term.source, f"dmc_{row.name}")
+            members = [Actor(term.source)] if noise else policies.of(term.source, row.env_name)
             for actor, count in zip(members, divide(share, [1.0] * len(members)), strict=True):
                 for size in _pieces(count, PART_STEPS // (row.episode_length + 1)):
                     sequence = np.random.SeedSequence(wanted.seed, spawn_key=(len(plan),))
@@ -165,10 +165,16 @@ def _pieces(count: int, size: int) -> Sequence[int]:
     return [min(size, count - first) for first in range(0, count, size)]
 
 
+def _build(row: TaskRow, copies: int, seed: int) -> VectorEnv:
+    module = components.load("env", row.component)
+    env: VectorEnv = module.build(module.Options(task=row.name), copies, torch.device("cpu"), seed)
+    return env
+
+
 def _part(part: dict[str, Any], actor: Actor, layout: Layout) -> Block:
     """The episodes of one part."""
     generator = torch.Generator().manual_seed(part["seed"])
-    env = dmc.build(dmc.Options(task=part["task"]), part["copies"], "cpu", part["seed"])
+    env = _build(task_row(part["task"]), part["copies"], part["seed"])
     with contextlib.closing(env):
         policy = make_policy(actor, env.spec.act_dim, part["noise"], generator)
         obs, action, reward = whole_episodes(env, policy, part["episodes"], part["seed"])

@@ -29,6 +29,8 @@ from pwm.interop.pickles import Record
 KINDS = {"obs": torch.float32, "action": torch.float32, "reward": torch.float32, "task": torch.int32}
 # Task set by width of the observations and length of a row.
 SETS = {(24, 501): "mt30", (39, 101): "mt80"}
+# Observations of a row by task set.
+ROWS = {name: rows for (_, rows), name in SETS.items()}
 # Rows whose task numbers are looked at together.
 CHECKED_ROWS = 1 << 14
 
@@ -116,19 +118,29 @@ def check_archive(path: Path) -> None:
         raise DataError(f"{path} is damaged: wrong checksum of {damaged}")
 
 
-def write_published(path: Path, block: Block) -> None:
+def write_published(path: Path, block: Block, layout: Layout) -> None:
     """Write segments of equal length as one file of the layout, atomically.
+
+    Segments that are longer than the rows of their task set become several rows, each of which begins with
+    the observation that the one before ended with: episodes of dm_control are five rows of MT80.
 
     It holds a plain dict of tensors, so that nothing but torch is needed to read it with
     ``weights_only=True``; ``TensorDict(torch.load(path), (N, T+1))`` makes of it what the published files
     hold. The filler at index 0 is NaN.
+
+    Raises:
+        DataError: no whole number of rows holds a segment.
     """
-    count = len(block.segments)
+    count, rows = len(block.segments), ROWS[layout.task_set]
     steps = block.steps.reshape(count, -1)
+    if (length := steps.shape[1] - 1) % (rows - 1):
+        raise DataError(f"{path}: segments of {length} steps are no rows of {rows - 1} steps")
+    pieces = np.arange(0, length, rows - 1)
+    steps = steps[:, pieces[:, None] + np.arange(rows)].reshape(-1, rows)
     filler = np.full_like(steps["action"][:, :1], np.nan)
     action = np.concatenate((filler, steps["action"][:, :-1]), axis=1)
     reward = np.concatenate((filler[..., 0], steps["reward"][:, :-1]), axis=1)
-    task = np.repeat(block.segments["task"][:, None], steps.shape[1], axis=1)
+    task = np.repeat(block.segments["task"], len(pieces))[:, None].repeat(rows, axis=1)
     arrays = {"obs": steps["obs"], "action": action, "reward": reward, "task": task.astype(np.int32)}
     content = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
     write_atomically(path, lambda file: torch.save(content, file))

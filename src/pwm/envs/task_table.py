@@ -19,6 +19,9 @@ from torch import Tensor
 
 from pwm.errors import ConfigError
 
+# Component that runs the tasks of a suite.
+COMPONENTS = {"dm_control": "dmc", "metaworld": "metaworld"}
+
 
 @dataclass(frozen=True)
 class TaskRow:
@@ -46,6 +49,16 @@ class TaskRow:
     action_dim: int
     episode_length: int
     action_repeat: int
+
+    @property
+    def component(self) -> str:
+        """Name of the environment component that runs it."""
+        return COMPONENTS[self.suite]
+
+    @property
+    def env_name(self) -> str:
+        """``EnvSpec.name`` of its environment, for example ``dmc_walker-walk``."""
+        return f"{self.component}_{self.name}"
 
 
 @dataclass(frozen=True)

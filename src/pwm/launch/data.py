@@ -40,17 +40,18 @@ A Minari data set is named by its folder, or by its id among those of this machi
 continues what was interrupted.
 """
 COLLECT_HELP = """\
-Collect whole episodes of the dm_control tasks of MT30 as a data set:
+Collect whole episodes of the tasks of MT30 and MT80 as a data set:
 
   pwm data collect tasks=mt30 policy=random episodes=100 to=data/random
+  pwm data collect tasks=mw-reach,mw-push policy=ou episodes=100 to=data/hands
   pwm data collect tasks=walker-walk,cheetah-run mix=0.5*random+0.5*logs episodes=200 to=data/mixed
   pwm data collect tasks=walker-walk policy=checkpoint checkpoint=logs/dmc_walker-walk noise=0.3 to=data/w
 
-Keys: tasks (mt30, or names with commas), to (new folder), episodes of each task (100), policy (random, ou or
-checkpoint), mix instead of policy (WEIGHT*SOURCE+..., a source is random, ou, a run, a folder of runs or a
-policy file), checkpoint (with policy=checkpoint: sources with commas, in equal shares), which of a run's
-policies (best, final or all), noise (standard deviation on a policy's best action; without it, it explores as
-in training), envs that run together (64), seed (0).
+Keys: tasks (mt30, mt80, or names with commas), to (new folder), episodes of each task (100), policy (random,
+ou or checkpoint), mix instead of policy (WEIGHT*SOURCE+..., a source is random, ou, a run, a folder of runs
+or a policy file), checkpoint (with policy=checkpoint: sources with commas, in equal shares), which of a
+run's policies (best, final or all), noise (standard deviation on a policy's best action; without it, it
+explores as in training), envs that run together (64), seed (0).
 
 The same command continues what was interrupted.
 """
@@ -79,7 +80,7 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="write zeros beyond the widths of each task, instead of refusing anything else there",
     )
-    collect = add_parser(actions, "collect", run_collect, "collect episodes of MT30's tasks", COLLECT_HELP)
+    collect = add_parser(actions, "collect", run_collect, "collect episodes of MT30 and MT80", COLLECT_HELP)
     collect.add_argument("settings", nargs="+", metavar="KEY=VALUE")
     collect.add_argument(
         "--layout",

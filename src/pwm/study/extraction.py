@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,8 +30,6 @@ from pwm.runs.status import is_finished
 from pwm.study.run_progress import RunProgress
 
 PRESET = "pwm_extract"
-# Component that runs the tasks of a suite.
-SUITES = {"dm_control": "dmc", "metaworld": "metaworld"}
 # Best return of an episode of the suite, and so what a score of 1 is.
 FULL_RETURN = {"dm_control": 1000.0}
 ALL = "all"
@@ -111,26 +109,27 @@ def fitting(sizes: Sizes, rewards: bool) -> list[str]:
     return world_model_file.overrides(settings).split()
 
 
-def full_return(env_name: str) -> float | None:
-    """Return what an episode of a task earns at best, and so what a score of 1 is; None where it is unknown.
+def score(env_name: str, result: Mapping[str, Any]) -> float | None:
+    """Return what an evaluation amounts to between 0 and 1; None where that is not defined.
 
     Args:
         env_name: ``EnvSpec.name``, for example ``dmc_walker-walk``.
+        result: as ``evaluate_policy`` returns it. Of tasks whose best return is known the score is the share
+            of it that was earned, of others that judge success the share of episodes that ended in it.
     """
+    best = full_return(env_name)
+    return result.get("success") if best is None else float(result["mean"]) / best
+
+
+def full_return(env_name: str) -> float | None:
+    """Return what an episode of a task earns at best; None where it is unknown."""
     suites = {row.name: row.suite for row in all_tasks()}
     return FULL_RETURN.get(suites.get(table_name(env_name), ""))
 
 
 def environment(row: TaskRow) -> list[str]:
     """Return the overrides that choose the environment of a task."""
-    return [f"env={SUITES[row.suite]}", f"env.task={row.name}"]
-
-
-def score(row: TaskRow, result: dict[str, Any]) -> float | None:
-    """Return what an evaluation amounts to between 0 and 1; None where that is not defined."""
-    if row.suite in FULL_RETURN:
-        return float(result["mean"]) / FULL_RETURN[row.suite]
-    return result.get("success")
+    return [f"env={row.component}", f"env.task={row.name}"]
 
 
 class ExtractionJob:
@@ -176,36 +175,45 @@ def _evaluate(
     row, run = job.row, job.folder
     device = job.config.general.device
     (result,) = evaluate_policies([run / "final_policy.pt"], episodes, None, device, None, planner)
-    published = _published(row.name, task_set)
+    published = _published(row, task_set)
     return {
         "task": row.name,
         "return": result["mean"],
         "std": result["std"],
         "episodes": episodes,
         "planner": planner,
-        "score": score(row, result),
+        "score": score(result["task"], result),
         "random": load_reference(run).get("random_action"),
         "behaviour": float(behaviour.mean()) if len(behaviour) else None,
         "behaviour_best": float(behaviour.max()) if len(behaviour) else None,
         "minutes": load_records(run)[-1]["wall_time"] / 60,
         "published_pwm": published.get("pwm"),
         "published_tdmpc2": published.get("tdmpc2"),
+        "published_caveat": published.get("caveat"),
         "run": str(run),
     }
 
 
-def _published(task: str, task_set: str) -> dict[str, float]:
-    """Published scores of a task by the models of a set, whose table is in ``published_scores.json``."""
+def _published(row: TaskRow, task_set: str) -> dict[str, Any]:
+    """Published scores of a task by the models of a set, and a caveat where they are doubtful."""
     text = resources.files("pwm.envs").joinpath("published_scores.json").read_text(encoding="utf-8")
-    return dict(json.loads(text)["tasks"].get(task, {}).get(task_set, {}))
+    content = json.loads(text)
+    found = content["tasks"].get(row.name, {}).get(task_set, {})
+    doubt = content["suites"].get(row.suite)
+    return {"caveat": doubt, **found} if found and doubt else dict(found)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return results as text, and the mean score of those that have one."""
+    """Return results as text, the mean of the scores there are, and what is doubtful in published ones."""
     measured = ("return", "std", "score", "random", "behaviour", "minutes")
     columns = (*measured, "published_pwm", "published_tdmpc2")
     header = ["task", *(name.replace("published_", "").replace("std", "+-") for name in columns)]
-    rows = [[r["task"], *(_cell(r[name]) for name in columns)] for r in results]
+    doubts: dict[str, list[str]] = {}
+    for result in results:
+        if result["published_caveat"] is not None:
+            doubts.setdefault(result["published_caveat"], []).append(result["task"])
+    marks = {task: "*" * number for number, tasks in enumerate(doubts.values(), 1) for task in tasks}
+    rows = [[r["task"] + marks.get(r["task"], ""), *(_cell(r[name]) for name in columns)] for r in results]
     scores = [r["score"] for r in results if r["score"] is not None]
     lines = [aligned(header, rows, words=("task",))]
     if scores:
@@ -214,6 +222,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "pwm and tdmpc2 are published scores of 48M models on the full MT30 or MT80 data, one run a task; "
         "they are no measurement of this project (docs/guides/multitask-guide.md)"
     )
+    lines += [f"{'*' * number} {text}" for number, text in enumerate(doubts, 1)]
     return "\n".join(lines)
 
 

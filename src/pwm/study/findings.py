@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pwm.analysis.cost.parameter_parity import Parities, Parity, check_parity
+from pwm.analysis.tables.model_fits import ModelFit, read_fit
 from pwm.analysis.tables.runs import Key, Problem, RunTable, load_runs
-from pwm.checkpoints.policy_evaluation import held_out_returns
+from pwm.checkpoints.policy_evaluation import held_out_evaluation, held_out_returns
 from pwm.checkpoints.policy_files import CHECKPOINTS
-from pwm.errors import CheckpointError, DataError
+from pwm.errors import CheckpointError, ConfigError, DataError
+from pwm.runs import start
 from pwm.study.comparison.arms import Arm
-from pwm.study.extraction import full_return
+from pwm.study.extraction import full_return, score
 from pwm.study.plan import ExperimentPlan
 from pwm.study.report.assembly import Findings, write_report
+from pwm.study.report.models import SharedModel
 
 # What a run that failed is called by its folder, which may know less than who started it.
 SUPERSEDED = ("missing", "partial", "failed")
@@ -77,6 +81,8 @@ def _write(
         parity=_parity(plan, labels) if plan.experiment.parity else {},
         compute_matched=plan.experiment.compute_matched,
         full_returns={task: found for task in tasks if (found := full_return(task)) is not None},
+        task_scores=_task_scores(usable, episodes),
+        models=_models(plan, usable),
         thresholds={task: found for task, found in plan.experiment.thresholds.items() if task in tasks},
     )
     return write_report(findings, folder)[0]
@@ -90,6 +96,36 @@ def _parity(plan: ExperimentPlan, labels: Sequence[str]) -> Parities:
         if cell.arm in found:
             found[cell.arm][cell.task] = check_parity(baseline[cell.task].config, cell.config, *cell.sizes)
     return found
+
+
+def _task_scores(arms: Sequence[Arm], episodes: int) -> dict[Key, float]:
+    """Scores between 0 and 1 of the final policies of the runs, where the task has such a score."""
+    found: dict[Key, float] = {}
+    for run in (run for arm in arms for run in arm.table.runs):
+        evaluation = held_out_evaluation(run.path, "final", episodes)
+        if evaluation is not None and (value := score(run.task, evaluation)) is not None:
+            found[run.key] = value
+    return found
+
+
+def _models(plan: ExperimentPlan, arms: Sequence[Arm]) -> list[SharedModel]:
+    """The world models that the runs of the arms began from."""
+    starts = {run.key: run.start for run in plan.runs}
+    begun = [(arm.label, starts.get(run.key), run.start) for arm in arms for run in arm.table.runs]
+    return [
+        SharedModel(label, model.seed, runs, model.folder, _fit(model.folder, digest))
+        for (label, model, digest), runs in Counter(begun).items()
+        if model is not None
+    ]
+
+
+def _fit(folder: Path, digest: str | None) -> ModelFit | None:
+    """What is known of the model in a folder, if it still is the one with this digest."""
+    if start.digest(folder) != digest:
+        return None
+    with contextlib.suppress(ConfigError, DataError):
+        return read_fit(folder)
+    return None
 
 
 def held_out(folder: Path, episodes: int) -> dict[str, list[float]]:

@@ -34,6 +34,8 @@ BOOTSTRAP_COVERAGE = {2: (49, 79), 3: (73, 88), 5: (89, 92), 10: (92, 94), 20: (
 IMPROVEMENT_COVERAGE = {2: (23, 90), 3: (38, 93), 5: (62, 94), 10: (84, 96), 20: (91, 96)}
 
 Scores = Mapping[str, ArrayLike]
+# By task what each run began from [seeds], see ``percentile_interval``.
+Units = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,24 @@ class Comparison:
     notes: list[str]
 
 
-def compare_scores(candidate: Scores, baseline: Scores) -> Comparison:
+def compare_scores(
+    candidate: Scores, baseline: Scores, units: tuple[Units, Units] | None = None
+) -> Comparison:
     """Compare the scores of two arms on the tasks they share.
 
     Args:
         candidate, baseline: scores [seeds] by task, higher is better.
+        units: of the candidate and of the baseline, labels of runs that are drawn together.
 
     Raises:
         DataError: the arms have different tasks or none, or a score is not finite.
     """
     names, tasks = sorted(candidate), compare_tasks(candidate, baseline)
     a, b = score_matrix(candidate, names), score_matrix(baseline, names)
-    improvement = None if a is None or b is None else probability_of_improvement(a, b)
+    improvement = None
+    if a is not None and b is not None:
+        labels = None if units is None else (label_matrix(units[0], names), label_matrix(units[1], names))
+        improvement = probability_of_improvement(a, b, units=labels)
     return Comparison(tasks, improvement, _notes(tasks, improvement))
 
 
@@ -110,6 +118,11 @@ def score_matrix(scores: Scores, tasks: Sequence[str]) -> np.ndarray | None:
     """Scores [seeds, tasks]; None where the number of seeds differs between tasks, or there is none."""
     columns = [np.asarray(scores[task], dtype=float) for task in tasks]
     return np.stack(columns, axis=1) if len({len(column) for column in columns}) == 1 else None
+
+
+def label_matrix(labels: Units, tasks: Sequence[str]) -> np.ndarray:
+    """Labels [seeds, tasks] of runs, where every task has as many."""
+    return np.stack([np.asarray(labels[task]) for task in tasks], axis=1)
 
 
 def normalise(

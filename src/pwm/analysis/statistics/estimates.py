@@ -11,21 +11,20 @@ Sources:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from pwm import packages
+from pwm.analysis.statistics.resampling import CONFIDENCE, Array, percentile_interval
 from pwm.errors import DataError
 
-CONFIDENCE = 0.95
 ALPHA = 0.05
 TARGET_POWER = 0.8
 # Resamples of a bootstrap, and of a permutation test with more arrangements than that.
@@ -35,8 +34,6 @@ MOST_SEEDS = 1000
 # Two seeds each find a difference of this many standard deviations with 99 % power, and the distribution
 # functions behind larger ones are not reliable.
 LARGE_EFFECT = 10.0
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -136,39 +133,40 @@ def median(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Esti
         DataError: scores are not finite or not of one dimension.
     """
     x = _scores(scores, 1, least=1)
-    if len(x) == 1:
-        return Estimate(float(x[0]), math.nan, math.nan)
-    low, high = _bootstrap(x[:, None], lambda drawn: np.median(drawn, axis=0), seed, resamples)
+    low, high = percentile_interval([x[:, None]], lambda drawn: np.median(drawn, axis=0), seed, resamples)
     return Estimate(float(np.median(x)), float(low[0]), float(high[0]))
 
 
-def interquartile_mean(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+def interquartile_mean(
+    scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES, units: ArrayLike | None = None
+) -> Estimate:
     """Mean of the middle half of all runs of all tasks, with a stratified bootstrap interval.
 
-    Runs are drawn again within each task (Agarwal et al. 2021, section 4); the interval is that of the
-    percentiles. Drawing again understates the spread by a factor sqrt((n - 1) / n), so that with n = 3 seeds
-    the intervals hold the truth much less often than 95 % of the time, see ``sample_size_notes``.
+    Runs are drawn again within each task (Agarwal et al. 2021, section 4), those of one unit together; the
+    interval is that of the percentiles. Drawing again understates the spread by a factor sqrt((n - 1) / n),
+    so that with n = 3 seeds the intervals hold the truth much less often than 95 % of the time, see
+    ``sample_size_notes``.
 
     Args:
         scores: [seeds, tasks], comparable between tasks (normalised).
         seed: of the resampling.
         resamples: number of bootstrap samples.
+        units: labels [seeds, tasks], see ``percentile_interval``.
 
     Raises:
         DataError: scores are not finite or not a matrix.
     """
     matrix = _scores(scores, 2, least=1)
-    found = interquartile_mean_curve(matrix[:, :, None], seed, resamples)
+    found = interquartile_mean_curve(matrix[:, :, None], seed, resamples, units)
     return Estimate(float(found.value[0]), float(found.low[0]), float(found.high[0]))
 
 
-def interquartile_mean_curve(scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Curve:
+def interquartile_mean_curve(
+    scores: ArrayLike, seed: int = 0, resamples: int = RESAMPLES, units: ArrayLike | None = None
+) -> Curve:
     """``interquartile_mean`` at every point of learning curves [seeds, tasks, points]."""
     cube = _scores(scores, 3, least=1)
-    if len(cube) == 1:
-        unknown = np.full(cube.shape[2], math.nan)
-        return Curve(_trimmed(cube), unknown, unknown)
-    low, high = _bootstrap(cube, _trimmed, seed, resamples)
+    low, high = percentile_interval([cube], _trimmed, seed, resamples, None if units is None else [units])
     return Curve(_trimmed(cube), low, high)
 
 
@@ -177,18 +175,24 @@ def _trimmed(cube: Array) -> Array:
 
 
 def probability_of_improvement(
-    x: ArrayLike, y: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+    x: ArrayLike,
+    y: ArrayLike,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    units: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Estimate:
     """Probability that a run of x beats a run of y on the same task, averaged over tasks; ties count half.
 
     The Mann-Whitney statistic over the number of pairs, with a stratified bootstrap interval in which both
-    arms are drawn again (Agarwal et al. 2021, section 4.3). Where the arms do not overlap on any task, every
-    sample drawn is as the first: this shows no certainty, and there is no interval.
+    arms are drawn again, runs of one unit together (Agarwal et al. 2021, section 4.3). Where the arms do not
+    overlap on any task, every sample drawn is as the first: this shows no certainty, and there is no
+    interval.
 
     Args:
         x, y: [seeds, tasks]; the numbers of seeds may differ.
         seed: of the resampling.
         resamples: number of bootstrap samples.
+        units: labels [seeds, tasks] of x and of y, see ``percentile_interval``.
 
     Raises:
         DataError: scores are not finite, no matrices, or of different tasks.
@@ -197,9 +201,7 @@ def probability_of_improvement(
     if a.shape[1] != b.shape[1]:
         raise DataError(f"scores of {a.shape[1]} and of {b.shape[1]} tasks cannot be compared")
     value = float(_require("rliable.metrics").probability_of_improvement(a, b))
-    if min(len(a), len(b)) == 1:
-        return Estimate(value, math.nan, math.nan)
-    low, high = _bootstrap([a, b], _share_of_wins, seed, resamples)
+    low, high = percentile_interval([a, b], _share_of_wins, seed, resamples, units)
     if low[0] == high[0]:
         return Estimate(value, math.nan, math.nan)
     return Estimate(value, float(low[0]), float(high[0]))
@@ -214,7 +216,11 @@ def _share_of_wins(a: Array, b: Array) -> Array:
 
 
 def performance_profile(
-    scores: ArrayLike, thresholds: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+    scores: ArrayLike,
+    thresholds: ArrayLike,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    units: ArrayLike | None = None,
 ) -> Curve:
     """Share of the runs of all tasks that score above each threshold [points], with bootstrap intervals.
 
@@ -225,6 +231,7 @@ def performance_profile(
         thresholds: [points].
         seed: of the resampling.
         resamples: number of bootstrap samples.
+        units: labels [seeds, tasks], see ``percentile_interval``.
 
     Raises:
         DataError: scores or thresholds are not finite or of another shape.
@@ -235,10 +242,7 @@ def performance_profile(
     def profile(drawn: Array) -> Array:
         return np.asarray(library.score_distributions(drawn, points))
 
-    if len(matrix) == 1:
-        unknown = np.full(len(points), math.nan)
-        return Curve(profile(matrix), unknown, unknown)
-    low, high = _bootstrap(matrix, profile, seed, resamples)
+    low, high = percentile_interval([matrix], profile, seed, resamples, None if units is None else [units])
     return Curve(profile(matrix), low, high)
 
 
@@ -347,29 +351,6 @@ def detectable_effect(n: int, m: int) -> float:
         raise DataError(f"{n} and {m} seeds; at least 2 of each are needed")
     test = _require("statsmodels.stats.power").TTestIndPower()
     return float(np.squeeze(test.solve_power(nobs1=n, alpha=ALPHA, power=TARGET_POWER, ratio=m / n)))
-
-
-@contextlib.contextmanager
-def _global_stream(seed: int) -> Iterator[None]:
-    """Seed NumPy's global stream, the only one rliable draws from, and restore it afterwards."""
-    before = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(before)  # noqa: NPY002
-
-
-def _bootstrap(
-    scores: Array | list[Array], statistic: Callable[..., Array], seed: int, resamples: int
-) -> tuple[Array, Array]:
-    """Percentile interval of ``statistic`` under rliable's stratified bootstrap."""
-    library = _require("rliable.library")
-    with _global_stream(seed):
-        _, intervals = library.get_interval_estimates(
-            {"": scores}, statistic, reps=resamples, confidence_interval_size=CONFIDENCE
-        )
-    return intervals[""][0], intervals[""][1]
 
 
 def _require(module: str) -> Any:

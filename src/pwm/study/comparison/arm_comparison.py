@@ -14,6 +14,7 @@ from pwm.analysis.statistics.comparison import (
     TaskComparison,
     compare_scores,
     compare_tasks,
+    label_matrix,
     normalise,
     score_matrix,
 )
@@ -82,6 +83,7 @@ class StudyComparison:
         differences: of all arms from the first one, and of the seeds of each arm from one another.
         normalised: by arm's label its scores [seeds, tasks] on ``scale``, of the scaled tasks that every arm
             has; None where there is none, or the arm has not the same number of seeds on each of them.
+        units: by arm's label what the runs of ``normalised`` [seeds, tasks] began from; None as there.
         iqm: by arm's label the interquartile mean of ``normalised`` scores.
         candidates: one comparison per other arm.
     """
@@ -94,6 +96,7 @@ class StudyComparison:
     rows: dict[str, list[dict[str, Any]]]
     differences: list[Difference]
     normalised: dict[str, NDArray[np.float64] | None]
+    units: dict[str, NDArray[Any] | None]
     iqm: dict[str, Estimate | None]
     candidates: list[ArmComparison]
 
@@ -141,7 +144,11 @@ def compare_study(
     references = {task: references_of(arms, task) for arm in arms for task in arm.tasks}
     scale = find_scale(scores, references)
     differences = find_differences(arms, declared)
-    normalised = _normalised(arms, scores, scale)
+    normalised, units = _normalised(arms, scores, scale)
+    iqm = {
+        label: None if matrix is None else interquartile_mean(matrix, units=units[label])
+        for label, matrix in normalised.items()
+    }
     return StudyComparison(
         arms=list(arms),
         measure=measure,
@@ -151,7 +158,8 @@ def compare_study(
         rows={arm.label: arm.table.rows(thresholds) for arm in arms},
         differences=differences,
         normalised=normalised,
-        iqm={label: None if m is None else interquartile_mean(m) for label, m in normalised.items()},
+        units=units,
+        iqm=iqm,
         candidates=[_compare(arms[0], arm, scores, best or {}, scale, differences) for arm in arms[1:]],
     )
 
@@ -237,7 +245,7 @@ def _compare(
     return ArmComparison(
         baseline=baseline,
         candidate=candidate,
-        comparison=compare_scores(theirs, ours),
+        comparison=compare_scores(theirs, ours, (candidate.units, baseline.units)),
         best=compare_tasks(shared(candidate, best), shared(baseline, best)) if best else [],
         overall=(
             _seed_difference((candidate, theirs), (baseline, ours), scaled, scale)
@@ -251,10 +259,13 @@ def _compare(
 
 def _normalised(
     arms: Sequence[Arm], scores: ScoresByArm, scale: Scale
-) -> dict[str, NDArray[np.float64] | None]:
+) -> tuple[dict[str, NDArray[np.float64] | None], dict[str, NDArray[Any] | None]]:
+    """By arm's label its ``normalised`` scores and their ``units``, see ``StudyComparison``."""
     tasks = sorted(set(scale).intersection(*(arm.tasks for arm in arms)))
     found: dict[str, NDArray[np.float64] | None] = {}
+    units: dict[str, NDArray[Any] | None] = {}
     for arm in arms:
         matrix = score_matrix(scores[arm.label], tasks)
         found[arm.label] = None if matrix is None else normalise(matrix, tasks, scale)
-    return found
+        units[arm.label] = None if matrix is None else label_matrix(arm.units, tasks)
+    return found, units

@@ -49,13 +49,29 @@ class Arm:
                 tasks.setdefault(run.start, set()).add(run.key[0])
         return any(len(names) > 1 for names in tasks.values())
 
+    @property
+    def units(self) -> dict[str, list[str]]:
+        """By task what each run [seeds] is drawn together with in a bootstrap: the model it began from.
+
+        A run that began from none is its own.
+        """
+        return {task: [run.start or str(run.path) for run in self.runs(task)] for task in self.tasks}
+
     def seed_means(self, scores: Mapping[str, np.ndarray], tasks: Sequence[str]) -> np.ndarray:
-        """Means over tasks [seeds] of scores [seeds] by task, of the seeds that all tasks have."""
+        """Means over tasks [seeds] of scores [seeds] by task, of the seeds that all tasks have.
+
+        Seeds that began from the same models are one: their mean.
+        """
         by_task = [
-            dict(zip((r.key[2] for r in self.runs(task)), scores[task], strict=True)) for task in tasks
+            dict(zip((r.key[2] for r in self.runs(task)), zip(scores[task], self.units[task]), strict=True))
+            for task in tasks
         ]
         seeds = sorted(set.intersection(*(set(found) for found in by_task)))
-        return np.array([np.mean([found[seed] for found in by_task]) for seed in seeds], dtype=float)
+        units: dict[tuple[str, ...], list[float]] = {}
+        for seed in seeds:
+            values, begun = zip(*(found[seed] for found in by_task))
+            units.setdefault(begun, []).append(float(np.mean(values)))
+        return np.array([np.mean(means) for means in units.values()], dtype=float)
 
     def scores(self, measure: str = "final") -> dict[str, np.ndarray]:
         """Values [seeds] of a column of ``RunTable.rows`` by task, in the order of the seeds.

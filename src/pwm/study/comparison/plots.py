@@ -198,13 +198,14 @@ def performance_profiles(study: StudyComparison) -> Figure | None:
     Returns:
         None with fewer than two such tasks, or where an arm has not the same number of seeds on each of them.
     """
+    units = list(study.units.values())
     matrices = [matrix for matrix in study.normalised.values() if matrix is not None]
     if len(matrices) < len(study.arms) or (tasks := matrices[0].shape[1]) < 2:
         return None
     thresholds = np.linspace(min(m.min() for m in matrices), max(m.max() for m in matrices), THRESHOLDS)
     figure, (axes,) = style.panel_grid(1, 1, (5.6, 3.4))
-    for matrix, (_, look) in zip(matrices, _styled(study.arms)):
-        profile = performance_profile(matrix, thresholds)
+    for matrix, labels, (_, look) in zip(matrices, units, _styled(study.arms)):
+        profile = performance_profile(matrix, thresholds, units=labels)
         axes.step(thresholds, profile.value, where="post", linewidth=1.8, **look)
         style.draw_band(axes, thresholds, profile.low, profile.high, look["color"], step="post")
     score = "normalised score s: 0 = floor, 1 = mean of the task's best arm"

@@ -57,7 +57,8 @@ def verdict(pair: ArmComparison) -> str:
     if left_out := _left_out(pair):
         extent += f" ({left_out})"
     if pair.overall is None:
-        return f"{a} and {b} cannot be told apart {extent}: a single run has no spread to judge by."
+        single = "run" if min(min(t.candidate.seeds, t.baseline.seeds) for t in chosen) < 2 else "model"
+        return f"{a} and {b} cannot be told apart {extent}: a single {single} has no spread to judge by."
     difference = pair.overall.difference
     if math.isnan(difference.low):
         return f"{a} and {b} cannot be told apart {extent}: no score varies, so there is nothing to test."

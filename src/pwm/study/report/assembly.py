@@ -27,7 +27,9 @@ from pwm.study.report import results as result
 from pwm.study.report.document import FIGURES, Document, to_html, to_markdown
 from pwm.study.report.figures import FIGURE_NAMES, draw_figures
 from pwm.study.report.held_out import POLICIES, check_reportable, half_way, held_out_scores
+from pwm.study.report.models import SharedModel, pretrained_models
 from pwm.study.report.paths import ReportPaths
+from pwm.study.report.scores import normalised_scores
 
 MEASURE = "held-out return of the final policy"
 
@@ -51,7 +53,11 @@ class Findings:
         thresholds: returns by task that count as solved; a task without one gets half of what the best arm
             gained over the floor.
         compute_matched: by label of an arm that of the arm it was made as costly as.
-        full_returns: by task the return of a perfect episode, where it is known.
+        full_returns: by task the return of a perfect episode, where it is known; a task without one is scored
+            by the share of episodes that end in success.
+        task_scores: by task, algorithm and seed the score of the final policy between 0 and 1, where the
+            task has one.
+        models: world models that the runs began from.
     """
 
     title: str
@@ -63,6 +69,8 @@ class Findings:
     thresholds: dict[str, float] = field(default_factory=dict)
     compute_matched: dict[str, str] = field(default_factory=dict)
     full_returns: dict[str, float] = field(default_factory=dict)
+    task_scores: dict[Key, float] = field(default_factory=dict)
+    models: list[SharedModel] = field(default_factory=list)
 
 
 def write_report(findings: Findings, folder: Path) -> tuple[Path, Path]:
@@ -119,11 +127,12 @@ def _document(
         [
             result.acceptance(judged),
             result.results(study, findings.held_out, figures),
-            *result.normalised_scores(study, findings.full_returns),
+            *normalised_scores(study, findings.task_scores, findings.full_returns),
             result.over_all_tasks(study, figures),
             result.limits(study),
             result.learning(study, findings.thresholds, figures),
             result.stability(study, figures),
+            *pretrained_models(findings.models),
             background.cost(study, costs, findings.compute_matched),
             background.parity(study, findings.parity),
             background.differences(study, findings.declared, paths),
@@ -176,6 +185,7 @@ def _data(
         "interquartile_means": study.iqm,
         "parity": findings.parity,
         "declared": findings.declared,
+        "models": findings.models,
         "runs": [
             {
                 "arm": label,
@@ -184,6 +194,7 @@ def _data(
                 "seed": run.key[2],
                 "path": paths.show(run.path),
                 "held_out": findings.held_out[run.key],
+                "score": findings.task_scores.get(run.key),
                 "cost": cost,
                 "made_with": stated_origin(run.path),
                 "configuration": run.config.identity(),
@@ -204,6 +215,8 @@ def _plain(value: Any, paths: ReportPaths) -> Any:
         return {str(key): _plain(item, paths) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, paths) for item in value]
+    if isinstance(value, Path):
+        return paths.show(value)
     if isinstance(value, str):
         return paths.clean(value)
     if isinstance(value, (float, np.floating)):

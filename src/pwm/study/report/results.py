@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pwm.analysis.statistics.comparison import TaskComparison
-from pwm.analysis.statistics.estimates import Estimate, Summary, summarise, welch_test
+from pwm.analysis.statistics.estimates import Estimate, Summary
 from pwm.study.comparison.arm_comparison import ArmComparison, StudyComparison
 from pwm.study.comparison.verdict import Criterion, final_share
 from pwm.study.comparison.wording import (
@@ -111,71 +111,14 @@ def over_all_tasks(study: StudyComparison, figures: Mapping[str, Picture]) -> Se
     blocks: list[Block] = [Text(scale_in_words(study.scale, study.tasks))]
     if any(arm.shares_starts for arm in study.arms):
         notes.append(
-            "Runs of a seed began from one model on several tasks and are not independent: the mean "
-            "difference is that of the means of each seed. P(better) and IQM take them for independent, and "
-            "their intervals are too narrow for that reason, too."
+            "Runs that began from one model are not independent: the mean difference is that of the means of "
+            "each model, and the bootstrap draws models, each with all of its runs. Where all runs of an arm "
+            "began from one model, there is no interval."
         )
     blocks.append(Table(f"Final policies against {baseline}, with 95 % intervals.", rows, notes))
     if "performance_profile" in figures:
         blocks.append(figures["performance_profile"])
     return Section("Over all tasks", blocks)
-
-
-def normalised_scores(study: StudyComparison, full_returns: Mapping[str, float]) -> list[Section]:
-    """Return the section of scores whose scale the tasks themselves have; empty where no task has one.
-
-    Args:
-        study: what was compared.
-        full_returns: by task the return that is a score of 1; a return of 0 is a score of 0.
-    """
-    tasks = [task for task in study.tasks if task in full_returns]
-    if not tasks:
-        return []
-    scores = {
-        arm.label: {task: study.scores[arm.label][task] / full_returns[task] for task in tasks}
-        for arm in study.arms
-        if set(tasks) <= set(arm.tasks)
-    }
-    means = {arm.label: arm.seed_means(scores[arm.label], tasks) for arm in study.arms if arm.label in scores}
-    floors = {task: study.floor(task) / full_returns[task] for task in tasks}
-    rows = [
-        _scores_row(task, {label: by_task[task] for label, by_task in scores.items()}, floors[task])
-        for task in tasks
-    ]
-    if len(tasks) > 1:
-        rows.append(_scores_row(f"mean of {len(tasks)} tasks", means, float(np.mean(list(floors.values())))))
-    notes = [
-        "A normalised score is the return over the most that an episode can earn "
-        f"({listing(sorted({number(full_returns[task]) for task in tasks}))}). The mean over tasks is taken "
-        "seed by seed, and its interval over seeds."
-    ]
-    caption = "Normalised scores of the final policies: means over seeds with Student's 95 % interval."
-    blocks: list[Block] = [Table(caption, rows, notes)]
-    baseline = study.arms[0].label
-    tests = {
-        label: welch_test(found, means[baseline])
-        for label, found in means.items()
-        if label != baseline and baseline in means and min(len(found), len(means[baseline])) > 1
-    }
-    if tests:
-        caption = f"Mean normalised scores against {baseline}, with Welch's 95 % interval."
-        columns = ("Arm", "Mean difference", "p")
-        blocks.append(
-            Table(
-                caption,
-                [
-                    list(zip(columns, (label, with_interval(t.difference, sign=True), p_value(t.p_value))))
-                    for label, t in tests.items()
-                ],
-            )
-        )
-    return [Section("Normalised scores", blocks)]
-
-
-def _scores_row(name: str, scores: Mapping[str, np.ndarray], floor: float) -> Row:
-    """A row of scores [seeds] by arm's label."""
-    means = {label: with_interval(summarise(s).mean) if len(s) else DASH for label, s in scores.items()}
-    return [("Task", name), *means.items(), ("Floor", number(floor))]
 
 
 def limits(study: StudyComparison) -> Section:

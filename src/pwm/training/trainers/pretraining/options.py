@@ -43,6 +43,8 @@ class Options:
             model has the widths and no task table.
         balanced: draw every task equally often, however much data it has.
         held_out: share of the segments of every task that is not learned from, but predicted in evaluations.
+        held_out_windows: most windows of every task that an evaluation predicts, evenly spaced over its
+            held-out segments. Its time is proportional to them.
         accumulate: parts of a batch whose gradients are added up one after the other, to save memory.
     """
 
@@ -57,10 +59,11 @@ class Options:
     tasks: str = ALL
     balanced: bool = False
     held_out: float = 0.02
+    held_out_windows: int = 64
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        checks.at_least_one(self, "max_epochs", "accumulate")
+        checks.at_least_one(self, "max_epochs", "accumulate", "held_out_windows")
         if not 0.0 < self.held_out < 1.0:
             raise ConfigError(f"alg.held_out={self.held_out}; it must be above 0 and below 1")
         if self.model_learning.wm_iterations < 1:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pwm.algorithm.diagnostics import latent_errors, reward_rmse
+from pwm.algorithm.diagnostics import fit_of_groups
 from pwm.algorithm.losses import Metrics
 from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.updates import Updater
+from pwm.data.batch import joined
 from pwm.data.offline.dataset import OfflineData
 from pwm.envs.base import EnvSpec, restore_generator
 from pwm.training.agent_trainer import named
@@ -21,8 +22,8 @@ from pwm.training.recorded import observe_data
 from pwm.training.trainer import Part, Trainer
 from pwm.training.trainers.pretraining.options import Options
 
-# Held-out windows of each task in an evaluation.
-WINDOWS = 256
+# Held-out windows that a model predicts at once, of whole tasks.
+AT_ONCE = 1024
 COUNTERS = ("epoch", "updates", "transitions")
 
 
@@ -128,15 +129,19 @@ class PretrainingTrainer(Trainer):
         """Return errors on held-out windows, of every task and their means over tasks."""
         found: dict[str, list[float]] = {}
         record: dict[str, float] = {}
-        for number in self.held_out.tasks:
+        tasks, windows = self.held_out.tasks, self.options.held_out_windows
+        together = max(1, AT_ONCE // windows)
+        for first in range(0, len(tasks), together):
             safe_point()
-            batch = self.held_out.spread(number, WINDOWS).to(self.device)
-            errors = latent_errors(self._learner.world_model, batch)
-            errors["reward_rmse"] = reward_rmse(self._learner, batch)
-            for name, value in errors.items():
-                found.setdefault(name, []).append(value)
-                if len(self.held_out.tasks) > 1:
-                    record[f"heldout/{name}/{self.data.layout.tasks[number].name}"] = value
+            numbers = tasks[first : first + together]
+            parts = [self.held_out.spread(number, windows) for number in numbers]
+            batch = joined(parts).to(self.device)
+            groups = fit_of_groups(self._learner, batch, [part.reward.shape[1] for part in parts])
+            for number, errors in zip(numbers, groups, strict=True):
+                for name, value in errors.items():
+                    found.setdefault(name, []).append(value)
+                    if len(tasks) > 1:
+                        record[f"heldout/{name}/{self.data.layout.tasks[number].name}"] = value
         means = {name: sum(values) / len(values) for name, values in found.items()}
         horizon = self.options.objective.horizon
         record |= {f"heldout/{name}": value for name, value in means.items()}
