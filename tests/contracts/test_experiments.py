@@ -43,7 +43,7 @@ ARGUMENTS = {
 
 
 # Widths of networks that make arms equal on tasks of some widths only: a task that has them.
-LIKE_ITS_TASKS = {"where_flow_pays": ["env.state_dim=10"], "flow_policy": ["env.state_dim=11"]}
+LIKE_ITS_TASKS = {"where_flow_pays": ["env.state_dim=10"]}
 
 
 @functools.cache

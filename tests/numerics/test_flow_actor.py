@@ -1,4 +1,4 @@
-"""The flow policy: its density is exact, its steps can be inverted, and noise goes through every part of it."""
+"""The flow policy: its density is exact, its steps can be inverted, and it finds what a Gaussian cannot."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ class Decision(NamedTuple):
 
     Attributes:
         action: [..., act_dim] in [-1, 1].
-        location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]; the action itself
-            before that where a policy does not add its noise at the end. Far from 0 the squashing is
+        location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]; the action
+            itself before that, where a policy does not add its noise at the end. Far from 0 the squashing is
             saturated, and hardly any gradient passes.
         log_prob: [..., act_dim], log density of every entry of ``action``, given the entries before it where
             they depend on one another; None for the deterministic action, and from policies whose density is

@@ -3,9 +3,9 @@
 Flow policies (Chi et al. 2023, diffusion policies; Park et al. 2025, FQL) make an action out of noise by
 dx/dt = v(x, z, t). Here v is triangular: its entry i reads the entries 1..i of x alone. Flows of such fields
 reach every distribution (Knothe-Rosenblatt rearrangement; Papamakarios et al. 2021, section 3.1), and the
-determinant of their Jacobian is the product of its diagonal, which obeys dD/dt = D dv_i/dx_i and is integrated
-beside x. An explicit Runge-Kutta step of both is that step of x and the derivative of it, so the density
-belongs to the steps that are taken, not to the curve that they approximate.
+determinant of their Jacobian is the product of its diagonal D, which obeys dD_i/dt = D_i dv_i/dx_i and is
+integrated beside x. An explicit Runge-Kutta step of both is that step of x and the derivative of it, so the
+density belongs to the steps that are taken, not to the curve that they approximate.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pwm.models.actors.base import Actor, Decision, log_slope, policy_net
 from pwm.models.integrators.explicit_rk import integrate, load_tableau
 from pwm.models.layers import check_units
 
-# Below this change of v per unit of x, every explicit step moves in the direction of its input: the derivative
-# of the increment of a step is at most exp(rate) - 1, which is then less than 1.
+# Below this change of v per unit of x and step, every explicit step can be inverted: the slope of its
+# increment is at most exp(rate) - 1, which is then less than 1.
 INVERTIBLE = math.log(2.0)
 
 
@@ -37,7 +37,8 @@ class Options:
         units: hidden widths of the network that reads the latent, once per action.
         act: its activation name.
         activation_first: activation before LayerNorm there, as in the published PWM.
-        velocity_units: hidden width of the velocity network, one layer that reads x, t and the former's output.
+        velocity_units: hidden width of the velocity network, one layer that reads x, t and what the other
+            network makes of the latent.
         integrator: name of an integrator component.
         substeps: integration steps K per action.
         init_log_std: initial log standard deviation of the sample that the flow starts from.
