@@ -5,8 +5,9 @@
     python benchmarks/model_free_suite.py --dry-run                    what is left
 
 Every run takes as many environment steps as ours, and at least ``--minutes`` of training, is evaluated as
-often, and has a processor core of its own. Where the suite names a task's discount, agents have it, too. What is in ``results/cpu_suite`` already is not repeated; an
-interrupted run begins anew. ``export_suite.py`` then makes tables and pictures of all that is stored.
+often, and has a processor core of its own. Where the suite names a task's discount, agents have it, too.
+What is in ``results/cpu_suite`` already is not repeated; an interrupted run begins anew. ``export_suite.py``
+then makes tables and pictures of all that is stored.
 """
 
 from __future__ import annotations

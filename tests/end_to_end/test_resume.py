@@ -43,6 +43,7 @@ RUNS = {
     "hopper-mlp-lockstep": [*HOPPER, *LOCKSTEP],
     "analytic-residual": [*ANALYTIC, "dynamics=residual"],
     "gym-observations": ["env=gym", "env.id=Pendulum-v1", "alg.latents=observations", *SAC],
+    "analytic-flow_actor": [*ANALYTIC, "actor=flow", "alg.entropy_target=-1", "alg.actor_average=0.5"],
     "analytic-sampled": [*ANALYTIC, "dynamics=generative_flow"],
     "analytic-pushed": [*ANALYTIC, "env.disturbance=pushes"],
     "hopper-delayed": [*HOPPER, "env.disturbance=delay", "env.disturbance_strength=3"],

@@ -62,6 +62,8 @@ VARIANTS = [
     ["alg.critic_units=[]", "alg.encoder_units=[]", "alg.actor.units=[]", "alg.dynamics.units=[]"],
     ["dynamics=flow", "alg.open_loop_share=0.5", "alg.flow_integrator=heun"],
     ["dynamics=flow", "alg.velocity_head=tangent"],
+    ["actor=sac", "alg.entropy_target=-1"],
+    ["actor=flow", "alg.entropy_target=-1", "alg.actor.integrator=heun"],
     ["dynamics=flow", "alg.velocity_head=simnorm"],
 ]
 # FlopCounterMode sees every matrix product; vector products (the bins of two_hot) it leaves out, as we do.

@@ -10,19 +10,23 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
+from pwm import components
 from pwm.algorithm.agent import Agent
 from pwm.configuration.config import compose_config
 from pwm.errors import ConfigError
-from pwm.models.actors import gaussian, sac
-from pwm.models.actors.base import Actor
+from pwm.models.actors.base import Actor, load_actor
 
-ACTORS = {"gaussian": gaussian, "sac": sac}
+ACTORS = components.names("actor")
+# Those that are a Gaussian before the squashing.
+GAUSSIANS = ("gaussian", "sac")
 ACT = 3
 
 
 def actor(name: str, **options: float) -> Actor:
     torch.manual_seed(0)
-    return ACTORS[name].build(ACTORS[name].Options(units=[16], **options), 8, ACT)
+    module = load_actor(name)
+    found: Actor = module.build(module.Options(units=[16], **options), 8, ACT)
+    return found
 
 
 def log_std(policy: Actor, z: Tensor) -> Tensor:
@@ -32,7 +36,7 @@ def log_std(policy: Actor, z: Tensor) -> Tensor:
         return (torch.atanh(ones) - policy.decide(z).location).log()
 
 
-@pytest.mark.parametrize("name", ACTORS)
+@pytest.mark.parametrize("name", GAUSSIANS)
 def test_the_density_is_that_of_the_squashed_gaussian(name: str) -> None:
     policy = actor(name)
     z, noise = torch.randn(50, 8), torch.randn(50, ACT)
@@ -75,7 +79,7 @@ def test_the_spread_of_the_sac_policy_depends_on_the_state_within_its_bounds() -
 )
 def test_bounds_that_do_not_hold_the_first_spread_are_refused(bounds: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"init_log_std=.* must lie between"):
-        sac.Options(**bounds)
+        load_actor("sac").Options(**bounds)
 
 
 def agent(*changes: str) -> Agent:

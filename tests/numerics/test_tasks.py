@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pwm import components
 from pwm.algorithm.agent import Agent
 from pwm.configuration.config import compose_config
+from pwm.configuration.overrides import last_of_each
 from pwm.data.batch import Batch
 from pwm.models.critic import CriticEnsemble
 from pwm.models.normalization import MovingMeanStd, RunningMeanStd
@@ -21,7 +23,7 @@ SMALL += ["alg.entropy_target=-1", "alg.dynamics.units=[16]", "alg.actor.units=[
 
 def agent_of(*changes: str) -> Agent:
     torch.manual_seed(0)
-    config = compose_config([*SMALL, *changes])
+    config = compose_config(last_of_each([*SMALL, *changes]))
     config.alg.world_model.task_dim = 6
     return Agent(config.alg, config.chosen, OBS, ACT, torch.Generator().manual_seed(1), "cpu", MASKS)
 
@@ -89,8 +91,9 @@ def test_every_network_is_told_the_task(latents: str) -> None:
         assert not torch.allclose(output[1], output[2])
 
 
-def test_actions_that_a_task_does_not_have_are_zero_and_have_no_entropy() -> None:
-    agent = agent_of()
+@pytest.mark.parametrize("actor", components.names("actor"))
+def test_actions_that_a_task_does_not_have_are_zero_and_have_no_entropy(actor: str) -> None:
+    agent = agent_of(f"actor={actor}")
     task = torch.arange(TASKS).repeat(4)
     obs = torch.randn(B, OBS)
     assert bool((agent.act(obs, task=task)[MASKS[task] == 0] == 0).all())
@@ -100,6 +103,17 @@ def test_actions_that_a_task_does_not_have_are_zero_and_have_no_entropy() -> Non
     assert bool((rollout.actions[:, MASKS[task] == 0] == 0).all())
     decision = told_policy(agent.actor, inputs).decide(rollout.latents[0], torch.randn(B, ACT))
     assert bool((decision.log_prob[MASKS[task] == 0] == 0).all())
+    # What is drawn for entries that a task does not have changes nothing of those that it has.
+    noise = torch.randn(B, ACT)
+    with torch.no_grad():
+        for parameter in agent.actor.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        policy = told_policy(agent.actor, inputs)
+        drawn = [
+            policy.decide(rollout.latents[0], torch.where(MASKS[task] == 0, x, noise)) for x in (0.0, 3.0)
+        ]
+    assert torch.equal(drawn[0].action, drawn[1].action)
+    assert torch.equal(drawn[0].log_prob, drawn[1].log_prob)
     # Per entry of the action, so that tasks with few entries are held at the same entropy as others.
     found = agent.actor_critic.update_actor(agent.world_model, rollout.latents[0].detach(), inputs=inputs)[2]
     assert -2.0 < float(found["entropy"]) < 2.0

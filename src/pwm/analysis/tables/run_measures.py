@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LAST = 10
+# Epochs at the end whose mean the results of the original state.
+LAST_EPOCHS = 100
 # The measures that arms are compared by, in words.
 MEASURES = {
     "final": "return of the last evaluation",
@@ -65,8 +67,9 @@ def measures(
         threshold: return that counts as solved.
 
     Returns:
-        ``final``; ``best``; ``last10``, the mean of the last ten evaluations; ``auc``, the area under the
-        curve over steps (trapezoids) divided by the steps from the first to the last evaluation,
+        ``final``; ``best``; ``last10``, the mean of the last ten evaluations; ``last_100_epochs``, the mean
+        of the evaluations of the last 100 epochs, of which the last one always is one; ``auc``, the area
+        under the curve over steps (trapezoids) divided by the steps from the first to the last evaluation,
         that is the mean return along the way; ``drop``, best minus final; ``retention``, the mean of the
         last ten evaluations (of the last fifth where there are fewer than fifty: what comes before belongs
         to learning) as ``share_of_peak`` of best;
@@ -77,6 +80,8 @@ def measures(
     steps = np.array([e.steps for e in evaluations], dtype=float)
     final, best, last10 = float(returns[-1]), float(returns.max()), float(returns[-LAST:].mean())
     span = float(steps[-1] - steps[0])
+    since = evaluations[-1].epoch - LAST_EPOCHS
+    lately = [e.episode_return for e in evaluations[:-1] if e.epoch > since]
     kept = float(returns[-max(1, min(LAST, len(returns) // 5)) :].mean())
     solved = (e for e in evaluations if threshold is not None and e.episode_return >= threshold)
     first = next(solved, None)
@@ -84,6 +89,7 @@ def measures(
         "final": final,
         "best": best,
         "last10": last10,
+        f"last_{LAST_EPOCHS}_epochs": float(np.mean([*lately, final])),
         "auc": float(np.trapezoid(returns, steps)) / span if span else None,
         "drop": best - final,
         "retention": share_of_peak(kept, best, floor_of(reference)),

@@ -262,6 +262,7 @@ def _row(run: Run, threshold: float | None) -> dict[str, Any]:
         "state": run.state,
         "epochs": run.evaluations[-1].epoch,
         "planned_epochs": run.config.epochs,
+        "completed": run.evaluations[-1].epoch / run.config.epochs,
         run.progress: run.steps,
         "wall_time": run.evaluations[-1].wall_time,
         "parameters": None if None in networks else sum(n for n in networks if n is not None),

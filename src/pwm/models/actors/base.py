@@ -20,10 +20,12 @@ class Decision(NamedTuple):
 
     Attributes:
         action: [..., act_dim] in [-1, 1].
-        location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]. Far from 0 the
-            squashing is saturated, and hardly any gradient passes.
-        log_prob: [..., act_dim], log density of every entry of ``action``; None for the deterministic action,
-            and from policies whose density is not known.
+        location: [..., act_dim], the deterministic action before it is squashed into [-1, 1]; the action
+            itself before that, where a policy does not add its noise at the end. Far from 0 the squashing is
+            saturated, and hardly any gradient passes.
+        log_prob: [..., act_dim], log density of every entry of ``action``, given the entries before it where
+            they depend on one another; None for the deterministic action, and from policies whose density is
+            not known.
     """
 
     action: Tensor
@@ -47,11 +49,17 @@ def policy_net(
     return net
 
 
+def log_slope(raw: Tensor) -> Tensor:
+    """Return log(1 - tanh(raw)^2), the log slope of the squashing, entry by entry.
+
+    Computed as 2 (log 2 - u - softplus(-2u)), which does not underflow (Haarnoja et al. 2018, SAC, appendix
+    C).
+    """
+    return 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
+
+
 def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Decision:
     """tanh(mean + exp(log_std) noise) and its log density, or tanh(mean) without noise.
-
-    log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which does not underflow (Haarnoja et
-    al. 2018, SAC, appendix C).
 
     Args:
         mean: [..., act_dim], also the location.
@@ -61,8 +69,7 @@ def tanh_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> Decisi
     if noise is None:
         return Decision(torch.tanh(mean), mean)
     raw = torch.addcmul(mean, log_std.exp(), noise)
-    squashing = 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
-    density = -0.5 * (noise.square() + math.log(2.0 * math.pi)) - log_std - squashing
+    density = -0.5 * (noise.square() + math.log(2.0 * math.pi)) - log_std - log_slope(raw)
     return Decision(torch.tanh(raw), mean, density)
 
 

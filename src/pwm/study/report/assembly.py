@@ -22,7 +22,7 @@ from pwm.study.comparison.arm_comparison import StudyComparison, compare_study
 from pwm.study.comparison.arms import Arm
 from pwm.study.comparison.fairness import stated_origin
 from pwm.study.comparison.verdict import Criterion, criteria, verdict
-from pwm.study.report import background
+from pwm.study.report import background, gradients
 from pwm.study.report import results as result
 from pwm.study.report.document import FIGURES, Document, to_html, to_markdown
 from pwm.study.report.figures import FIGURE_NAMES, draw_figures
@@ -105,9 +105,11 @@ def _write_files(findings: Findings, folder: Path) -> None:
     costs = {arm.label: [measure_cost(run, sizes) for run in arm.table.runs] for arm in findings.arms}
     paths = ReportPaths(_folders(findings.arms))
     judged = criteria(study, costs, findings.parity)
-    document = _document(findings, study, costs, judged, paths)
+    signals = gradients.signals(findings.arms)
+    document = _document(findings, study, costs, signals, judged, paths)
     html, markdown = to_html(document), to_markdown(document)
     rows, data = _rows(findings, study, paths), _data(findings, study, costs, judged, paths)
+    data["gradient_quality"] = _plain(gradients.comparisons(study, signals), paths)
     for picture in document.pictures:
         write_atomically(folder / picture.file, partial(_write, picture.content))
     _remove_others(folder, [picture.file for picture in document.pictures])
@@ -118,7 +120,12 @@ def _write_files(findings: Findings, folder: Path) -> None:
 
 
 def _document(
-    findings: Findings, study: StudyComparison, costs: Costs, judged: list[Criterion], paths: ReportPaths
+    findings: Findings,
+    study: StudyComparison,
+    costs: Costs,
+    signals: gradients.Signals,
+    judged: list[Criterion],
+    paths: ReportPaths,
 ) -> Document:
     figures = draw_figures(study)
     return Document(
@@ -133,10 +140,11 @@ def _document(
             result.learning(study, findings.thresholds, figures),
             result.stability(study, figures),
             *pretrained_models(findings.models),
+            *gradients.gradient_quality(study, signals),
             background.cost(study, costs, findings.compute_matched),
             background.parity(study, findings.parity),
             background.differences(study, findings.declared, paths),
-            background.runs(study, findings.held_out, paths),
+            background.runs(study, costs, findings.held_out, paths),
             background.environment(study),
             background.reproduce(findings.commands, paths),
         ],

@@ -31,6 +31,7 @@ from pwm.study.report.document import (
 )
 from pwm.study.report.held_out import POLICIES, HeldOut, steps_title
 from pwm.study.report.paths import ReportPaths
+from pwm.study.report.run_table import run_table
 
 SHORT_HASH = 10
 WITHOUT_EFFECT = "without effect"
@@ -156,7 +157,9 @@ def differences(study: StudyComparison, declared: Sequence[str], paths: ReportPa
     return Section("Differences between arms", [Text(f"{meant} {summary}"), table])
 
 
-def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Section:
+def runs(
+    study: StudyComparison, costs: Mapping[str, Sequence[RunCost]], held_out: HeldOut, paths: ReportPaths
+) -> Section:
     """Every run, and every problem that was met while reading them."""
     steps = steps_title(study)
     rows: list[Row] = [
@@ -188,7 +191,7 @@ def runs(study: StudyComparison, held_out: HeldOut, paths: ReportPaths) -> Secti
     listed: Block = (
         Bullets(problems) if problems else Text("No run is missing, failed, unfinished or damaged.")
     )
-    return Section("Runs", [table, listed])
+    return Section("Runs", [run_table(study, costs), table, listed])
 
 
 def problems_in_words(arms: Iterable[Arm], paths: ReportPaths) -> list[str]:
