@@ -6,7 +6,7 @@
 A figure is followed by a comment that readers do not see and that says where it comes from: a CSV file of
 ``results/``, the rows by the values of their columns, and the column; several rows give their median.
 
-    earned 8779<!-- cpu_suite_started/runs.csv task=gym_HalfCheetah-v5 algorithm=residual : held_out_final -->
+    earned 8779<!-- cpu_suite/runs.csv task=gym_HalfCheetah-v5 algorithm=residual : held_out_final -->
 
 A factor behind the column changes the unit (``: train_time / 60``). A figure keeps its number of decimals.
 """

@@ -70,14 +70,17 @@ def new_suite(rows: Sequence[Row], curves: Curves) -> str:
             last[line["task"]] = max(line["budget"], last.get(line["task"], 0))
     equal_steps = [line for line in steps if line["budget"] == last.get(line["task"])]
     equal_minutes = [line for line in minutes if line["budget"] == MINUTES]
+    seeds_in_words = f"median over seeds ({len(seeds)} at most)" if len(seeds) > 1 else "one seed so far"
+    baselines = set(known(rows)) - set(OURS)
     return "\n".join(
         [
-            "Mean return of 64 held-out episodes with the FINAL policy, one CPU thread per run, median over",
-            f"seeds ({len(seeds)} at most); model-free agents may have trained longer:",
+            "Mean return of 64 held-out episodes with the FINAL policy, one CPU thread per run, "
+            f"{seeds_in_words}{'; model-free agents may have trained longer' if baselines else ''}",
+            "([data](results/cpu_suite/README.md)):",
             "",
             *held_out_table(rows),
             "",
-            "Evaluated return after as many environment steps (the most that ours take), median over seeds:",
+            f"Evaluated return after as many environment steps (the most that ours take), {seeds_in_words}:",
             "",
             *budget_table(equal_steps, known(rows)),
             "",

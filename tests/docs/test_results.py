@@ -43,7 +43,7 @@ def test_figures_that_documents_quote_are_those_of_the_data(monkeypatch: pytest.
 def test_a_figure_that_has_drifted_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     figures = importlib.import_module("prose_figures")
-    source = "cpu_suite_started/runs.csv task=dflex_ant algorithm=flow seed=1 : held_out_final"
+    source = "cpu_suite/runs.csv task=dflex_ant algorithm=flow seed=1 : held_out_final"
     (wrong,) = figures.FIGURE.finditer(f"earned 4324<!-- {source} --> there")
     assert figures.renewed(wrong) == f"4325<!-- {source} -->"
     (unknown,) = figures.FIGURE.finditer(f"earned 4324<!-- {source.replace('ant', 'fly')} -->")
