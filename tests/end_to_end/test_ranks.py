@@ -66,6 +66,7 @@ def forked(arguments: list[str], size: int) -> list[int]:
     torch.set_num_threads(1)
     shared = {
         "TORCHELASTIC_RUN_ID": "test",
+        "TORCHELASTIC_RESTART_COUNT": "0",
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(size),
