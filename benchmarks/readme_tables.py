@@ -71,12 +71,12 @@ def new_suite(rows: Sequence[Row], curves: Curves) -> str:
     equal_steps = [line for line in steps if line["budget"] == last.get(line["task"])]
     equal_minutes = [line for line in minutes if line["budget"] == MINUTES]
     seeds_in_words = f"median over seeds ({len(seeds)} at most)" if len(seeds) > 1 else "one seed so far"
-    baselines = set(known(rows)) - set(OURS)
+    note = "; model-free agents may train longer" if set(known(rows)) - set(OURS) else ""
     return "\n".join(
         [
             "Mean return of 64 held-out episodes with the FINAL policy, one CPU thread per run, "
-            f"{seeds_in_words}{'; model-free agents may have trained longer' if baselines else ''}",
-            "([data](results/cpu_suite/README.md)):",
+            + seeds_in_words,
+            f"([data](results/cpu_suite/README.md)){note}:",
             "",
             *held_out_table(rows),
             "",
