@@ -95,11 +95,11 @@ test-newest: ## run the tests that depend on MuJoCo with its newest release, in 
 	@rm -rf $(NEWEST)
 	$(call begin,$(NEWEST))
 	@grep -v '^mujoco==' constraints.txt > $(NEWEST)/constraints.txt
-	$(call install,$(NEWEST),-e '.[video]' mujoco dm_control pytest pytest-timeout pytest-xdist,$(NEWEST)/constraints.txt)
+	$(call install,$(NEWEST),-e '.[video]' mujoco mujoco-warp dm_control pytest pytest-timeout pytest-xdist,$(NEWEST)/constraints.txt)
 	@$(NEWEST)/bin/python -c 'import mujoco; print("MuJoCo", mujoco.__version__)'
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(JOBS) $(NEWEST_TESTS) $(ARGS)
 
-NEWEST_TESTS := tests/contracts/test_envs.py tests/numerics/test_dflex_tasks.py \
+NEWEST_TESTS := tests/contracts/test_envs.py tests/numerics/test_dflex_tasks.py tests/numerics/test_mujoco_warp.py \
   tests/end_to_end/test_resume.py::test_interrupted_run_ends_bit_identical \
   tests/end_to_end/test_video.py::test_film_of_a_gymnasium_robot \
   tests/end_to_end/test_video.py::test_drawing_shows_the_copy_and_changes_nothing

@@ -33,8 +33,9 @@ class Options:
         task: one of ``TASKS``.
         substeps: physics steps per control step of 1/60 s, 1 to 64.
         episode_length: control steps before truncation; None takes the task's own.
-        num_threads: simulator threads; 0 means all cores.
-        engine: what simulates, a module of ``pwm.envs.engines``.
+        num_threads: simulator threads of ``mujoco_cpu``; 0 means all cores.
+        engine: what simulates, a module of ``pwm.envs.engines``: ``mujoco_cpu``, or ``mujoco_warp`` (extra
+            ``warp``) on the device that learns.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -83,7 +84,7 @@ def build(options: Options, num_envs: int, device: torch.device | str, seed: int
     """Return ``num_envs`` copies of the task, reset with ``seed``; tensors live on ``device``.
 
     Raises:
-        ConfigError: ``num_envs`` is not positive, or there is no such engine.
+        ConfigError: ``num_envs`` is not positive, or there is no such engine, or its package is missing.
     """
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}: must be at least 1")
@@ -91,5 +92,7 @@ def build(options: Options, num_envs: int, device: torch.device | str, seed: int
 
     task = load_task(options.task)
     module = components.load("engine", options.engine)
-    engine = module.build(ASSETS / task.model_file, num_envs, options.substeps, options.num_threads)
-    return DflexEnv(task, engine, num_envs, torch.device(device), seed, options.episode_length)
+    device = torch.device(device)
+    model = ASSETS / task.model_file
+    engine = module.build(model, num_envs, options.substeps, options.num_threads, device)
+    return DflexEnv(task, engine, num_envs, device, seed, options.episode_length)

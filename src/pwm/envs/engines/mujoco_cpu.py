@@ -131,7 +131,7 @@ class MujocoCpuEngine:
                 f"num_envs={num_envs}, substeps={substeps}, num_threads={num_threads}: "
                 "need num_envs >= 1, substeps >= 1, num_threads >= 0"
             )
-        self.model = _compile(model_path_or_xml)
+        self.model = compiled(model_path_or_xml)
         self.model.opt.timestep = (1.0 / CONTROL_HZ) / substeps
         self.nq, self.nv, self.nu = int(self.model.nq), int(self.model.nv), int(self.model.nu)
         self.num_envs, self.substeps = num_envs, substeps
@@ -177,7 +177,12 @@ class MujocoCpuEngine:
         self._rollout.close()
 
 
-def _compile(model_path_or_xml: str | Path) -> mujoco.MjModel:
+def compiled(model_path_or_xml: str | Path) -> mujoco.MjModel:
+    """Return the model of an MJCF file or of MJCF text, recognised by its leading ``<``.
+
+    Raises:
+        EnvError: MuJoCo cannot compile it.
+    """
     text = str(model_path_or_xml)
     try:
         if text.lstrip().startswith("<"):
@@ -187,6 +192,11 @@ def _compile(model_path_or_xml: str | Path) -> mujoco.MjModel:
         raise EnvError(f"MuJoCo cannot compile the model: {error}") from error
 
 
-def build(model: str | Path, num_envs: int, substeps: int, num_threads: int) -> MujocoCpuEngine:
-    """Return the engine for ``num_envs`` copies of ``model``, a path of MJCF or its text."""
+def build(
+    model: str | Path, num_envs: int, substeps: int, num_threads: int, device: torch.device
+) -> MujocoCpuEngine:
+    """Return the engine for ``num_envs`` copies of ``model``, a path of MJCF or its text.
+
+    It simulates on the CPU, whatever ``device`` the caller learns on.
+    """
     return MujocoCpuEngine(model, num_envs, substeps, num_threads)
