@@ -14,10 +14,11 @@ ALL := $(VENV)/.installed-all
 BASELINES := $(VENV)/.installed-baselines
 METAWORLD := $(VENV)/.installed-metaworld
 NEWEST := .venv-newest
+GPU := .venv-gpu
 SITE := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-commands test-newest test-slow slurm lint docs bench cpu-suite cpu-ablations cpu-suite-baselines clean distclean
+.PHONY: help demo test test-commands test-newest test-slow slurm lint docs bench bench-gpu cpu-suite cpu-ablations cpu-suite-baselines clean distclean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -132,6 +133,19 @@ slurm: ## install SLURM, which the slow tests of the cluster need (root, Debian 
 bench: $(ALL) ## measure the speed of training and simulation
 	$(BIN)/pwm bench $(ARGS)
 
+# PyTorch's own build for GPUs, in an environment of its own; MuJoCo Warp excludes the MuJoCo of dm_control.
+bench-gpu: ## tests and figures of a machine with a GPU, in an environment of their own
+	$(call begin,$(GPU))
+	@grep -v '^mujoco==' constraints.txt > $(GPU)/constraints.txt
+	$(call install,$(GPU),-e '.[warp]' pytest pytest-timeout pytest-xdist hypothesis,$(GPU)/constraints.txt)
+	@$(GPU)/bin/python -c 'import torch; assert torch.cuda.is_available(), "PyTorch finds no GPU here"'
+	$(GPU)/bin/python -m pytest -m gpu $(GPU_TESTS)
+	$(GPU)/bin/python -m pytest tests/numerics/test_mujoco_warp.py
+	$(GPU)/bin/python benchmarks/device_speed.py --output device_speed.json $(ARGS)
+
+GPU_TESTS := tests/end_to_end/test_other_device.py tests/end_to_end/test_train.py tests/unit/test_monitoring.py \
+  tests/numerics/test_replay.py tests/docs/test_metrics.py
+
 # Every one of them continues what was interrupted and repeats nothing that is done.
 cpu-suite: $(ALL) ## train every dynamics on nine tasks, five seeds, and export the results (a day; ONLY=... for a part)
 	$(BIN)/pwm experiment experiment=cpu_suite $(patsubst %,--only '%',$(ONLY)) $(ARGS)
@@ -150,4 +164,4 @@ clean: ## remove caches and build products; keeps environments and logs
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## clean, and remove the environments as well
-	rm -rf $(VENV) $(NEWEST) $(SITE)
+	rm -rf $(VENV) $(NEWEST) $(GPU) $(SITE)
