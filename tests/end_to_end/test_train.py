@@ -326,3 +326,18 @@ def test_warm_up_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     trained(tmp_path, *ANALYTIC)
     # 200 steps of 4 environments and 2 updates.
     assert shares == pytest.approx([done / 52 for done in range(52)])
+
+
+@pytest.mark.parametrize(("sizes", "expected"), [([], 1), (["alg.reward_units=[1024,1024]"], 3)])
+@pytest.mark.parametrize("asked", [0, 2])
+def test_small_networks_train_on_one_thread_unless_told_otherwise(
+    tmp_path: Path, sizes: list[str], expected: int, asked: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert train(tmp_path, *ANALYTIC, *sizes, "general.epochs=1", f"general.threads={asked}") == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert json.loads((only_run(tmp_path) / "manifest.json").read_text())["threads"] == (asked or expected)

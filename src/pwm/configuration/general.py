@@ -23,7 +23,8 @@ class General:
         seed: seed of every random stream of the run.
         epochs: number of epochs; null takes ``alg.max_epochs``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
-        threads: CPU threads of PyTorch; 0 keeps its default.
+        threads: CPU threads of PyTorch; 0 takes one for networks of less than a million parameters, which
+            gain next to nothing from more, and PyTorch's own choice for larger ones.
         deterministic: let PyTorch use deterministic kernels only, which may be slower.
         compile: compiled kernels for training on a CPU, whose results differ by rounding: ``auto`` uses them
             where there is a C compiler and ``deterministic`` is not asked for, ``on`` insists, or ``off``.

@@ -225,6 +225,7 @@ def run_parity(args: argparse.Namespace) -> int:
     from pwm.analysis.cost.named_size import explain_size
     from pwm.analysis.cost.parameter_parity import check_parity, task_sizes
     from pwm.configuration.config import compose_config
+    from pwm.models.world_model import build_latent_space
 
     given = (args.obs_dim, args.act_dim)
     if (None in given) != (given == (None, None)):
@@ -254,7 +255,8 @@ def run_parity(args: argparse.Namespace) -> int:
         )
         return 0 if parity.passed else 1
     print(f"baseline {' '.join(args.baseline)}, candidate {' '.join(args.candidate)}")
-    print(f"observations {obs_dim}, actions {act_dim}, latents {candidate.alg.world_model.latent_dim}")
+    latents = build_latent_space(candidate.alg.world_model, obs_dim).dim
+    print(f"observations {obs_dim}, actions {act_dim}, latents {latents}")
     print(parity.report())
     if (size := explain_size(baseline, obs_dim, act_dim)) is not None:
         print(size)

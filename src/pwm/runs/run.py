@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,10 @@ from pwm.runs.state_store import StateStore
 from pwm.training.hooks import Preempted, Quiet, SafePoint
 from pwm.training.loop import Hooks, LoopState, Plan, TrainingLoop
 from pwm.training.seeding import set_seed
+from pwm.training.trainer import Trainer
+
+# Networks below that are no faster with two threads than with one, or slower (docs/performance.md).
+FEW_PARAMETERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,6 @@ def train(config: ExperimentConfig) -> RunResult:
     _warn_of_no_decay(config)
     with PreemptionGuard() as guard, gathered() as ranks:
         device = pick_device(config.general.device, ranks)
-        if config.general.threads:
-            torch.set_num_threads(config.general.threads)
         warn_if_slow(config.general.precision, device)
         set_seed(config.general.seed, config.general.deterministic)
         with contextlib.closing(build_trainer(config, device, ranks)) as trainer:
@@ -69,11 +72,24 @@ def train(config: ExperimentConfig) -> RunResult:
 
                 start_from(trainer, Path(start), config)
             folder = RunFolder(config, trainer)
-            with fused.enabled(config.general.kernels):
+            with _threads(config.general.threads, trainer), fused.enabled(config.general.kernels):
                 if not ranks.leads:
                     return _follow(folder, ranks, guard)
                 with folder.locked():
                     return _train(folder, ranks, guard)
+
+
+@contextlib.contextmanager
+def _threads(asked: int, trainer: Trainer) -> Iterator[None]:
+    """Let PyTorch use so many threads inside the block; 0 asks for one where networks are small."""
+    before = torch.get_num_threads()
+    sizes = [sum(p.numel() for p in network.parameters()) for network in trainer.networks.values()]
+    small = max(sizes) < FEW_PARAMETERS and trainer.device.type == "cpu"
+    torch.set_num_threads(asked or (1 if small else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _warn_of_no_decay(config: ExperimentConfig) -> None:
