@@ -46,7 +46,7 @@ NAMES = {
         "mean_grad_zeros",
         "mean_grad_non_finite",
     )
-}
+} | {"wm/stretch_db"}
 
 
 @pytest.mark.parametrize("name", RUNS)

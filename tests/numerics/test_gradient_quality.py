@@ -21,7 +21,9 @@ from pwm.algorithm.gradient_quality import (
     gradient_bias,
     model_gradient,
     report,
+    stretch_db,
 )
+from pwm.algorithm.losses import imagine
 from pwm.analysis.model_quality.esnr import compute_esnr, compute_esnr_db
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import compose_config
@@ -289,6 +291,20 @@ def test_measuring_changes_nothing_and_repeats_itself(collect: list[str]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(math.isfinite(value) for value in first.values())
     assert first["wm/esnr"] > 0 < first["actor/esnr"]
+    assert -100 < first["wm/stretch_db"] < 100
+
+
+def test_stretch_is_that_of_the_whole_jacobian() -> None:
+    agent = trainer_of("alg=pwm_small").agent
+    z = torch.randn(200, agent.world_model.latent_dim, generator=generator(1))
+
+    def end(start: Tensor) -> Tensor:
+        return imagine(agent.world_model, agent.policy, start, None, 4).next_latents[-1]
+
+    # Rows do not meet, so the Jacobian of the sum over rows holds that of every row.
+    jacobian = torch.autograd.functional.jacobian(lambda start: end(start).sum(0), z).transpose(0, 1)
+    exact = 10 * torch.log10(jacobian.square().sum((1, 2)) / z.shape[-1])
+    assert float(stretch_db(agent, z, generator(2))) == pytest.approx(float(exact.mean()), abs=0.3)
 
 
 def start_states(agent: Agent, trainer: OnlineTrainer) -> Tensor:

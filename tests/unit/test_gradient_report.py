@@ -39,6 +39,8 @@ def arms_of(logdir: Path, policy: Mapping[str, Mapping[str, Sequence[float]]]) -
                 if not math.isnan(mean):
                     more["actor/esnr_db"] = [mean - 1.0, None, mean + 1.0]
                     more["wm/esnr_db"] = [5.0 + seed, None, 5.0 + seed]
+                    # The better its gradients, the more an arm stretches.
+                    more["wm/stretch_db"] = [mean, None, mean]
                 write_run(logdir, task, arm, seed, [10.0, 30.0, 50.0, 40.0], seconds=1200.0, more=more)
     return load_arms({arm: [logdir / task / arm for task in tasks] for arm, tasks in policy.items()})
 
@@ -62,13 +64,16 @@ def test_means_are_those_over_training_of_every_seed(arms: list[Arm]) -> None:
 
 
 def test_differences_over_tasks_decide(arms: list[Arm]) -> None:
-    found = {(c.arm, c.network): c for c in comparisons(study_of(arms), signals(arms))}
+    found = {(c.arm, c.measure): c for c in comparisons(study_of(arms), signals(arms))}
     outcomes = {arm: found[arm, "policy"].outcome for arm in ("better", "worse", "alike")}
     assert outcomes == {"better": "confirmed", "worse": "not confirmed", "alike": "cannot tell"}
     tasks = [COUNTING, LQR]
     expected = welch_test_over_tasks(*([POLICY[arm][task] for task in tasks] for arm in ("better", "mlp")))
     assert found["better", "policy"].test == expected
     assert found["better", "policy"].tasks == tasks
+    # Who stretches more is less smooth.
+    smooth = {arm: found[arm, "smoothness"].outcome for arm in outcomes}
+    assert smooth == {"better": "not confirmed", "worse": "confirmed", "alike": "cannot tell"}
     # The world model's gradients are the same in all arms.
     assert {found[arm, "world model"].outcome for arm in outcomes} == {"cannot tell"}
 
@@ -88,6 +93,7 @@ def test_the_section_says_it_in_sentences_and_numbers(arms: list[Arm]) -> None:
     rows = {(row["Task"], row["Arm"]): row for row in (dict(row) for row in table.rows)}
     assert rows[LQR, "mlp"]["Policy (dB)"].startswith("2.00 [")
     assert rows[LQR, "mlp"]["Policy, difference"] == "–"
+    assert rows[LQR, "mlp"]["Smoothness (dB)"].startswith("−2.00 [")
     difference = welch_test(POLICY["worse"][LQR], POLICY["mlp"][LQR]).difference
     assert (
         rows[LQR, "worse"]["Policy, difference"] == f"−10.0 [−{-difference.low:.1f}, −{-difference.high:.1f}]"
@@ -110,7 +116,7 @@ def test_a_task_of_which_a_run_was_not_measured_is_left_out(tmp_path: Path) -> N
         "flow": {LQR: POLICY["better"][LQR], COUNTING: (1.0, math.nan, 2.0)},
     }
     arms = arms_of(tmp_path, policy)
-    found = [c for c in comparisons(study_of(arms), signals(arms)) if c.network == "policy"]
+    found = [c for c in comparisons(study_of(arms), signals(arms)) if c.measure == "policy"]
     assert [c.tasks for c in found] == [[LQR]]
 
 

@@ -1,4 +1,5 @@
-"""How good a gradient is: its signal-to-noise ratio, and its bias and variance against a large batch.
+"""How good a gradient is: its signal-to-noise ratio, its bias and variance against a large batch, and how
+much the imagined rollout that it passes through stretches it.
 
 Everything is measured at fixed parameters and fixed normalisers, and changes neither them nor any ``.grad``.
 
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.gradient_moments import GradientMoments, entry_statistics, to_db
-from pwm.algorithm.losses import actor_loss
+from pwm.algorithm.losses import actor_loss, imagine
 from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.updates import Updater
 from pwm.data.batch import Batch
@@ -42,6 +43,8 @@ MICRO_BATCHES = 8
 GROUPS = 8
 # Batches whose mean is one reference gradient. With G groups the reference rests on G times as many.
 REFERENCE_BATCHES = 16
+# Random directions per state in which the stretch of a rollout is measured.
+DIRECTIONS = 16
 
 Draw = Callable[[], Sequence[Tensor]]
 
@@ -74,6 +77,24 @@ def report(moments: GradientMoments) -> dict[str, float]:
         "esnr_db": float(to_db(moments.esnr)),
         "esnr_unbiased": float(moments.esnr_unbiased),
     } | {f"mean_grad_{name}": stats[name] for name in ("norm", "max_abs", "zeros", "non_finite")}
+
+
+def stretch_db(agent: Agent, z: Tensor, generator: torch.Generator) -> Tensor:
+    """How much an imagined rollout of the horizon H stretches small changes of its start ``z`` [B, L].
+
+    The mean over states of 10 log10(|J|_F^2 / L) for J = dz_H/dz_0 with the deterministic policy: in decibel,
+    0 for a rotation, above where the rollout stretches. A gradient that passes back through it is stretched
+    alike. Norms come from random signs (Hutchinson 1990), as in ``pwm.analysis.model_quality.smoothness``.
+    """
+    with torch.enable_grad():
+        start = z.detach().requires_grad_()
+        end = imagine(agent.world_model, agent.policy, start, None, agent.objective.horizon).next_latents[-1]
+        squares = torch.zeros(len(z), device=z.device)
+        for _ in range(DIRECTIONS):
+            bits = torch.randint(0, 2, end.shape, generator=generator, device=z.device)
+            (pulled,) = torch.autograd.grad(end, start, (2 * bits - 1).to(end), retain_graph=True)
+            squares += pulled.square().sum(-1)
+    return to_db(squares / (DIRECTIONS * z.shape[-1])).mean()
 
 
 @dataclass(frozen=True)

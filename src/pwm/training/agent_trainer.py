@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import forecast_scores, imagination_gap, latent_errors, value_calibration
 from pwm.algorithm.gradient_moments import GradientMoments
-from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report
+from pwm.algorithm.gradient_quality import MICRO_BATCHES, actor_gradient, model_gradient, report, stretch_db
 from pwm.algorithm.losses import Interrupt, Metrics, reach_weights
 from pwm.algorithm.model_learning import ModelLearner
 from pwm.algorithm.updates import Options, Updater
@@ -151,8 +151,9 @@ class AgentTrainer(Trainer):
     def gradient_quality(self, safe_point: SafePoint = go_on) -> dict[str, float]:
         """Signal and noise of the gradients of actor (``actor/``) and world model (``wm/``), as they stand.
 
-        Each is taken ``MICRO_BATCHES`` times, on batches of the size that training uses. Nothing of the run
-        changes: interrupted at a ``safe_point``, it is simply repeated.
+        Each is taken ``MICRO_BATCHES`` times, on batches of the size that training uses. How much imagined
+        rollouts stretch them is measured once. Nothing of the run changes: interrupted at a ``safe_point``,
+        it is simply repeated.
         """
         # Drawn apart from the training stream, like the batches of ``diagnose``.
         generator = torch.Generator(self.device).manual_seed(self.epoch)
@@ -163,7 +164,8 @@ class AgentTrainer(Trainer):
                 safe_point()
                 moments.add(gradient(generator))
             record |= {f"{network}/{name}": value for name, value in report(moments).items()}
-        return record
+        stretch = stretch_db(self.agent, self.measured_starts(generator), generator)
+        return record | {"wm/stretch_db": float(stretch)}
 
     def measured_starts(self, generator: torch.Generator) -> Tensor:
         """Draw the latents at which the actor's gradient is measured: those of training."""
