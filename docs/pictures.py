@@ -3,13 +3,14 @@
     python docs/pictures.py
 
 takes half an hour on one core, less where the runs of ``--logdir`` are there, and needs an installed
-Chromium for the picture of the board. Further overrides, as those of ``pwm train``, change both runs.
+Chromium for the picture of the board. Further overrides, as those of ``pwm train``, change the runs on hopper.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,7 @@ from pwm.configuration.config import compose_config
 from pwm.runs.run import train
 
 IMAGES = Path(__file__).parent / "images"
+DEMO = Path(__file__).parents[1] / "examples" / "demo.py"
 TASK = ("env=dflex_hopper", "env.num_threads=1", "general.threads=1", "alg.gamma=0.99", "general.seed=1")
 # 5000 random environment steps and 20 in each epoch.
 EPOCHS = ("general.epochs=1000", "general.eval_every=20", "general.eval_runs=8")
@@ -48,6 +50,13 @@ def photograph(logs: Path, page_of: Path, picture: Path) -> None:
         browser.close()
 
 
+def draw_demo(logs: Path, epochs: int, picture: Path) -> None:
+    """Run the demo below ``logs`` and copy its learning curves."""
+    command = [sys.executable, str(DEMO), "--output", str(logs), "--epochs", str(epochs)]
+    subprocess.run(command, check=True)
+    shutil.copy(logs / "learning_curves.png", picture)
+
+
 def shrink(picture: Path) -> None:
     """Write a picture anew with fewer colours, which halves its file."""
     with Image.open(picture) as image:
@@ -61,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--logdir", type=Path, default=Path("logs/pictures"))
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the pictures")
+    parser.add_argument("--demo-epochs", type=int, default=150)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_args()
     args.images.mkdir(parents=True, exist_ok=True)
@@ -76,7 +86,8 @@ def main() -> None:
     print(imagine_run(runs["flow"], "best", 64, 16, runs["flow"] / "imagination.png"))
     shutil.copy(runs["flow"] / "imagination.png", args.images)
     photograph(args.logdir, runs["flow"], args.images / "board.png")
-    for name in ("hopper", "imagination", "board"):
+    draw_demo(args.logdir.with_name(args.logdir.name + "_demo"), args.demo_epochs, args.images / "demo.png")
+    for name in ("hopper", "imagination", "board", "demo"):
         shrink(args.images / f"{name}.png")
         print(args.images / f"{name}.png")
 

@@ -13,8 +13,8 @@ from tests.docs.documented import ROOT, without_pictures
 
 SCRIPT = ROOT / "docs" / "pictures.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# The demo makes its own picture, and docs/diagnosis.md tells of the run behind that one.
-OTHERS = {"demo.png", "diagnosis.png"}
+# docs/diagnosis.md tells of the run behind this one.
+OTHERS = {"diagnosis.png"}
 
 
 # Slow for the sake of the browser: on a machine that is full, it may fail to deliver its picture.
@@ -24,6 +24,7 @@ def test_all_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     quick = ["general.epochs=2", "general.eval_every=1", "general.eval_runs=2", "alg.warmup_env_steps=300"]
     quick += ["alg.warmup_updates=5", "general.esnr_every=0"]
     places = ["--logdir", str(tmp_path / "logs"), "--images", str(tmp_path / "images")]
+    places += ["--demo-epochs", "2"]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *places, *quick])
     without_pictures(monkeypatch)
     runpy.run_path(str(SCRIPT), run_name="__main__")
