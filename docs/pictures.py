@@ -3,7 +3,7 @@
     python docs/pictures.py
 
 takes half an hour on one core, less where the runs of ``--logdir`` are there, and needs an installed
-Chromium for the picture of the board. Further overrides, as those of ``pwm train``, change the runs on hopper.
+Chromium for the picture of the board. Further overrides, as of ``pwm train``, change the runs on hopper.
 """
 
 from __future__ import annotations
