@@ -42,7 +42,13 @@ BAD_OVERRIDES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "too few start states": (
         ["alg.actor_batch_size=40", "alg.replay_starts=0.5"],
-        ["alg.actor_batch_size=40", "alg.replay_starts=0.5", "20 states", "num_envs * horizon = 16", "alg.replay_starts to 0.6"],
+        [
+            "alg.actor_batch_size=40",
+            "alg.replay_starts=0.5",
+            "20 states",
+            "num_envs * horizon = 16",
+            "alg.replay_starts to 0.6",
+        ],
     ),
     "several tasks": (["alg.task_dim=8"], ["alg.task_dim=8", "must be 0"]),
     "lockstep with many actor updates": (
