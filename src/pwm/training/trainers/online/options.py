@@ -92,10 +92,11 @@ class Options:
         visited, needed = self.num_envs * horizon, self.actor_batch_size - self.replayed_starts
         if self.collect == "closed_loop" and needed > visited:
             least = math.ceil(1e4 * (1 - visited / self.actor_batch_size)) / 1e4
+            copies = math.ceil(needed / horizon)
             raise ConfigError(
                 f"alg.actor_batch_size={self.actor_batch_size} with alg.replay_starts={self.replay_starts} "
                 f"needs {needed} states visited in one epoch; there are num_envs * horizon = {visited}; "
-                f"set alg.replay_starts to {least:g} or more, or alg.num_envs to {math.ceil(needed / horizon)}"
+                f"set alg.replay_starts to {least:g} or more, or alg.num_envs to {copies}"
             )
         if self.collect == "lockstep":
             self._check_lockstep()
