@@ -14,6 +14,7 @@ import pytest
 from tests.end_to_end.tiny import ANALYTIC, only_run, trained
 
 from pwm.analysis.plots.visualization import TrainingVisualizer
+from pwm.board import pages
 from pwm.board.charts import Line, chart
 from pwm.board.pages import Board
 from pwm.board.server import make_server
@@ -137,3 +138,24 @@ def test_charts_of_nothing_one_point_and_numbers_that_are_none() -> None:
     long = chart("many", "x", [Line("a", "red", list(range(10_000)), list(range(10_000)))])
     (points,) = re.findall(r'points="([^"]*)"', long)
     assert len(points.split()) <= 402
+
+
+def test_the_first_page_reads_the_metrics_of_runs_that_changed(
+    logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    original = pages.load_records
+    monkeypatch.setattr(pages, "load_records", lambda folder: read.append(folder) or original(folder))
+    board = Board(logs)
+    first = board.index()
+    read.clear()
+    assert board.index() == first
+    assert read == []
+    file = finished(logs) / "metrics.jsonl"
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(kept + b"\n")
+        board.index()
+        assert read == [finished(logs)]
+    finally:
+        file.write_bytes(kept)

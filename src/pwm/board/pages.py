@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -203,18 +203,30 @@ def _progress(records: Sequence[Mapping[str, float]]) -> str:
 def _scores(runs: Sequence[RunPage], algorithms: Sequence[str]) -> Iterator[tuple[str, Line]]:
     """Yield what the steps of every run are, and its curve."""
     for run in runs:
-        try:
-            records = load_records(run.folder)
-        except DataError:
+        file = run.folder / "metrics.jsonl"
+        if not file.is_file():
             continue
-        for name in SCORES:
-            progress = _progress(records)
-            xs, ys = series(records, progress, name)
-            if xs:
-                algorithm = run.folder.parent.name
-                line = Line(run.name, colour(algorithms.index(algorithm)), xs, ys, algorithm)
-                yield in_words(progress), line
-                break
+        stamp = file.stat()
+        if (found := _score(run.folder, stamp.st_mtime_ns, stamp.st_size)) is not None:
+            progress, xs, ys = found
+            algorithm = run.folder.parent.name
+            yield progress, Line(run.name, colour(algorithms.index(algorithm)), xs, ys, algorithm)
+
+
+# Most runs that a board shows have ended, and a page that loads itself again need not read them again.
+@lru_cache(maxsize=4096)
+def _score(folder: Path, _changed: int, _size: int) -> tuple[str, list[float], list[float]] | None:
+    """What the steps of a run are, those of its evaluations and their results; None without any."""
+    try:
+        records = load_records(folder)
+    except DataError:
+        return None
+    progress = _progress(records)
+    for name in SCORES:
+        xs, ys = series(records, progress, name)
+        if xs:
+            return in_words(progress), xs, ys
+    return None
 
 
 def _facts(folder: Path) -> dict[str, str]:
