@@ -6,9 +6,9 @@
 ``online`` trains ant at ``pwm_48M_flow`` sizes after a warm-up of a million random steps that fills the
 buffer. Networks, batches, optimisers and buffer have their full sizes; only one update of each network per
 epoch keeps it to an hour and a half on a CPU. ``pretraining`` trains ``pwm_48M_multitask_flow_v1`` (Heun,
-K = 2) on a store of all 30 tasks of MT30, which it collects first, at full width and horizon with batches of 64
-windows instead of 1024: ten minutes where the processor multiplies in bfloat16. Both are resumable, and write
-``results/memory_48M{,_pretraining}/{rss.csv,summary.json,rss.png}``.
+K = 2) on a store of all 30 tasks of MT30, which it collects first, at full width and horizon with batches of
+64 windows instead of 1024: ten minutes where the processor multiplies in bfloat16. Both are resumable, and
+write ``results/memory_48M{,_pretraining}/{rss.csv,summary.json,rss.png}``.
 """
 
 from __future__ import annotations
