@@ -12,6 +12,8 @@ from tests.unit.offline_data import MT30, block, write_store
 from tests.unit.small_trainers import CPU
 from torch.utils.flop_counter import FlopCounterMode
 
+from pwm.algorithm.actor_critic import Examples
+from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import latent_errors
 from pwm.algorithm.planning import MPPI, Planner
 from pwm.analysis.cost.operations import epoch_flops
@@ -20,10 +22,12 @@ from pwm.checkpoints.single_task import of_task, task_names
 from pwm.checkpoints.world_model_file import narrowed
 from pwm.configuration.building import build_agent, build_trainer
 from pwm.configuration.config import ExperimentConfig, compose_config
+from pwm.data.batch import Batch
 from pwm.data.offline.dataset import HELD_OUT, OfflineData
 from pwm.envs.base import EnvSpec
 from pwm.errors import CheckpointError, ConfigError, DataError
 from pwm.logging.monitoring import PhaseTimer
+from pwm.training.trainers.extraction.trainer import better_half
 from pwm.training.trainers.pretraining import trainer as pretraining
 from pwm.training.trainers.pretraining.trainer import PretrainingTrainer
 
@@ -274,20 +278,43 @@ def test_a_planner_finds_the_action_that_the_model_pays_for() -> None:
     assert (action - target).abs().mean() < (cold.act(obs) - target).abs().mean()
 
 
+def known_agent(*changes: str) -> Agent:
+    config = compose_config(["env=analytic", "alg=pwm_extract", "alg.data=none", *changes])
+    return build_agent(config, EnvSpec("known", 3, 2, 10, 0.0), CPU)
+
+
+def test_the_better_half_of_the_recorded_actions_are_examples() -> None:
+    agent, steps, size = known_agent("alg.gamma=0.9"), 4, 6
+    # One state everywhere, so that rewards alone tell actions apart.
+    obs = torch.ones(steps + 1, size, 3)
+    reward = torch.zeros(steps, size)
+    reward[0, 0], reward[-1, 1], reward[1, 2] = 1.0, 1.1, 1.0
+    # Late rewards count less, and those behind an end not at all.
+    reward[2:, 3] = 9.0
+    valid = torch.ones(steps, size, dtype=torch.bool)
+    valid[2:, 3] = False
+    action = torch.rand(steps, size, 2, generator=torch.Generator().manual_seed(0))
+    batch = Batch(obs, action, reward, torch.zeros(steps, size, dtype=torch.bool), valid)
+    found = better_half(agent, agent.world_model.encode(obs[0]), batch)
+    assert torch.equal(found.actions, action[0])
+    value = float(agent.actor_critic.target_critic(agent.world_model.encode(obs[0])).mean().detach())
+    expected = [0.9**steps * value + r for r in (1.0, 1.1 * 0.9**3, 0.9, 0.0, 0.0, 0.0)]
+    expected[3] = 0.9**2 * value
+    median = sorted(expected)[(size - 1) // 2]
+    assert found.weights.tolist() == [float(e > median + 1e-6) for e in expected]
+    assert found.weights[:3].tolist() == [1, 1, 1]
+
+
 def test_a_policy_is_kept_near_recorded_actions() -> None:
     def distance(coef: str) -> float:
-        changes = [
-            "env=analytic",
-            "alg=pwm_extract",
-            "alg.data=none",
-            f"alg.behaviour_coef={coef}",
-            "alg.horizon=2",
-        ]
-        agent = build_agent(compose_config(changes), EnvSpec("known", 3, 2, 10, 0.0), CPU)
+        agent = known_agent(f"alg.behaviour_coef={coef}", "alg.horizon=2")
         z = agent.world_model.encode(torch.randn(32, 3, generator=torch.Generator().manual_seed(0))).detach()
         recorded = torch.tensor([0.7, -0.4]).expand(32, 2)
+        # Those of the second half must not be followed.
+        actions = torch.cat([recorded[:16], -recorded[16:]])
+        examples = Examples(actions, torch.tensor([1.0, 0.0]).repeat_interleave(16))
         for _ in range(60):
-            agent.actor_critic.update_actor(agent.world_model, z, recorded=recorded)
+            agent.actor_critic.update_actor(agent.world_model, z, examples=examples)
         return float((agent.actor.act(z).detach() - recorded).square().mean())
 
     assert distance("100") < 0.1 * distance("0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +63,9 @@ class Options:
             holds (Haarnoja et al. 2018, SAC, section 5; there -1). It rewards the actor along the imagined
             rollout, not the critics, whose values stay those of rewards. None: no such reward.
         behaviour_coef: weight of the squared distance between the first imagined action and the recorded one
-            (Fujimoto & Gu 2021, TD3+BC). It keeps a policy that learns from recorded data alone where the
-            world model knows what follows; used by extraction only.
+            (Fujimoto & Gu 2021, TD3+BC), where that was one of the better ones (``Examples``). It keeps a
+            policy that learns from recorded data alone where the world model knows what follows; used by
+            extraction only.
         temperature, temperature_lr: initial weight of the entropy, and learning rate of its logarithm.
     """
 
@@ -100,6 +102,18 @@ class Options:
             raise ConfigError(f"alg.adam_betas={self.adam_betas}; it must be two numbers in [0, 1)")
         if self.entropy_target is not None and not math.isfinite(self.entropy_target):
             raise ConfigError(f"alg.entropy_target={self.entropy_target}; it must be finite, or null")
+
+
+class Examples(NamedTuple):
+    """Recorded actions in the states that an imagined rollout begins with.
+
+    Attributes:
+        actions: [B, act_dim].
+        weights: [B], how much the policy is to stay near each of them.
+    """
+
+    actions: Tensor
+    weights: Tensor
 
 
 class ActorCritic(nn.Module):
@@ -258,7 +272,7 @@ class ActorCritic(nn.Module):
         z: Tensor,
         interrupt: Interrupt | None = None,
         inputs: TaskInputs | None = None,
-        recorded: Tensor | None = None,
+        examples: Examples | None = None,
     ) -> tuple[Imagined, Tensor, Metrics]:
         """Imagine in ``model`` from ``z`` [B, L] and take one actor step.
 
@@ -267,7 +281,7 @@ class ActorCritic(nn.Module):
             z: start latents.
             interrupt: see ``losses.imagine``.
             inputs: tasks of the start latents.
-            recorded: actions [B, act_dim] that were taken there; read if ``behaviour_coef`` is positive.
+            examples: what was done there; read if ``behaviour_coef`` is positive.
 
         Returns:
             The rollout, the critic's TD(lambda) targets for its latents [H, B], and detached metrics.
@@ -279,8 +293,9 @@ class ActorCritic(nn.Module):
             self.return_rms.update(result.per_entry.detach(), None if inputs is None else inputs.task)
         loss = self.loss(rollout, result.per_entry, inputs)
         distance = None
-        if recorded is not None and opts.behaviour_coef:
-            distance = (rollout.actions[0] - recorded).square().mean()
+        if examples is not None and opts.behaviour_coef:
+            apart = (rollout.actions[0] - examples.actions).square().mean(-1)
+            distance = (examples.weights * apart).mean()
             loss = loss + opts.behaviour_coef * distance
         imagined_return = -result.per_entry.detach().mean()
         grad_norm = self.updaters["actor"].step(loss)

@@ -87,3 +87,19 @@ def trajectory_objective(
     closes = ends.clone()
     closes[-1] = True
     return (gamma**age * (rewards + gamma * torch.where(closes, next_values, 0.0))).sum(0)
+
+
+def window_return(rewards: Tensor, valid: Tensor, last_values: Tensor, gamma: float) -> Tensor:
+    """Discounted return of recorded windows, and of what lies behind them.
+
+    Args:
+        rewards: [H, B].
+        valid: [H, B] bool, false behind the end of an episode.
+        last_values: [B], value of the last observation of each window; zero where the episode terminated.
+        gamma: discount.
+
+    Returns:
+        sum of gamma^t r_t over the n valid steps plus gamma^n times the last value, [B].
+    """
+    exponent = torch.arange(len(rewards), dtype=rewards.dtype, device=rewards.device)[:, None]
+    return (gamma**exponent * rewards * valid).sum(0) + gamma ** valid.sum(0) * last_values

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pwm.algorithm.actor_critic import Examples
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import forecast_scores, imagination_gap, latent_errors, value_calibration
 from pwm.algorithm.gradient_moments import GradientMoments
@@ -91,12 +92,12 @@ class AgentTrainer(Trainer):
         timer: Any,
         z: Tensor,
         interrupt: Interrupt | None = None,
-        recorded: Tensor | None = None,
+        examples: Examples | None = None,
     ) -> Metrics:
         """Update actor and critics on rollouts from ``z`` [B, L]; see ``ActorCritic.update_actor``."""
         with timer("actor"):
             learner, model = self.agent.actor_critic, self.agent.world_model
-            rollout, targets, actor = learner.update_actor(model, z, interrupt, None, recorded)
+            rollout, targets, actor = learner.update_actor(model, z, interrupt, None, examples)
         with timer("critic"):
             latents = rollout.latents.detach().flatten(0, 1)
             weights = reach_weights(rollout).flatten()

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pwm.algorithm.actor_critic import Examples
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import open_loop_error
 from pwm.algorithm.losses import Metrics
+from pwm.algorithm.returns import window_return
 from pwm.data.batch import Batch
 from pwm.data.offline.dataset import OfflineData
 from pwm.envs.base import VectorEnv
@@ -76,7 +78,9 @@ class ExtractionTrainer(AgentTrainer):
     def _improve_policy(self, timer: Any) -> Metrics:
         self.updates += 1
         batch = self._transitions(self.agent.generator)
-        return self.improve_policy(timer, self.encoded(batch.obs[0]), None, batch.action[0])
+        z = self.encoded(batch.obs[0])
+        examples = better_half(self.agent, z, batch) if self.options.actor_critic.behaviour_coef else None
+        return self.improve_policy(timer, z, None, examples)
 
     def _transitions(self, generator: torch.Generator) -> Batch:
         return self.data.sample(self.options.actor_batch_size, generator).to(self.device)
@@ -117,3 +121,20 @@ class ExtractionTrainer(AgentTrainer):
         self.done = [{k: v.to(self.device) for k, v in part.items()} for part in state["done"]]
         for name in COUNTERS:
             setattr(self, name, state["counters"][name])
+
+
+@torch.no_grad()
+def better_half(agent: Agent, z: Tensor, batch: Batch) -> Examples:
+    """The recorded actions of windows that begin at latents ``z`` [B, L]; the better half of them counts.
+
+    Better is a higher advantage: what was earned in the window, and the value behind it, over the value of
+    its start. Data of several policies hold several ways of doing a thing, and their mean may be none. Wang
+    et al. (2020, CRR) learn from actions with a positive advantage; the critics here learn in the model and
+    may be wrong by any amount, alike in all states, so the median of the batch takes the place of zero.
+    """
+    learner = agent.actor_critic
+    values = learner.target_critic(torch.stack([z, agent.world_model.encode(batch.obs[-1])])).mean(0)
+    after = values[1] * ~(batch.terminated & batch.valid).any(0)
+    earned = window_return(batch.reward / agent.reward_scale, batch.valid, after, learner.objective.gamma)
+    advantage = earned - values[0]
+    return Examples(batch.action[0], (advantage > advantage.median()).float())
