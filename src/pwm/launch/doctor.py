@@ -31,6 +31,7 @@ PRESETS = ("pwm_small", "pwm_small_residual", "pwm_small_flow")
 EXTRAS = {
     "dm_control": ("dmc", "the tasks of MT30, env=dmc"),
     "metaworld": ("metaworld", "the tasks of Meta-World, env=metaworld"),
+    "mujoco_warp": ("warp", "physics on a GPU, env.engine=mujoco_warp"),
     "rliable": ("report", "statistics and reports, pwm experiment"),
     "imageio": ("video", "films of policies"),
     "tensorboard": ("tensorboard", "general.tensorboard=true"),
