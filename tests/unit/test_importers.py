@@ -211,6 +211,17 @@ def test_statistics_are_carried_over(form: str, nested: bool, tmp_path: Path) ->
     assert not any(name.endswith(("obs_rms", "rew_rms", "world_model")) for name in imported.left_out)
 
 
+def test_statistics_of_observations_serve_every_task_of_a_model_of_several() -> None:
+    state, seen = world_model("newt", tasks=3, task_dim=8, bins=21), statistics(OBS)
+    model = load_world_model({"world_model": state, "obs_rms": seen.__dict__}, "newt")
+    obs, _ = inputs()
+    normalised = ((obs - seen.mean) / torch.sqrt(seen.var + 1e-5)).clamp(-5, 5)
+    plain = load_world_model(state, "newt")
+    with torch.no_grad():
+        for task in range(3):
+            torch.testing.assert_close(model.encode(obs, task), plain.encode(normalised, task))
+
+
 def test_statistics_tell_how_much_a_flow_model_was_padded() -> None:
     state, seen = world_model("flow-mbpo", padding=4), statistics(OBS)
     model = load_world_model({"world_model": state, "obs_rms": seen.__dict__}, "flow-mbpo")

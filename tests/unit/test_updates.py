@@ -302,6 +302,32 @@ def test_running_statistics_equal_those_of_all_data(sizes: list[int], shape: tup
     torch.testing.assert_close(running.std, torch.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (4,)])
+def test_groups_of_samples_have_statistics_of_their_own(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    running = RunningMeanStd(shape, groups=3)
+    alone = [RunningMeanStd(shape) for _ in range(3)]
+    for _ in range(4):
+        # The third group has no sample.
+        group = torch.randint(0, 2, (50,), generator=generator)
+        values = torch.randn(
+            50, *(() if shape == (1,) else shape), generator=generator
+        ) + 3.0 * group.reshape(-1, *[1] * (shape != (1,)))
+        running.update(values, group)
+        for number in range(2):
+            alone[number].update(values[group == number])
+    for number, expected in enumerate(alone):
+        torch.testing.assert_close(running.mean[number], expected.mean.reshape(running.mean[number].shape))
+        torch.testing.assert_close(running.var[number], expected.var.reshape(running.var[number].shape))
+        assert float(running.count[number]) == pytest.approx(float(expected.count))
+    if shape != (1,):
+        x = torch.randn(2, 5, *shape, generator=generator)
+        group = torch.tensor([0, 1, 1, 2, 0])
+        found = running.normalize(x, group)
+        for place, number in enumerate(group.tolist()):
+            torch.testing.assert_close(found[:, place], alone[number].normalize(x[:, place]))
+
+
 def test_flat_batch_counts_as_samples_of_one_number() -> None:
     flat, column = RunningMeanStd(), RunningMeanStd()
     x = torch.linspace(-2, 5, 40)

@@ -111,7 +111,7 @@ class ModelLearner(nn.Module):
         """Fold observations [n, obs_dim] and environment rewards [n] of tasks [n] into running statistics."""
         self.reward_rms.update(rewards, task)
         if self.world_model.obs_rms is not None:
-            self.world_model.obs_rms.update(obs)
+            self.world_model.obs_rms.update(obs, task)
 
     def scale_of(self, task: Tensor | None) -> Tensor:
         """Return ``reward_scale`` of tasks int64 [B] as [B], or [1] where there is a single one."""

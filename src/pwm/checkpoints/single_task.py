@@ -74,7 +74,7 @@ def single_task(
         raise CheckpointError(f"it is a single-task model, which has no task {task}")
     if not 0 <= task < sizes.n_tasks:
         raise CheckpointError(f"it has no task {task}; choose one from 0 to {sizes.n_tasks - 1}")
-    state = dict(state)
+    state = {key: value[task] if key.startswith("obs_rms.") else value for key, value in state.items()}
     e = state.pop(TABLE)[task].double()
     for key in first_layers(state).values():
         bias = key.removesuffix("weight") + "bias"

@@ -229,7 +229,7 @@ def narrowed(stored: StoredWorldModel, obs_dim: int, act_dim: int) -> StoredWorl
                 (weight[:, : latent + act_dim], weight[:, latent + sizes.act_dim :]), dim=1
             )
     if obs and not sizes.padded:
-        state |= {k: state[k][:obs_dim] for k in ("obs_rms.mean", "obs_rms.var") if k in state}
+        state |= {k: state[k][..., :obs_dim] for k in ("obs_rms.mean", "obs_rms.var") if k in state}
     values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
     values |= {
         "obs_dim": obs_dim,

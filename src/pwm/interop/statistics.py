@@ -70,6 +70,9 @@ def normalise_observations(stored: StoredWorldModel, found: Mapping[str, Tensor]
         raise CheckpointError(
             f"{OBSERVATIONS} has {width} entries, but observations have the width {stored.sizes.obs_dim}"
         )
+    if tasks := stored.sizes.n_tasks:
+        # A model of several tasks keeps statistics of each; the file has one for all.
+        found = {part: value.expand(tasks, *value.shape).clone() for part, value in found.items()}
     sizes = replace(stored.sizes, world_model=replace(stored.sizes.world_model, obs_rms=True))
     state = {**stored.state, **{f"obs_rms.{part}": value for part, value in found.items()}}
     return StoredWorldModel(sizes, state, stored.reward)

@@ -27,7 +27,8 @@ class RunningMeanStd(Statistics):
     Args:
         shape: shape of one sample; a batch is [n, *shape], or [n] for shape (1,).
         epsilon: pseudo-count of the initial mean 0 and variance 1; with 0 the first batch replaces them.
-        groups: number G of groups of scalars that are told apart, or 0; statistics then have the shape (G,).
+        groups: number G of groups of samples that are told apart, or 0; statistics then have the shape
+            (G, *shape), or (G,) for shape (1,), and the count has (G,).
     """
 
     mean: Tensor
@@ -36,7 +37,8 @@ class RunningMeanStd(Statistics):
 
     def __init__(self, shape: tuple[int, ...] = (1,), epsilon: float = 1e-4, groups: int = 0) -> None:
         super().__init__()
-        shape = (groups,) if groups else shape
+        if groups:
+            shape = (groups,) if shape == (1,) else (groups, *shape)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("var", torch.ones(shape))
         counts = torch.full((groups,) if groups else (), epsilon, dtype=torch.float64)
@@ -59,6 +61,8 @@ class RunningMeanStd(Statistics):
         total = self.count + n
         delta = batch_mean - self.mean
         weight = torch.where(total > 0, n / total, 0.0).to(self.mean.dtype)
+        if group is not None:
+            weight = weight.reshape(-1, *[1] * (delta.dim() - 1))
         m2 = self.var * (1 - weight) + batch_var * weight + delta.square() * (1 - weight) * weight
         self._replace(mean=self.mean + delta * weight, var=m2, count=total)
 
@@ -77,17 +81,23 @@ class RunningMeanStd(Statistics):
         std = torch.maximum(self.var.sqrt(), share * self.mean.abs())
         return torch.where(std > 0, std, torch.ones_like(std))
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Centre and scale, clamped to [-5, 5]."""
-        return ((x - self.mean) / self.std).clamp(-5.0, 5.0)
+    def normalize(self, x: Tensor, group: int | Tensor | None = None) -> Tensor:
+        """Centre and scale ``x`` [..., *shape], clamped to [-5, 5].
+
+        Args:
+            x: samples; [..., B, *shape] where there is a group for each of B.
+            group: an int or int64 [B], where groups are told apart.
+        """
+        mean, std = (self.mean, self.std) if group is None else (self.mean[group], self.std[group])
+        return ((x - mean) / std).clamp(-5.0, 5.0)
 
 
 def grouped_mean(values: Tensor, group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Return how many of ``values`` [n] are in each group, and their mean there (or 0), both [G]."""
+    """Return how many of ``values`` [n, ...] are in each group [G], and their mean there (or 0) [G, ...]."""
     count = torch.zeros(groups, dtype=values.dtype, device=values.device)
-    count = count.index_add(0, group, torch.ones_like(values))
-    total = torch.zeros_like(count).index_add(0, group, values)
-    return count, total / count.clamp(min=1)
+    count = count.index_add(0, group, torch.ones_like(group, dtype=values.dtype))
+    total = values.new_zeros(groups, *values.shape[1:]).index_add(0, group, values)
+    return count, total / count.clamp(min=1).reshape(-1, *[1] * (values.dim() - 1))
 
 
 class MovingRMS(Statistics):

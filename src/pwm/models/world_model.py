@@ -33,7 +33,8 @@ class Options:
             the average 1.
         reward_units: hidden widths of the reward network.
         task_dim: width of the task embedding; 0 for a single task.
-        obs_rms: normalise observations by their running mean and standard deviation.
+        obs_rms: normalise observations by their running mean and standard deviation, those of every task by
+            its own.
         predict_termination: learn where episodes terminate, so that imagination can end there.
         termination_units: hidden widths of that predictor.
         reward_head: loss and decoding of the reward.
@@ -91,7 +92,8 @@ class WorldModel(nn.Module):
         task_embedding: table of task embeddings, or None for a single task.
         termination_net: maps [z, a, e] to the logit that the episode terminates in this transition, or
             None: the model then believes that episodes never terminate.
-        obs_rms: running statistics that normalise observations, or None to encode them as they are.
+        obs_rms: running statistics that normalise observations, of every task its own, or None to encode
+            them as they are.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class WorldModel(nn.Module):
     def encode(self, obs: Tensor, task: int | Tensor | None = None) -> Tensor:
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
         if self.obs_rms is not None:
-            obs = self.obs_rms.normalize(obs)
+            obs = self.obs_rms.normalize(obs, task if self.n_tasks else None)
         e = self.embed(task)
         if e is not None and not self.dynamics.space.learned:
             # Observations that are the latents themselves leave no room for an embedding.
@@ -242,5 +244,5 @@ def build_world_model(
         head,
         embedding,
         termination,
-        RunningMeanStd((obs_dim,)) if options.obs_rms else None,
+        RunningMeanStd((obs_dim,), groups=n_tasks) if options.obs_rms else None,
     )
