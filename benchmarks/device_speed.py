@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import time
 import warnings
@@ -24,6 +23,7 @@ from pwm.configuration.config import compose_config
 from pwm.configuration.general import PRECISIONS
 from pwm.envs import dflex
 from pwm.errors import PwmError
+from pwm.files import write_json
 from pwm.launch.bench import machine_in_words, machine_info
 from pwm.logging.monitoring import PhaseTimer
 from pwm.models import fused
@@ -36,7 +36,9 @@ PRESETS = (
 )
 ENGINES = ("mujoco_cpu", "mujoco_warp")
 COPIES = (64, 512, 4096)
-MATRIX, ENV_STEPS = 4096, 50
+# Large enough to fill a GPU, as the product that `pwm experiment` plans with is not.
+MATRIX = 4096
+ENV_STEPS = 50
 
 
 def main() -> None:
@@ -66,7 +68,7 @@ def main() -> None:
             found["presets"][preset][precision] = figures
     found["env_steps_per_second"] = dict(measure_engines(device, args.copies))
     if args.output:
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.output, found)
 
 
 def shown(name: str, value: float) -> float:

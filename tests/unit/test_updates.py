@@ -310,9 +310,8 @@ def test_groups_of_samples_have_statistics_of_their_own(shape: tuple[int, ...]) 
     for _ in range(4):
         # The third group has no sample.
         group = torch.randint(0, 2, (50,), generator=generator)
-        values = torch.randn(
-            50, *(() if shape == (1,) else shape), generator=generator
-        ) + 3.0 * group.reshape(-1, *[1] * (shape != (1,)))
+        values = torch.randn(50, *shape, generator=generator) + 3.0 * group[:, None]
+        values = values.flatten() if shape == (1,) else values
         running.update(values, group)
         for number in range(2):
             alone[number].update(values[group == number])
