@@ -12,6 +12,7 @@ from tests.unit.offline_data import MT30, block, write_store
 from tests.unit.small_trainers import CPU
 from torch.utils.flop_counter import FlopCounterMode
 
+from pwm import components
 from pwm.algorithm.actor_critic import Examples
 from pwm.algorithm.agent import Agent
 from pwm.algorithm.diagnostics import latent_errors
@@ -161,7 +162,7 @@ def test_one_task_has_its_own_widths_and_no_task_table(data: Path) -> None:
         (["alg.wm_iterations=0"], "at least one update"),
         (["alg.accumulate=9"], "accumulate=9"),
         (["alg.task_dim=0"], "alg.task_dim=0"),
-        (["alg.latents=observations"], "no room for several tasks"),
+        (["alg.latents=observations", "alg.padded_obs_dim=23"], "alg.padded_obs_dim=23; .* at least 24"),
         (["alg.data=nowhere"], "nowhere"),
         (["general.pretrain=x"], "learns from alg.data alone"),
         (["alg.num_envs=4"], "alg.num_envs"),
@@ -209,10 +210,17 @@ def test_a_data_set_has_to_be_named() -> None:
             build_trainer(compose_config([trainer]), CPU)
 
 
-@pytest.mark.parametrize("dynamics", ["mlp", "flow"])
-@pytest.mark.parametrize("scaled", ["true", "false"])
-def test_one_task_of_many_computes_what_all_of_them_did(data: Path, dynamics: str, scaled: str) -> None:
-    config = config_of(data, f"dynamics={dynamics}", f"alg.rew_rms={scaled}")
+ON_SIMPLICES = ["mlp", "residual", "flow", "gated_flow", "generative_flow", "flow_map"]
+LATENTS = [("simnorm", dynamics) for dynamics in ON_SIMPLICES]
+LATENTS += [("observations", dynamics) for dynamics in components.names("dynamics")]
+
+
+@pytest.mark.parametrize(("latents", "dynamics"), LATENTS)
+@pytest.mark.parametrize("changes", [["alg.rew_rms=true"], ["alg.predict_termination=true"]], ids=" ".join)
+def test_one_task_of_many_computes_what_all_of_them_did(
+    data: Path, latents: str, dynamics: str, changes: list[str]
+) -> None:
+    config = config_of(data, f"alg.latents={latents}", f"dynamics={dynamics}", *changes)
     trainer = build_trainer(config, CPU)
     trainer.warm_up()
     trainer.run_epoch(0.0, PhaseTimer())
@@ -230,7 +238,12 @@ def test_one_task_of_many_computes_what_all_of_them_did(data: Path, dynamics: st
     assert torch.allclose(single.encode(obs), z, atol=1e-5)
     assert torch.allclose(single.next(z, action), model.next(z, padded_action, task), atol=1e-5)
     assert torch.allclose(single.reward(z, action), model.reward(z, padded_action, task), atol=1e-5)
-    if scaled == "true":
+    expected = model.termination(z, padded_action, task)
+    if expected is not None:
+        found = single.termination(z, action)
+        assert found is not None
+        assert torch.allclose(found, expected, atol=1e-5)
+    if config.alg.model_learning.rew_rms:
         assert alone.reward is not None
         assert alone.reward.var.sqrt() == pytest.approx(float(trainer.learner.reward_scale[REACHER]))
     else:

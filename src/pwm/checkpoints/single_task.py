@@ -76,6 +76,9 @@ def single_task(
         raise CheckpointError(f"it has no task {task}; choose one from 0 to {sizes.n_tasks - 1}")
     state = {key: value[task] if key.startswith("obs_rms.") else value for key, value in state.items()}
     e = state.pop(TABLE)[task].double()
+    model = replace(sizes.world_model, task_dim=0)
+    if model.latents == "observations":
+        model = replace(model, padded_obs_dim=sizes.obs_dim)
     for key in first_layers(state).values():
         bias = key.removesuffix("weight") + "bias"
         kept, read = state[key].split((state[key].shape[1] - len(e), len(e)), dim=1)
@@ -90,7 +93,7 @@ def single_task(
     return (
         replace(
             sizes,
-            world_model=replace(sizes.world_model, task_dim=0),
+            world_model=model,
             n_tasks=0,
             tasks=(),
             padded_obs=True,
@@ -103,8 +106,9 @@ def single_task(
 
 def _without_actions(sizes: Sizes, state: dict[str, Tensor], act_dim: int) -> dict[str, Tensor]:
     """``state`` without the columns of actions that the task does not have."""
-    start, stop = sizes.world_model.latent_dim + act_dim, sizes.world_model.latent_dim + sizes.act_dim
+    columns = sizes.action_columns()
     for name, key in first_layers(state).items():
         if name != "encoder":
+            start, stop = columns[name] + act_dim, columns[name] + sizes.act_dim
             state[key] = torch.cat((state[key][:, :start], state[key][:, stop:]), dim=1)
     return state

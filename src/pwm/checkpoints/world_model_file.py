@@ -62,6 +62,15 @@ class Sizes:
                 first.register_forward_pre_hook(padding)
         return model.eval()
 
+    def action_columns(self) -> dict[str, int]:
+        """First column that reads actions in the first layers that do, by network (see ``first_layers``)."""
+        with torch.device("meta"):
+            model = build_world_model(
+                self.world_model, self.dynamics, self.obs_dim, self.act_dim, self.n_tasks
+            )
+        behind_latents = dict.fromkeys(("reward_net", "termination_net"), model.latent_dim)
+        return {"dynamics": model.dynamics.action_column} | behind_latents
+
     def settings(self) -> dict[str, Any]:
         """Configuration keys of a run whose world model is one like this, and their values."""
         skipped = {"reward_head", "task_dim", "predict_termination", "termination_units"}
@@ -190,10 +199,13 @@ def parse(content: Mapping[str, Any]) -> StoredWorldModel:
 
 
 def first_layers(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Keys of the weights [out, in] that read the inputs of ``encoder``, ``dynamics`` and ``reward_net``."""
+    """Keys of the weights [out, in] that read the inputs of the networks that a world model has."""
     found = {}
-    for name, net in (("encoder", "encoder"), ("dynamics", "dynamics.net"), ("reward_net", "reward_net")):
-        found[name] = next(k for k in (f"{net}.0.linear.weight", f"{net}.0.weight") if k in state)
+    for name in ("encoder", "dynamics", "reward_net", "termination_net"):
+        net = "dynamics.net" if name == "dynamics" else name
+        key = next((k for k in (f"{net}.0.linear.weight", f"{net}.0.weight") if k in state), None)
+        if key is not None:
+            found[name] = key
     return found
 
 
@@ -216,7 +228,7 @@ def narrowed(stored: StoredWorldModel, obs_dim: int, act_dim: int) -> StoredWorl
             f"the task has {obs_dim} and {act_dim}"
         )
     first = first_layers(state)
-    latent = sizes.world_model.latent_dim
+    columns = sizes.action_columns()
     for name, key in first.items():
         weight = state[key]
         if sizes.padded:
@@ -224,10 +236,8 @@ def narrowed(stored: StoredWorldModel, obs_dim: int, act_dim: int) -> StoredWorl
         elif name == "encoder":
             state[key] = weight[:, :obs_dim]
         else:
-            # [z, a], or [z, a, tau].
-            state[key] = torch.cat(
-                (weight[:, : latent + act_dim], weight[:, latent + sizes.act_dim :]), dim=1
-            )
+            start = columns[name]
+            state[key] = torch.cat((weight[:, : start + act_dim], weight[:, start + sizes.act_dim :]), dim=1)
     if obs and not sizes.padded:
         state |= {k: state[k][..., :obs_dim] for k in ("obs_rms.mean", "obs_rms.var") if k in state}
     values = {f.name: getattr(sizes, f.name) for f in fields(sizes)}

@@ -95,18 +95,24 @@ class Observations(LatentSpace):
     """The (normalised) observations themselves; nothing moves while models learn.
 
     Changes count in units of their running root mean square, entry by entry, so that slow and fast
-    quantities are predicted equally well.
+    quantities are predicted equally well. Several tasks share these units: with a unit for every task, those
+    whose entries hardly move had nearly all of the gradient of dynamics that predict the next latent itself.
+
+    Args:
+        dim: width L of latents.
+        padding: how many of their last entries are zeros that observations do not have.
     """
 
     learned = False
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, padding: int = 0) -> None:
         super().__init__(dim)
+        self.padding = padding
         self.change_rms = MovingRMS(dim)
 
     def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
-        """The identity."""
-        return nn.Identity()
+        """The identity, or zeros behind every observation."""
+        return nn.ZeroPad1d((0, self.padding)) if self.padding else nn.Identity()
 
     def change(self, output: Tensor) -> Tensor:
         """``output`` times the root mean square of changes."""

@@ -26,6 +26,8 @@ class Options:
     Attributes:
         latents: ``simnorm`` (a learned encoder that ends in SimNorm, as published) or ``observations`` (the
             observations themselves, normalised if ``obs_rms``; the next four options are then not used).
+        padded_obs_dim: width to which latents that are observations are filled up with zeros; 0 adds none.
+            One task of a model of several keeps the width of the widest.
         latent_dim: width L of SimNorm latents; a multiple of ``simnorm_dim``.
         simnorm_dim: group size V of SimNorm.
         encoder_units: hidden widths of the encoder.
@@ -51,6 +53,7 @@ class Options:
     reward_head: scalar_heads.Options = field(default_factory=scalar_heads.Options)
     simnorm_scale: float = 1.0
     latents: str = "simnorm"
+    padded_obs_dim: int = 0
 
     def __post_init__(self) -> None:
         for key in ("encoder_units", "reward_units", "termination_units"):
@@ -128,10 +131,8 @@ class WorldModel(nn.Module):
         """Latents [..., L] of observations [..., obs_dim]; task is an int or int64 [B]."""
         if self.obs_rms is not None:
             obs = self.obs_rms.normalize(obs, task if self.n_tasks else None)
-        e = self.embed(task)
-        if e is not None and not self.dynamics.space.learned:
-            # Observations that are the latents themselves leave no room for an embedding.
-            e = None
+        # Observations that are the latents themselves leave no room for an embedding.
+        e = self.embed(task) if self.dynamics.space.learned else None
         z: Tensor = self.encoder(concat_inputs(obs, _like(e, obs)))
         return z
 
@@ -204,9 +205,18 @@ def build_prediction_net(in_dim: int, units: Sequence[int], width: int, bias: fl
 
 
 def build_latent_space(options: Options, obs_dim: int) -> LatentSpace:
-    """Space of the latents that ``options`` describe, for observations of width ``obs_dim``."""
+    """Space of the latents that ``options`` describe, for observations of width ``obs_dim``.
+
+    Raises:
+        ConfigError: observations are wider than what they are to be padded to.
+    """
     if options.latents == "observations":
-        return Observations(obs_dim)
+        dim = options.padded_obs_dim or obs_dim
+        if dim < obs_dim:
+            raise ConfigError(
+                f"alg.padded_obs_dim={dim}; it must be 0, or at least {obs_dim} as observations are"
+            )
+        return Observations(dim, dim - obs_dim)
     return Simplices(options.latent_dim, SimNorm(options.simnorm_dim, options.simnorm_scale))
 
 

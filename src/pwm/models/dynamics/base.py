@@ -49,6 +49,11 @@ class Dynamics(nn.Module, ABC):
         super().__init__()
         self.space = space
 
+    @property
+    def action_column(self) -> int:
+        """Column of the first layer's weights where those of the actions begin; those of e are the last."""
+        return self.space.dim
+
     @abstractmethod
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E].

@@ -58,6 +58,11 @@ class FlowMapDynamics(Dynamics):
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
         self.project = space.tangent()
 
+    @property
+    def action_column(self) -> int:
+        """Actions follow a change, two flow times and a latent."""
+        return 2 * self.space.dim + 2
+
     def average(self, x: Tensor, times: Tensor, z: Tensor, a: Tensor, e: Tensor | None = None) -> Tensor:
         """Mean velocity [..., L] from ``times`` s to t [..., 2] of the flow through x [..., L] at s."""
         average: Tensor = self.project(self.net(concat_inputs(x, times, z, a, e)))

@@ -74,6 +74,11 @@ class GenerativeFlowDynamics(Dynamics):
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
         self.project = space.tangent()
 
+    @property
+    def action_column(self) -> int:
+        """Actions follow a change and a latent."""
+        return 2 * self.space.dim
+
     def slope(self, x: Tensor, a: Tensor, tau: Tensor, given: Given) -> Tensor:
         """dx/dtau [..., L] at changes x [..., L] and flow time [..., 1], for actions [..., A]."""
         z, e = given

@@ -33,10 +33,6 @@ def build(setting: Setting) -> PretrainingTrainer:
     spec = specification(data)
     n_tasks = len(spec.table)
     sizes = options.world_model
-    if n_tasks and sizes.latents == "observations":
-        raise ConfigError(
-            "alg.latents=observations has no room for several tasks, whose observations differ; use simnorm"
-        )
     if n_tasks and not sizes.task_dim:
         raise ConfigError(f"alg.task_dim=0 tells none of {len(data.tasks)} tasks apart; it must be positive")
     device = setting.device
