@@ -76,9 +76,6 @@ def single_task(
         raise CheckpointError(f"it has no task {task}; choose one from 0 to {sizes.n_tasks - 1}")
     state = {key: value[task] if key.startswith("obs_rms.") else value for key, value in state.items()}
     e = state.pop(TABLE)[task].double()
-    model = replace(sizes.world_model, task_dim=0)
-    if model.latents == "observations":
-        model = replace(model, padded_obs_dim=sizes.obs_dim)
     for key in first_layers(state).values():
         bias = key.removesuffix("weight") + "bias"
         kept, read = state[key].split((state[key].shape[1] - len(e), len(e)), dim=1)
@@ -93,7 +90,7 @@ def single_task(
     return (
         replace(
             sizes,
-            world_model=model,
+            world_model=sizes.of_one_task(),
             n_tasks=0,
             tasks=(),
             padded_obs=True,

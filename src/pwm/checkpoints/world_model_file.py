@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,17 @@ class Sizes:
         behind_latents = dict.fromkeys(("reward_net", "termination_net"), model.latent_dim)
         return {"dynamics": model.dynamics.action_column} | behind_latents
 
+    def of_one_task(self) -> Options:
+        """Sizes of the model of one task: without a table; observations as latents keep the width of all."""
+        model = replace(self.world_model, task_dim=0)
+        if self.n_tasks and model.latents == "observations":
+            model = replace(model, padded_obs_dim=self.obs_dim)
+        return model
+
     def settings(self) -> dict[str, Any]:
-        """Configuration keys of a run whose world model is one like this, and their values."""
+        """Configuration keys of a run of one task whose world model is one like this, and their values."""
         skipped = {"reward_head", "task_dim", "predict_termination", "termination_units"}
-        found = {k: v for k, v in asdict(self.world_model).items() if k not in skipped}
+        found = {k: v for k, v in asdict(self.of_one_task()).items() if k not in skipped}
         if self.world_model.predict_termination:
             found |= {
                 "predict_termination": True,
