@@ -63,7 +63,7 @@ class Agent:
         shared = options.objective, options.optimisation
         sizes, n_tasks = options.world_model, 0 if action_masks is None else len(action_masks)
         model = build_world_model(sizes, chosen["dynamics"], obs_dim, act_dim, n_tasks).to(device)
-        state_dim = model.latent_dim + (sizes.task_dim if n_tasks else 0)
+        state_dim = model.latent_dim + model.told_dim
         actor = load_actor(chosen["actor"].name).build(chosen["actor"], state_dim, act_dim).to(device)
         self.model = ModelLearner(options.model_learning, *shared, model, generator)
         self.actor_critic = ActorCritic(

@@ -14,6 +14,7 @@ from pwm.envs.task_table import task_set, task_sets
 from pwm.errors import CheckpointError
 
 TABLE = "task_embedding.weight"
+PRESENT = "dynamics.space.present"
 
 
 def task_names(sizes: Sizes) -> tuple[str, ...]:
@@ -76,6 +77,8 @@ def single_task(
         raise CheckpointError(f"it has no task {task}; choose one from 0 to {sizes.n_tasks - 1}")
     state = {key: value[task] if key.startswith("obs_rms.") else value for key, value in state.items()}
     e = state.pop(TABLE)[task].double()
+    if PRESENT in state:
+        e = torch.cat([e, state.pop(PRESENT)[task].double()])
     for key in first_layers(state).values():
         bias = key.removesuffix("weight") + "bias"
         kept, read = state[key].split((state[key].shape[1] - len(e), len(e)), dim=1)

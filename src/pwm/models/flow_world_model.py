@@ -37,7 +37,8 @@ class FlowWorldModel(WorldModel):
         flow = self.flow
         tableau = flow.tableau if integrator is None else load_tableau(integrator)
         steps = flow.options.substeps if substeps is None else substeps
-        return integrate(tableau, flow.velocity, z, a, _like(self.embed(task), z), steps)
+        e = _like(self.embed(task), z)
+        return flow.space.within(integrate(tableau, flow.velocity, z, a, e, steps), e)
 
     def step(
         self,

@@ -62,6 +62,15 @@ class LatentSpace(nn.Module, ABC):
         """Module [..., L] -> [..., L] whose outputs can be added to a latent."""
         return nn.Identity()
 
+    def within(self, z: Tensor, e: Tensor | None = None) -> Tensor:
+        """Latents z [..., L] with zeros where a task has no entries.
+
+        Args:
+            z: latents.
+            e: what networks are told of the task, [..., E] or [B, E], see ``WorldModel.embed``.
+        """
+        return z
+
     def change(self, output: Tensor) -> Tensor:
         """Change of a latent that an output [..., L] of a dynamics network stands for."""
         return output
@@ -97,17 +106,27 @@ class Observations(LatentSpace):
     Changes count in units of their running root mean square, entry by entry, so that slow and fast
     quantities are predicted equally well. Several tasks share these units: with a unit for every task, those
     whose entries hardly move had nearly all of the gradient of dynamics that predict the next latent itself.
+    Entries that a task's observations do not have are zero, and stay so.
 
     Args:
         dim: width L of latents.
-        padding: how many of their last entries are zeros that observations do not have.
+        padding: how many of their last entries observations do not have.
+        tasks: number of tasks that are told apart, each with a width of its own (``has_widths``); 0 for one.
+            Networks are told which entries a task has, by the last L of what they are told of it.
     """
 
     learned = False
+    present: Tensor | None
 
-    def __init__(self, dim: int, padding: int = 0) -> None:
+    def __init__(self, dim: int, padding: int = 0, tasks: int = 0) -> None:
         super().__init__(dim)
         self.padding = padding
+        present = (torch.arange(dim) < dim - padding).float()
+        if tasks:
+            self.register_buffer("present", present.repeat(tasks, 1))
+        else:
+            # Follows from the options, so not part of a checkpoint.
+            self.register_buffer("present", present if padding else None, persistent=False)
         self.change_rms = MovingRMS(dim)
 
     def encoder(self, obs_dim: int, units: Sequence[int], centred: bool) -> nn.Module:
@@ -121,6 +140,18 @@ class Observations(LatentSpace):
     def relative(self, difference: Tensor) -> Tensor:
         """``difference`` over the root mean square of changes."""
         return difference / self.change_rms.rms
+
+    def has_widths(self, widths: Sequence[int]) -> None:
+        """Say how wide the observations of every task are."""
+        assert self.present is not None
+        column = torch.arange(self.dim, device=self.present.device)
+        wide = torch.tensor(widths, device=column.device).unsqueeze(-1)
+        self.present.copy_(column < wide)
+
+    def within(self, z: Tensor, e: Tensor | None = None) -> Tensor:
+        """Latents z [..., L] with zeros where a task has no entries."""
+        present = self.present if e is None else e[..., -self.dim :]
+        return z if present is None else z * present
 
     @torch.no_grad()
     def observe(self, latents: Tensor, valid: Tensor) -> None:

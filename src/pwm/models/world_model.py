@@ -119,12 +119,19 @@ class WorldModel(nn.Module):
         self.obs_rms = obs_rms
 
     def embed(self, task: int | Tensor | None) -> Tensor | None:
-        """Task embedding [B, E] (or [1, E] for one task), None where the model has no tasks."""
+        """What networks are told of the task, [B, E] (or [1, E] for one task); None where there are no tasks.
+
+        It is the row of the embedding; where latents are observations, 1 or 0 follows for every entry that
+        the task has or has not.
+        """
         if self.task_embedding is None:
             return None
         if task is None:
             raise ValueError("this world model is multi-task: pass task (an int, or int64 [B])")
         e: Tensor = self.task_embedding(task)
+        space = self.dynamics.space
+        if isinstance(space, Observations) and space.present is not None:
+            e = torch.cat([e, space.present[torch.as_tensor(task, device=e.device).reshape(-1)]], dim=-1)
         return e
 
     def encode(self, obs: Tensor, task: int | Tensor | None = None) -> Tensor:
@@ -185,6 +192,11 @@ class WorldModel(nn.Module):
         return self.dynamics.space.dim
 
     @property
+    def told_dim(self) -> int:
+        """Width E of ``embed``; 0 for a single task."""
+        return told_width(self.task_embedding, self.dynamics.space)
+
+    @property
     def total_params(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
@@ -204,7 +216,14 @@ def build_prediction_net(in_dim: int, units: Sequence[int], width: int, bias: fl
     return net
 
 
-def build_latent_space(options: Options, obs_dim: int) -> LatentSpace:
+def told_width(embedding: TaskEmbedding | None, space: LatentSpace) -> int:
+    """Width of what networks are told of a task, see ``WorldModel.embed``."""
+    if embedding is None:
+        return 0
+    return embedding.embedding_dim + (0 if space.learned else space.dim)
+
+
+def build_latent_space(options: Options, obs_dim: int, n_tasks: int = 0) -> LatentSpace:
     """Space of the latents that ``options`` describe, for observations of width ``obs_dim``.
 
     Raises:
@@ -216,7 +235,7 @@ def build_latent_space(options: Options, obs_dim: int) -> LatentSpace:
             raise ConfigError(
                 f"alg.padded_obs_dim={dim}; it must be 0, or at least {obs_dim} as observations are"
             )
-        return Observations(dim, dim - obs_dim)
+        return Observations(dim, dim - obs_dim, n_tasks)
     return Simplices(options.latent_dim, SimNorm(options.simnorm_dim, options.simnorm_scale))
 
 
@@ -235,13 +254,13 @@ def build_world_model(
         ConfigError: dynamics that do not fit the latents.
     """
     module = load_dynamics(dynamics_options.name)
-    task_dim = options.task_dim if n_tasks else 0
     embedding = None
     if n_tasks:
-        embedding = TaskEmbedding(n_tasks, task_dim)
+        embedding = TaskEmbedding(n_tasks, options.task_dim)
         nn.init.uniform_(embedding.weight, -0.02, 0.02)
     head = scalar_heads.build(options.reward_head)
-    space = build_latent_space(options, obs_dim)
+    space = build_latent_space(options, obs_dim, n_tasks)
+    task_dim = told_width(embedding, space)
     in_dim = space.dim + act_dim + task_dim
     termination = None
     if options.predict_termination:

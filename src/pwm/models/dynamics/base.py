@@ -54,13 +54,17 @@ class Dynamics(nn.Module, ABC):
         """Column of the first layer's weights where those of the actions begin; those of e are the last."""
         return self.space.dim
 
-    @abstractmethod
     def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Next latents [..., L] from latents [..., L], actions [..., A], task embedding e [..., E].
+        """Next latents [..., L] from latents [..., L], actions [..., A], and e [..., E], see ``embed``.
 
         With ``noise``, standard normal numbers [..., noise_dim], they are a sample that is differentiable in
         everything else; without it the mean. Where ``noise_dim`` is 0 no noise is ever given.
         """
+        return self.space.within(self.predict(z, a, e, noise), e)
+
+    @abstractmethod
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+        """``next``, but that entries which the task's observations do not have may have any value."""
 
     def log_density(self, z: Tensor, a: Tensor, target: Tensor, e: Tensor | None = None) -> Tensor | None:
         """Log density [...], in nats, of the latents ``target`` [..., L] as the next ones; None if unknown.

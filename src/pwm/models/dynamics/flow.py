@@ -168,7 +168,7 @@ class FlowDynamics(Dynamics):
         gain = self.options.output_gain
         return velocity if gain == 1.0 else gain * velocity
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Latents at tau = 1, by the configured integrator and substeps."""
         return integrate(self.tableau, self.velocity, z, a, e, self.substeps)
 

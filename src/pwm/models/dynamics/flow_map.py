@@ -68,7 +68,7 @@ class FlowMapDynamics(Dynamics):
         average: Tensor = self.project(self.net(concat_inputs(x, times, z, a, e)))
         return average
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Mean of the next latents (the velocity at zero noise, as for ``generative_flow``), or a sample."""
         times = z.new_zeros(*z.shape[:-1], 2)
         if noise is None:

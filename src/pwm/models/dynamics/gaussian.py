@@ -57,7 +57,7 @@ class GaussianDynamics(Dynamics):
         mean, raw = self.net(concat_inputs(z, a, e)).chunk(2, dim=-1)
         return mean, bounded_log_std(raw)
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Mean of the next latents, or with ``noise`` [..., L] a sample."""
         mean, log_std = self.moments(z, a, e)
         return z + self.space.change(mean if noise is None else mean + log_std.exp() * noise)

@@ -85,7 +85,7 @@ class GenerativeFlowDynamics(Dynamics):
         slope: Tensor = self.project(self.net(concat_inputs(x, z, a, tau, e)))
         return slope
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Mean of the next latents, or with ``noise`` [..., L] a sample.
 
         The velocity at flow time 0 is the mean of changes minus the noise, which independent noise says

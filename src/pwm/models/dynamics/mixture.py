@@ -82,7 +82,7 @@ class MixtureDynamics(Dynamics):
         log_std = bounded_log_std(raw.unflatten(-1, shape))
         return Mixture(torch.log_softmax(logits, -1), mean.unflatten(-1, shape), log_std)
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Mean of the next latents, or with ``noise`` [..., L + 1] a sample.
 
         Gradient of a sample flows through the Gaussian that was chosen, not through the choice.

@@ -34,7 +34,7 @@ class MLPDynamics(Dynamics):
         head = space.head([in_dim, *options.units][-1])
         self.net = mlp(in_dim, options.units, head).apply(init_weights)
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Next latents; on simplices every group keeps its sum."""
         z_next: Tensor = self.net(concat_inputs(z, a, e))
         return z_next

@@ -48,7 +48,7 @@ class ResidualDynamics(Dynamics):
         self.output_gain = options.output_gain
         self.project = space.tangent()
 
-    def next(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, z: Tensor, a: Tensor, e: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
         """Next latents; on simplices every group keeps its sum."""
         change = self.project(self.space.change(self.net(concat_inputs(z, a, e))))
         return torch.add(z, change, alpha=self.output_gain)

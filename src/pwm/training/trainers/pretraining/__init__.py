@@ -7,6 +7,7 @@ import torch
 from pwm.algorithm.model_learning import ModelLearner
 from pwm.data.offline.dataset import HELD_OUT, OfflineData
 from pwm.errors import ConfigError
+from pwm.models.latent_space import Observations
 from pwm.models.world_model import build_world_model
 from pwm.training.recorded import open_data
 from pwm.training.seeding import seeded_weights, stream_seed
@@ -39,6 +40,8 @@ def build(setting: Setting) -> PretrainingTrainer:
     generator = torch.Generator(device).manual_seed(stream_seed(setting.seed, "agent"))
     with seeded_weights(setting.seed):
         model = build_world_model(sizes, setting.chosen["dynamics"], data.obs_dim, data.act_dim, n_tasks)
+    if n_tasks and isinstance(space := model.dynamics.space, Observations):
+        space.has_widths([task["obs_dim"] for task in spec.tasks])
     parts = options.model_learning, options.objective, options.optimisation
     setting.ranks.share(options.model_learning.wm_batch_size)
     learner = ModelLearner(*parts, model.to(device), generator, setting.ranks)
