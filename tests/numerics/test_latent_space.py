@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pwm.algorithm.losses import world_model_loss
+from pwm.data.batch import Batch
 from pwm.errors import ConfigError
 from pwm.models.dynamics import flow, mlp, residual
+from pwm.models.dynamics.base import unroll
 from pwm.models.latent_space import Observations
 from pwm.models.normalization import MovingRMS
 from pwm.models.world_model import Options, build_world_model
@@ -105,3 +108,30 @@ def test_heads_that_need_groups_are_refused(head: str) -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"alg\.latents='pixels'; choose one of: simnorm, observations"):
         Options(latents="pixels")
+
+
+def test_tasks_count_alike_and_entries_of_others_do_not_count() -> None:
+    """Two tasks with 4 and 2 entries: units come from who has them, losses are means over a task's own."""
+    options = Options(latents="observations", obs_rms=False, predict_termination=False, task_dim=3)
+    model = build_world_model(options, residual.Options(units=[8]), OBS, ACT, n_tasks=2)
+    space = model.dynamics.space
+    assert isinstance(space, Observations)
+    space.has_widths([4, 2])
+    task = torch.arange(BATCH) % 2
+    sizes = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    for _ in range(200):
+        obs, valid = windows(sizes)
+        obs[:, task == 1, 2:] = 0.0
+        model.observe(obs, valid, task)
+    torch.testing.assert_close(space.change_rms.rms, sizes, rtol=0.05, atol=0)
+    action = torch.rand(STEPS, BATCH, ACT)
+    latents = unroll(model.dynamics, obs[0], action, model.embed(task))
+    assert not latents[:, task == 1, 2:].any()
+    assert latents[1:, task == 0].all()
+    reward = torch.zeros(STEPS, BATCH)
+    ends = torch.zeros(STEPS, BATCH, dtype=torch.bool)
+    batch = Batch(obs, action, reward, ends, valid, task)
+    found = world_model_loss(model, batch, gamma=1.0)[1]["dynamics_loss"]
+    errors = ((latents - obs)[1:] / space.change_rms.rms).square()
+    wanted = (errors[:, task == 0].mean() + errors[:, task == 1, :2].mean()) / 2
+    torch.testing.assert_close(found, wanted)

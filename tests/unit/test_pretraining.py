@@ -237,6 +237,8 @@ def test_one_task_of_many_computes_what_all_of_them_did(
     z = model.encode(padded_obs, task)
     assert torch.allclose(single.encode(obs), z, atol=1e-5)
     assert torch.allclose(single.next(z, action), model.next(z, padded_action, task), atol=1e-5)
+    if latents == "observations":
+        assert not single.next(z, action)[:, 6:].any()
     assert torch.allclose(single.reward(z, action), model.reward(z, padded_action, task), atol=1e-5)
     expected = model.termination(z, padded_action, task)
     if expected is not None:

@@ -61,7 +61,9 @@ def world_model_loss(
     valid = batch.valid.to(batch.reward.dtype)
     valid = valid / valid.mean()
     weights = discounts(gamma, horizon, valid)[:, None] * valid
-    dynamics = model.dynamics.loss(source, batch.action, target, weights, model.embed(task), draws)
+    e = model.embed(task)
+    parts = model.dynamics.space.weighed(weights, e)
+    dynamics = model.dynamics.loss(source, batch.action, target, parts, e, draws)
     raw = model.reward(dynamics.latents, batch.action, task)
     reward_loss = (weights * model.reward_head.loss(raw, batch.reward)).mean()
     loss = coefs.dynamics * dynamics.loss + coefs.reward * reward_loss

@@ -151,7 +151,8 @@ class ModelLearner(nn.Module):
         """
         if self.world_model.observes:
             obs, valid = self.ranks.whole(batch.obs, 1), self.ranks.whole(batch.valid, 1)
-            self.world_model.observe(obs, valid, batch.task)
+            task = None if batch.task is None else self.ranks.whole(batch.task, 0)
+            self.world_model.observe(obs, valid, task)
         if pieces == 1 and self.ranks.size == 1:
             loss, metrics = self.loss(batch, self.generator, draws)
             metrics["grad_norm"] = self.updater.step(loss)

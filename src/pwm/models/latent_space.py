@@ -71,6 +71,10 @@ class LatentSpace(nn.Module, ABC):
         """
         return z
 
+    def weighed(self, weights: Tensor, e: Tensor | None = None) -> Tensor:
+        """Weights [H, B] for means over L entries, of which a task may have few: tasks count alike."""
+        return weights
+
     def change(self, output: Tensor) -> Tensor:
         """Change of a latent that an output [..., L] of a dynamics network stands for."""
         return output
@@ -150,10 +154,21 @@ class Observations(LatentSpace):
 
     def within(self, z: Tensor, e: Tensor | None = None) -> Tensor:
         """Latents z [..., L] with zeros where a task has no entries."""
-        present = self.present if e is None else e[..., -self.dim :]
+        present = self._present(e)
         return z if present is None else z * present
 
+    def weighed(self, weights: Tensor, e: Tensor | None = None) -> Tensor:
+        """Weights [H, B] by which a mean over L entries is one over the entries that the task has."""
+        present = self._present(e)
+        return weights if present is None else weights * (self.dim / present.sum(-1))
+
+    def _present(self, e: Tensor | None) -> Tensor | None:
+        return self.present if e is None or self.present is None else e[..., -self.dim :].detach()
+
     @torch.no_grad()
-    def observe(self, latents: Tensor, valid: Tensor) -> None:
+    def observe(self, latents: Tensor, valid: Tensor, e: Tensor | None = None) -> None:
         """Fold the changes in windows of latents [H+1, B, L] in, of transitions that are ``valid`` [H, B]."""
-        self.change_rms.update((latents[1:] - latents[:-1]).flatten(0, 1), valid.flatten())
+        changes, counted = latents[1:] - latents[:-1], valid
+        if (present := self._present(e)) is not None:
+            counted = valid.unsqueeze(-1) & present.bool()
+        self.change_rms.update(changes.flatten(0, 1), counted.flatten(0, 1))

@@ -126,9 +126,11 @@ class MovingRMS(Statistics):
 
     @torch.no_grad()
     def update(self, values: Tensor, valid: Tensor) -> None:
-        """Fold in those of ``values`` [n, dim] that are ``valid`` [n], unless one is not finite."""
-        squares = torch.where(valid.unsqueeze(-1), values.square(), 0.0)
-        mean = squares.sum(0) / valid.sum().clamp(min=1)
+        """Fold in those of ``values`` [n, dim] that are ``valid`` [n] or [n, dim]; all must be finite."""
+        valid = valid if valid.dim() == values.dim() else valid.unsqueeze(-1)
+        squares = torch.where(valid, values.square(), 0.0)
+        count = valid.sum(0)
+        mean = torch.where(count > 0, squares.sum(0) / count.clamp(min=1), self.square)
         batches = self.batches + 1
         square = self.square.lerp(mean, (1 / batches).clamp(min=self.rate).to(mean.dtype))
         of_all = square.mean()

@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
         if self.obs_rms is not None:
             obs = self.obs_rms.normalize(obs, task if self.n_tasks else None)
         # Observations that are the latents themselves leave no room for an embedding.
-        e = self.embed(task) if self.dynamics.space.learned else None
+        e = self.embed(task) if self.n_tasks and self.dynamics.space.learned else None
         z: Tensor = self.encoder(concat_inputs(obs, _like(e, obs)))
         return z
 
@@ -174,7 +174,7 @@ class WorldModel(nn.Module):
         Nothing where latents are learned, too: their units are fixed.
         """
         if isinstance(self.dynamics.space, Observations):
-            self.dynamics.space.observe(self.encode(obs, task), valid)
+            self.dynamics.space.observe(self.encode(obs, task), valid, self.embed(task))
 
     def project(self) -> None:
         """Put constrained parameters back into their sets; call after every optimiser step."""
