@@ -379,7 +379,7 @@ def test_shared_models_are_planned_before_the_runs_that_begin_from_them(tmp_path
         assert (run.start.cell.arm, run.start.seed) == (run.cell.arm, run.seed)
         assert run.config.general.checkpoint == str(run.start.folder)
         assert run.config.chosen["dynamics"].units == run.start.config.chosen["dynamics"].units
-        assert (run.cell.progress, run.cell.steps) == ("updates", 250 * 8)
+        assert (run.cell.progress, run.cell.steps) == ("updates", 200 * 8)
         assert compose_config(run.overrides).to_dict() == run.config.to_dict()
     # A flow evaluates its network as often as an MLP here, and sees the time besides.
     flow, mlp = (next(c for c in found.cells if (c.arm, c.task) == (arm, "mt30")) for arm in ("flow", "mlp"))
