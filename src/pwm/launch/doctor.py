@@ -136,12 +136,12 @@ def products() -> Finding:
     """Speed of matrix products, which bounds the speed of training."""
     import torch
 
-    from pwm.models.precision import products_in
+    from pwm.models.precision import bfloat16_is_fast, products_in
     from pwm.study.calibration import matrix_speed
 
     threads = torch.get_num_threads()
     text = f"{matrix_speed('cpu', 1) / 1e9:.0f} GFLOP/s on one thread"
-    if torch.cpu._is_avx512_bf16_supported():
+    if bfloat16_is_fast():
         matrix_speed.cache_clear()
         with products_in("bfloat16"):
             text += f", {matrix_speed('cpu', 1) / 1e9:.0f} with general.precision=bfloat16"

@@ -27,9 +27,15 @@ def products_in(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def bfloat16_is_fast() -> bool:
+    """Whether the processor has instructions for products in bfloat16."""
+    # PyTorch says it by no public name.
+    return torch.cpu._is_avx512_bf16_supported()
+
+
 def warn_if_slow(precision: str, device: torch.device) -> None:
     """Warn where ``precision`` gains nothing because the processor has no instructions for it."""
-    if precision == "bfloat16" and device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+    if precision == "bfloat16" and device.type == "cpu" and not bfloat16_is_fast():
         warnings.warn(
             "general.precision=bfloat16: this processor has no instructions for bfloat16, so training "
             "will not be faster",
