@@ -62,7 +62,7 @@ def refusal(*overrides: str) -> str:
 def test_the_promised_files_are_there() -> None:
     promised = {"flow_vs_mlp", "integrator_sweep", "compute_matched", "horizon_sweep", "velocity_head"}
     promised |= {"cpu_suite", "cpu_ablations", "where_flow_pays"}
-    promised |= {"flow_policy", "original_sizes_5M", "gradient_quality"}
+    promised |= {"flow_policy", "original_sizes_5M", "gradient_quality", "recorded_data_first"}
     assert promised <= set(NAMES)
     assert MULTITASK in experiment_names()
 
