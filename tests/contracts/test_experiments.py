@@ -179,6 +179,20 @@ def test_tasks_have_overrides_of_their_own() -> None:
     assert cartpole.env.num_threads == cartpole.general.threads == 1
 
 
+@pytest.mark.parametrize(("given", "epochs"), [([], [7, 9]), (["general.epochs=11"], [11, 11])])
+def test_a_task_overrides_the_file_and_the_command_line_both(given: list[str], epochs: list[int]) -> None:
+    file = [
+        "experiment=flow_vs_mlp",
+        "overrides=[alg=pwm_small,general.epochs=9,general.eval_every=4]",
+        "tasks=[analytic general.epochs=7 general.eval_every=3, dflex_cartpole]",
+        "seeds=[5]",
+    ]
+    cells = make_plan(load_experiment([*file, *given])).cells
+    found = [cell.config.general for cell in cells if cell.arm == "flow"]
+    assert [of.epochs for of in found] == epochs
+    assert [of.eval_every for of in found] == [3, 4]
+
+
 def test_the_command_line_changes_an_arm_or_leaves_it_out() -> None:
     heun = "arms.flow=[dynamics=flow,alg.flow_integrator=heun]"
     found = plan("flow_vs_mlp", heun, "arms.residual=null", "name=mine", "general.logdir=elsewhere")
@@ -322,7 +336,8 @@ def test_overrides_of_a_task_hold_spaces_in_quotes() -> None:
     found = load_experiment(["experiment=flow_vs_mlp", kwargs])
     gym, analytic = (found.run_overrides(task, "mlp") for task in found.tasks)
     assert compose_config(last_of_each(gym)).env.kwargs == {"g": "9 81"}
-    assert analytic[:2] == ["env=analytic", "general.epochs=7"]
+    assert analytic[0] == "env=analytic"
+    assert "general.epochs=7" in analytic
 
 
 # Mistakes in what names the tasks.

@@ -46,9 +46,10 @@ class Experiment:
         name: folder of the runs and the report below ``<general.logdir>/experiments/``; the name of the file
             if empty.
         declared: configuration keys in which arms may differ, as patterns (``alg.dynamics.*``).
-        overrides: of every run; those of the arms come after them.
+        overrides: of every run; those of its task come after them, and then those of its arm.
+        final_overrides: of every run, after those of its task; the command line adds its own to them.
         tasks: environment preset and overrides of each task, separated by spaces
-            (``gym env.id=Pendulum-v1``), those with spaces in quotes; ``overrides`` come after them.
+            (``gym env.id=Pendulum-v1``), those with spaces in quotes.
         seeds: of the runs of every arm on every task.
         thresholds: returns that count as solved, by the name of the task.
         compute_matched: arms that get as many world-model updates, per epoch and in warm-up, as make them
@@ -67,6 +68,7 @@ class Experiment:
     name: str = ""
     declared: list[str] = field(default_factory=list)
     overrides: list[str] = field(default_factory=lambda: ["alg=pwm_small"])
+    final_overrides: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=lambda: ["dflex_hopper"])
     seeds: list[int] = field(default_factory=lambda: [42, 123, 456])
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class Experiment:
             ("tasks", map(task_overrides, self.tasks)),
             ("arms", self.arms.values()),
             ("overrides", ([override] for override in self.overrides)),
+            ("final_overrides", ([override] for override in self.final_overrides)),
             ("pretraining", ([override] for override in self.pretraining or [])),
         ):
             for overrides in entries:
@@ -116,14 +119,16 @@ class Experiment:
     def run_overrides(self, task: str, arm: str) -> list[str]:
         """Overrides of the runs of an arm on a task, but for seed, name and folder; later ones count."""
         own = (self.arms[arm] or []) if self.pretraining is None else []
-        return [*task_overrides(task), *self.overrides, *own]
+        preset, *of_task = task_overrides(task)
+        return [preset, *self.overrides, *of_task, *self.final_overrides, *own]
 
     def pretraining_overrides(self, arm: str) -> list[str]:
         """Overrides of an arm's pretraining, but for tasks, data, seed, name and folder; later ones count.
 
         Of those for all runs it gets what cannot change results, such as the device.
         """
-        shared = [word for word in self.overrides if _is_operational(parse_override(word).key)]
+        common = [*self.overrides, *self.final_overrides]
+        shared = [word for word in common if _is_operational(parse_override(word).key)]
         return ["alg.trainer=pretraining", *shared, *(self.pretraining or []), *(self.arms[arm] or [])]
 
 
@@ -166,7 +171,9 @@ def load_experiment(overrides: Sequence[str]) -> Experiment:
     experiment = build_options(Experiment, values, GROUP)
     _check_common(experiment, common)
     return dataclasses.replace(
-        experiment, name=experiment.name or name, overrides=[*experiment.overrides, *common]
+        experiment,
+        name=experiment.name or name,
+        final_overrides=[*experiment.final_overrides, *common],
     )
 
 
