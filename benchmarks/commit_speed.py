@@ -4,13 +4,16 @@ Each version is a process of its own; they take turns epoch by epoch, on one thr
 compared, because other programs may use the machine. All start from the same seed, so what their first epochs
 measure must agree to rounding; the largest difference is part of the result.
 
-Run with ``python benchmarks/commit_speed.py --before dd05172 --output speed.json`` (needs git).
+Run with ``python benchmarks/commit_speed.py --before dd05172 --output speed.json`` (needs git). A preset that
+had another name is given as ``--presets pwm_small_h16_flow:pwm_small_flow``; where the training rule is not
+the same, the differences of the metrics say nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
@@ -28,20 +31,33 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("pwm_small_residual", "pwm_small_flow", "pwm_small")
 TASKS = {"ant": ["env=dflex_ant"], "HalfCheetah": ["env=gym", "env.id=HalfCheetah-v5"]}
-WARM_UP = ["alg.warmup_env_steps=400", "alg.warmup_updates=20"]
+# Where what is needed stands, now and in earlier versions.
+PLACES = {
+    "build_env": ("pwm.configuration.building", "pwm.experiment.run"),
+    "build_agent": ("pwm.configuration.building", "pwm.experiment.policies"),
+    "compose_config": ("pwm.configuration.config", "pwm.experiment.config"),
+    "OnlineTrainer": ("pwm.training.trainers.online.trainer", "pwm.training.online"),
+    "PhaseTimer": ("pwm.logging.monitoring", "pwm.experiment.monitoring"),
+}
+WARM_UP = ["alg.warmup_env_steps=1600", "alg.warmup_updates=20"]
 # Epochs whose metrics are compared, and how many of them only warm caches up.
 COMPARED, UNTIMED = 6, 1
+
+
+def here(name: str) -> Any:
+    """Return what bears that name in the version of the package that this process imports."""
+    for module in PLACES[name]:
+        with contextlib.suppress(ModuleNotFoundError):
+            return getattr(importlib.import_module(module), name)
+    raise SystemExit(f"this version has {name} in none of {', '.join(PLACES[name])}")
 
 
 def work() -> None:
     """Train in this process: a line of overrides makes a trainer, an empty one lets it do an epoch."""
     import torch
 
-    from pwm.configuration.building import build_agent, build_env
-    from pwm.configuration.config import compose_config
-    from pwm.logging.monitoring import PhaseTimer
-    from pwm.training.trainers.online.trainer import OnlineTrainer
-
+    build_env, build_agent = here("build_env"), here("build_agent")
+    compose_config, OnlineTrainer, PhaseTimer = map(here, ("compose_config", "OnlineTrainer", "PhaseTimer"))
     torch.set_num_threads(1)
     stack = contextlib.ExitStack()
     if importlib.util.find_spec("pwm.models.fused") is not None:
@@ -102,7 +118,7 @@ def difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> fl
     pairs = [
         (a[key], b[key])
         for a, b in zip(one, other, strict=True)
-        for key in a
+        for key in a.keys() & b.keys()
         if key != "seconds" and math.isfinite(a[key])
     ]
     return max(abs(a - b) / max(abs(a), 1e-3) for a, b in pairs)
@@ -124,8 +140,10 @@ def measure(before: str, rounds: int, presets: list[str], tasks: list[str]) -> d
             stack.callback(version.close)
         for preset in presets:
             for task in tasks:
-                for version in versions.values():
-                    version.ask(" ".join([f"alg={preset}", *TASKS[task], *WARM_UP]))
+                now, _, then = preset.partition(":")
+                for name, version in versions.items():
+                    chosen = then if then and name == "before" else now
+                    version.ask(" ".join([f"alg={chosen}", *TASKS[task], *WARM_UP]))
                 epochs: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
                 for _ in range(max(rounds + UNTIMED, COMPARED)):
                     for name, version in versions.items():
@@ -152,7 +170,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", required=True, help="commit to compare with")
     parser.add_argument("--rounds", type=int, default=10, help="timed epochs of every version")
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument(
+        "--presets", nargs="+", metavar="NOW[:THEN]", default=list(PRESETS), help="and names of then"
+    )
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     options = parser.parse_args()

@@ -35,6 +35,7 @@ from pwm.configuration.config import ExperimentConfig, compose_config
 from pwm.files import write_text
 from pwm.logging.monitoring import PhaseTimer
 from pwm.models import fused
+from pwm.runs.provenance import cpu_model, git_commit
 from pwm.training.trainers.online.trainer import OnlineTrainer
 
 PRESET = "pwm_small_flow"
@@ -44,19 +45,24 @@ COMMON = [
     "env.num_threads=1",
     "alg.warmup_env_steps=3200",
     "alg.warmup_updates=0",
+    # So that few environments can fill their part of a large batch.
+    "alg.replay_starts=0.99",
 ]
 WIDTHS = "alg.dynamics.units={0} alg.reward_units={0} alg.critic_units={0} alg.actor.units={0}"
 # Label -> overrides, and the values that take the place of {}.
 SETTINGS: dict[str, tuple[str, tuple[int, ...]]] = {
     "environments": ("alg.num_envs={}", (1, 2, 4, 8, 16, 32)),
+    "starts of imagined rollouts": ("alg.actor_batch_size={}", (32, 64, 128, 256, 512)),
     "windows of a model update": ("alg.wm_batch_size={}", (16, 32, 64, 128, 256)),
     "width of all networks": (WIDTHS, (64, 128, 256, 512)),
     "width of learned latents": ("alg.latents=simnorm alg.latent_dim={}", (64, 128, 256, 512)),
     "horizon": ("alg.horizon={}", (3, 5, 8, 16)),
     "substeps K (Euler)": ("alg.flow_substeps={}", (1, 2, 4, 8)),
 }
-COLUMNS = ("setting", "value", "epoch_ms", "gflop", "gflop_per_s", "share_of_peak")
+COLUMNS = ("setting", "value", "epoch_ms", "gflop", "gflop_per_s", "share_of_peak", "hardware", "commit")
 SIMULATION = ("sim",)
+# Ticks.
+MILLISECONDS, GFLOP = (200, 400, 800, 1600), (2, 5, 10, 20, 50)
 
 
 def points() -> Iterator[tuple[str, int, ExperimentConfig]]:
@@ -99,6 +105,7 @@ def measure(rounds: int) -> list[Row]:
         rate = row["gflop"] / seconds
         row |= {"epoch_ms": round(1e3 * seconds, 1), "gflop_per_s": round(rate, 1)}
         row |= {"share_of_peak": round(1e9 * rate / fastest, 3), "gflop": round(row["gflop"], 2)}
+        row |= {"hardware": f"{cpu_model()}, 1 thread", "commit": git_commit() or ""}
     return rows
 
 
@@ -115,8 +122,11 @@ def draw(rows: list[Row]) -> Figure:
         share_axes.plot(gflop, [100 * row["share_of_peak"] for row in own], **style)
     time_axes.set(xscale="log", yscale="log", ylabel="processor time of an epoch (ms)")
     share_axes.set(xscale="log", ylabel="share of the matrix peak (%)", ylim=(0, None))
+    time_axes.set_yticks(MILLISECONDS, map(str, MILLISECONDS), minor=False)
     for axes in (time_axes, share_axes):
         axes.set_xlabel("operations of an epoch (GFLOP)")
+        axes.set_xticks(GFLOP, map(str, GFLOP), minor=False)
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     time_axes.legend(fontsize="small")
     return figure
@@ -128,10 +138,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="timed epochs of every point")
     rows, folder = measure(parser.parse_args().rounds), RESULTS / "epoch_scaling"
     folder.mkdir(exist_ok=True)
-    text = csv_text(COLUMNS, rows)
-    write_text(folder / "epochs.csv", text)
+    write_text(folder / "epochs.csv", csv_text(COLUMNS, rows))
     save_figure(draw(rows), folder / "epochs.png")
-    print(text, end="")
+    print(csv_text(COLUMNS[:-2], rows), end="")
     return 0
 
 

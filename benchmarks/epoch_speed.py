@@ -18,6 +18,8 @@ from plain_epoch import PRESETS, EpochSizes, PlainEpoch
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import compose_config
 from pwm.logging.monitoring import PhaseTimer
+from pwm.models import fused
+from pwm.models.precision import bfloat16_is_fast, products_in
 from pwm.training.trainers.online.trainer import OnlineTrainer
 
 # flow_euler is the default of dynamics=flow, which trains along the model's own rollout; teacher starts every
@@ -33,6 +35,8 @@ CONTENDERS = {
         "alg.flow_substeps=2",
     ],
 }
+# The MLP with products in bfloat16, where the processor has them.
+BFLOAT16 = "mlp_bfloat16"
 PHASES = {"actor": "actor", "critic": "critic", "wm": "world_model", "total": "total"}
 TARGETS = {
     "speedup_over_plain": ">= 1.8",
@@ -76,10 +80,14 @@ def overrides(sizes: EpochSizes) -> list[str]:
 
 
 class OurEpoch:
-    """Agent, environment and replay of one run of this package; ``run`` does one epoch."""
+    """Agent, environment and replay of one run of this package; ``run`` does one epoch.
 
-    def __init__(self, sizes: EpochSizes, changes: list[str]) -> None:
+    The compiled kernel is used where it can be had, as ``pwm train`` does.
+    """
+
+    def __init__(self, sizes: EpochSizes, changes: list[str], precision: str = "float32") -> None:
         config = compose_config([*overrides(sizes), *changes])
+        self.precision = precision
         device = torch.device("cpu")
         env = build_env(config, sizes.num_envs, 0, device)
         self.trainer = OnlineTrainer(config.alg, env, build_agent(config, env.spec, device))
@@ -88,7 +96,7 @@ class OurEpoch:
     def run(self) -> dict[str, float]:
         """One epoch; seconds spent per phase ("actor" includes the environment and its storage)."""
         timer = PhaseTimer()
-        with timer("total"):
+        with fused.enabled("auto"), products_in(self.precision), timer("total"):
             self.trainer.run_epoch(0.0, timer)
         return {PHASES[phase]: seconds for phase, seconds in timer.seconds.items() if phase in PHASES}
 
@@ -97,6 +105,8 @@ def time_epochs(preset: str, repeats: int) -> dict[str, list[dict[str, float]]]:
     """Seconds per phase of ``repeats`` epochs of every contender, after one epoch of warming up."""
     sizes = PRESETS[preset]
     contenders = {"plain": PlainEpoch(sizes)} | {n: OurEpoch(sizes, c) for n, c in CONTENDERS.items()}
+    if bfloat16_is_fast():
+        contenders[BFLOAT16] = OurEpoch(sizes, CONTENDERS["mlp"], "bfloat16")
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(repeats + 1):
         for name, contender in contenders.items():
@@ -119,6 +129,8 @@ def measure(preset: str = "ant", repeats: int = 5) -> dict[str, float]:
             found[f"epoch/{preset}/{name}/{phase}_seconds"] = statistics.median(seconds)
             found[f"epoch/{preset}/{name}/{phase}_seconds_min"] = min(seconds)
     found[f"epoch/{preset}/speedup_over_plain"] = ratio(timings["plain"], timings["mlp"])
+    if BFLOAT16 in timings:
+        found[f"epoch/{preset}/{BFLOAT16}_speedup_over_plain"] = ratio(timings["plain"], timings[BFLOAT16])
     for name in CONTENDERS:
         if name != "mlp":
             found[f"epoch/{preset}/{name}_over_mlp"] = ratio(timings[name], timings["mlp"])
@@ -135,13 +147,18 @@ def main() -> None:
     prefix = f"epoch/{options.preset}"
     print(f"{options.preset} sizes, {options.repeats} rounds, {torch.get_num_threads()} torch threads")
     print("seconds, median (minimum)" + " " * 3 + "".join(f"{phase:>20}" for phase in PHASES.values()))
-    for name in ("plain", *CONTENDERS):
+    for name in ("plain", *CONTENDERS, BFLOAT16):
+        if f"{prefix}/{name}/total_seconds" not in found:
+            continue
         cells = [
             f"{found[f'{prefix}/{name}/{p}_seconds']:.3f} ({found[f'{prefix}/{name}/{p}_seconds_min']:.3f})"
             for p in PHASES.values()
         ]
         print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
-    for key in ("speedup_over_plain", *(f"{name}_over_mlp" for name in CONTENDERS if name != "mlp")):
+    ratios = ["speedup_over_plain", f"{BFLOAT16}_speedup_over_plain"]
+    for key in (*ratios, *(f"{name}_over_mlp" for name in CONTENDERS if name != "mlp")):
+        if f"{prefix}/{key}" not in found:
+            continue
         target = f"   target {TARGETS[key]}" if key in TARGETS else ""
         print(f"{key:<28}{found[f'{prefix}/{key}']:>8.2f}{target}")
 
