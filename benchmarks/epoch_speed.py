@@ -34,6 +34,7 @@ CONTENDERS = {
         "alg.flow_integrator=heun",
         "alg.flow_substeps=2",
     ],
+    "flow_heun_rollout": ["dynamics=flow", "alg.flow_integrator=heun", "alg.flow_substeps=2"],
 }
 # The MLP with products in bfloat16, where the processor has them.
 BFLOAT16 = "mlp_bfloat16"
