@@ -103,7 +103,9 @@ class Version:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(line, file=self.process.stdin, flush=True)
-        found: dict[str, float] = json.loads(self.process.stdout.readline())
+        if not (answer := self.process.stdout.readline()):
+            raise SystemExit("a version ended early; what it said stands above")
+        found: dict[str, float] = json.loads(answer)
         return found
 
     def close(self) -> None:

@@ -48,7 +48,8 @@ COMMON = [
     # So that few environments can fill their part of a large batch.
     "alg.replay_starts=0.99",
 ]
-WIDTHS = "alg.dynamics.units={0} alg.reward_units={0} alg.critic_units={0} alg.actor.units={0}"
+NETWORKS = ("dynamics.units", "reward_units", "critic_units", "actor.units")
+WIDTHS = " ".join(f"alg.{network}=[{{0}},{{0}}]" for network in NETWORKS)
 # Label -> overrides, and the values that take the place of {}.
 SETTINGS: dict[str, tuple[str, tuple[int, ...]]] = {
     "environments": ("alg.num_envs={}", (1, 2, 4, 8, 16, 32)),
@@ -60,7 +61,6 @@ SETTINGS: dict[str, tuple[str, tuple[int, ...]]] = {
     "substeps K (Euler)": ("alg.flow_substeps={}", (1, 2, 4, 8)),
 }
 COLUMNS = ("setting", "value", "epoch_ms", "gflop", "gflop_per_s", "share_of_peak", "hardware", "commit")
-SIMULATION = ("sim",)
 # Ticks.
 MILLISECONDS, GFLOP = (200, 400, 800, 1600), (2, 5, 10, 20, 50)
 
@@ -69,17 +69,16 @@ def points() -> Iterator[tuple[str, int, ExperimentConfig]]:
     """Every setting with each of its values, and the configuration that it makes."""
     for setting, (template, values) in SETTINGS.items():
         for value in values:
-            filled = template.format(f"[{value},{value}]" if setting == "width of all networks" else value)
-            yield setting, value, compose_config([*COMMON, *filled.split()])
+            yield setting, value, compose_config([*COMMON, *template.format(value).split()])
 
 
 def epoch_seconds(trainer: OnlineTrainer) -> float:
-    """Processor time [s] of an epoch, that of the simulator left out."""
+    """Processor time [s] of an epoch, less the time in which the simulator ran."""
     timer = PhaseTimer()
     start = time.process_time()
     trainer.run_epoch(0.0, timer)
     whole = time.process_time() - start
-    return whole - sum(timer.seconds.get(phase, 0.0) for phase in SIMULATION)
+    return whole - timer.seconds["sim"]
 
 
 def measure(rounds: int) -> list[Row]:

@@ -15,6 +15,7 @@ import statistics
 import torch
 from plain_epoch import PRESETS, EpochSizes, PlainEpoch
 
+from pwm.analysis.cost.operations import epoch_flops
 from pwm.configuration.building import build_agent, build_env
 from pwm.configuration.config import compose_config
 from pwm.logging.monitoring import PhaseTimer
@@ -43,6 +44,8 @@ TARGETS = {
     "speedup_over_plain": ">= 1.8",
     "flow_euler_teacher_over_mlp": "<= 1.25",
     "flow_heun_over_mlp": "<= 1.8",
+    "flow_euler_over_mlp": "<= 1.15",
+    "flow_heun_rollout_over_mlp": "<= 1.8",
 }
 
 
@@ -135,7 +138,18 @@ def measure(preset: str = "ant", repeats: int = 5) -> dict[str, float]:
     for name in CONTENDERS:
         if name != "mlp":
             found[f"epoch/{preset}/{name}_over_mlp"] = ratio(timings[name], timings["mlp"])
+            found[f"epoch/{preset}/{name}_over_mlp_in_operations"] = operations(preset, name, "mlp")
     return found
+
+
+def operations(preset: str, over: str, under: str) -> float:
+    """Ratio of the operations in an epoch of two contenders, which their times would have at one rate."""
+    sizes = PRESETS[preset]
+    one, other = (
+        epoch_flops(compose_config([*overrides(sizes), *CONTENDERS[name]]), sizes.obs_dim, sizes.act_dim)
+        for name in (over, under)
+    )
+    return one["total"] / other["total"]
 
 
 def main() -> None:
@@ -148,20 +162,16 @@ def main() -> None:
     prefix = f"epoch/{options.preset}"
     print(f"{options.preset} sizes, {options.repeats} rounds, {torch.get_num_threads()} torch threads")
     print("seconds, median (minimum)" + " " * 3 + "".join(f"{phase:>20}" for phase in PHASES.values()))
-    for name in ("plain", *CONTENDERS, BFLOAT16):
-        if f"{prefix}/{name}/total_seconds" not in found:
-            continue
+    timed = [key.split("/")[2] for key in found if key.endswith("/total_seconds")]
+    for name in timed:
         cells = [
             f"{found[f'{prefix}/{name}/{p}_seconds']:.3f} ({found[f'{prefix}/{name}/{p}_seconds_min']:.3f})"
             for p in PHASES.values()
         ]
         print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
-    ratios = ["speedup_over_plain", f"{BFLOAT16}_speedup_over_plain"]
-    for key in (*ratios, *(f"{name}_over_mlp" for name in CONTENDERS if name != "mlp")):
-        if f"{prefix}/{key}" not in found:
-            continue
+    for key in (key.removeprefix(f"{prefix}/") for key in found if "_over_" in key):
         target = f"   target {TARGETS[key]}" if key in TARGETS else ""
-        print(f"{key:<28}{found[f'{prefix}/{key}']:>8.2f}{target}")
+        print(f"{key:<48}{found[f'{prefix}/{key}']:>8.2f}{target}")
 
 
 if __name__ == "__main__":
